@@ -6,9 +6,14 @@
 //! addresses are `std::net` types or, inside [`key::FlowKey`], bytes as on the wire.
 
 pub mod action;
+pub mod cache;
 pub mod drop;
 pub mod entry;
+pub mod exact;
 pub mod ids;
+pub mod key;
+pub mod lpm;
+pub mod policy;
 
 pub use action::{Action, ActionList, Verdict};
 pub use drop::DropReason;

@@ -1,1 +1,28 @@
-//! .
+//! The engine: a worker that lives the packet's life, and the control side that programs it.
+//!
+//! [`Engine`] holds the tables and publishes immutable [`snapshot`]s of them; a [`Worker`] reads
+//! the current one once a burst. [`worker`] is the packet's life on one screen, [`pipeline`] the
+//! walk through the tables that both decides and explains, [`rewrite`] what is done to frames.
+//! The slow path ([`SlowPath`]) answers ARP and ICMP for the distributed gateway. No tokio, no
+//! clock in the logic, no unsafe code; frames come from any [`packet_io::PacketIo`].
+
+mod counters;
+mod engine;
+mod mailbox;
+mod pipeline;
+mod port;
+mod rewrite;
+mod sample;
+mod slow;
+mod snapshot;
+mod trace;
+mod worker;
+
+pub use counters::Count;
+pub use engine::{CacheStats, Engine, EngineConfig, EntryStats, PortError, PortStats, WriteError};
+pub use mailbox::{WorkerGone, WorkerHandle};
+pub use port::{Framing, PortKind, PortSpec};
+pub use sample::{SAMPLE_HEADER_BYTES, Sample};
+pub use slow::SlowPath;
+pub use trace::{Trace, TraceStep};
+pub use worker::{BURST, FlowStats, Worker};

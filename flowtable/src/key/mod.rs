@@ -1,0 +1,213 @@
+//! The packet key: what the tables and caches may look at, taken from a frame in one pass.
+//!
+//! [`FlowKey`] is plain bytes without padding, so that it is compared and hashed as one block.
+//! [`parse`] fills it and refuses frames whose headers lie; what it accepts can be rewritten by
+//! the returned offsets without further checks. A tunnelled frame's key is that of the inner
+//! frame, plus the identifier and the source of the tunnel. Numbers are in host order, addresses
+//! are bytes as sent.
+
+mod parse;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use rapidhash::v3::{RapidSecrets, rapidhash_v3_inline};
+use zerocopy::{ByteEq, ByteHash, FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::ids::{Mac, PortId};
+
+pub use parse::parse;
+
+/// Ethernet types (IEEE 802), host order.
+pub mod ethertype {
+    /// Internet Protocol version 4.
+    pub const IPV4: u16 = 0x0800;
+    /// Address Resolution Protocol (RFC 826).
+    pub const ARP: u16 = 0x0806;
+    /// IEEE 802.1Q tag.
+    pub const VLAN: u16 = 0x8100;
+    /// Internet Protocol version 6.
+    pub const IPV6: u16 = 0x86dd;
+    /// IEEE 802.1ad service tag.
+    pub const QINQ: u16 = 0x88a8;
+}
+
+/// IP protocol numbers and IPv6 next headers (IANA).
+pub mod ipproto {
+    /// IPv6 hop-by-hop options (RFC 8200, section 4.3).
+    pub const HOP_BY_HOP: u8 = 0;
+    /// ICMP for IPv4.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// IPv6 routing header (RFC 8200, section 4.4).
+    pub const ROUTING: u8 = 43;
+    /// IPv6 fragment header (RFC 8200, section 4.5).
+    pub const FRAGMENT: u8 = 44;
+    /// ICMP for IPv6.
+    pub const ICMPV6: u8 = 58;
+    /// Nothing follows the IPv6 header (RFC 8200, section 4.7).
+    pub const NO_NEXT_HEADER: u8 = 59;
+    /// IPv6 destination options (RFC 8200, section 4.6).
+    pub const DESTINATION: u8 = 60;
+}
+
+/// Bits of [`FlowKey::flags`].
+pub mod flag {
+    /// The first fragment of several: it has the transport header.
+    pub const FRAG_FIRST: u8 = 1;
+    /// A fragment without the transport header: its ports are 0.
+    pub const FRAG_LATER: u8 = 2;
+    /// TTL or hop limit is 0 or 1: it ends at the next router.
+    pub const TTL_LOW: u8 = 4;
+    /// IPv4 options or IPv6 extension headers were seen.
+    pub const IP_OPTIONS: u8 = 8;
+    /// An ARP opcode other than request.
+    pub const ARP_REPLY: u8 = 16;
+}
+
+/// UDP destination port of VXLAN (RFC 7348, section 5).
+pub const VXLAN_PORT: u16 = 4789;
+
+/// Everything of a packet that can decide what becomes of it.
+#[derive(
+    Debug, Clone, Copy, Default, ByteEq, ByteHash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct FlowKey {
+    /// The port it was received on, 1..=4094.
+    pub in_port: u16,
+    /// IEEE 802.1Q VLAN identifier on the wire; 0 is untagged or priority-tagged.
+    pub vid: u16,
+    /// Ethernet type after the tag; below 0x600 it is the length of an IEEE 802.3 frame.
+    pub eth_type: u16,
+    /// IP protocol, after IPv6 extension headers; 0 when not IP.
+    pub proto: u8,
+    /// Bits of [`flag`].
+    pub flags: u8,
+    /// Destination MAC.
+    pub eth_dst: [u8; 6],
+    /// Source MAC.
+    pub eth_src: [u8; 6],
+    /// VXLAN network identifier, 24 bits; 0 is not tunnelled.
+    pub vni: u32,
+    /// Source of the tunnel, IPv4 as `::ffff:a.b.c.d`; zero when not tunnelled.
+    pub tun_src: [u8; 16],
+    /// Source address, IPv4 as `::ffff:a.b.c.d`; ARP: sender protocol address; else zero.
+    pub src: [u8; 16],
+    /// Destination address, IPv4 as `::ffff:a.b.c.d`; ARP: target protocol address; else zero.
+    pub dst: [u8; 16],
+    /// TCP or UDP source port; ICMP type; else 0.
+    pub src_port: u16,
+    /// TCP or UDP destination port; ICMP code; else 0.
+    pub dst_port: u16,
+}
+
+/// Size of a [`FlowKey`], asserted so that a new field is a decision about cache lines.
+const _: () = assert!(size_of::<FlowKey>() == 76, "the flow key has grown or has padding");
+
+impl FlowKey {
+    /// Hash of all bytes. `seed` is drawn once per start, so that a sender cannot aim at one
+    /// bucket.
+    // PROTECTED: without it, an address chosen to equal one of the public multipliers would
+    // cancel everything hashed before it, whatever the seed.
+    #[inline]
+    #[must_use]
+    pub fn hash(&self, seed: u64) -> u64 {
+        rapidhash_v3_inline::<true, true, true>(self.as_bytes(), &RapidSecrets::seed_cpp(seed))
+    }
+
+    /// Destination MAC.
+    #[inline]
+    #[must_use]
+    pub const fn eth_dst(&self) -> Mac {
+        Mac(self.eth_dst)
+    }
+
+    /// Source MAC.
+    #[inline]
+    #[must_use]
+    pub const fn eth_src(&self) -> Mac {
+        Mac(self.eth_src)
+    }
+
+    /// Source address (ARP: sender protocol address), or `None` when neither IP nor ARP.
+    #[inline]
+    #[must_use]
+    pub const fn src_ip(&self) -> Option<IpAddr> {
+        self.ip(self.src)
+    }
+
+    /// Destination address (ARP: target protocol address), or `None` when neither IP nor ARP.
+    #[inline]
+    #[must_use]
+    pub const fn dst_ip(&self) -> Option<IpAddr> {
+        self.ip(self.dst)
+    }
+
+    /// Source of the tunnel, or `None` when not tunnelled.
+    #[inline]
+    #[must_use]
+    pub const fn tun_src_ip(&self) -> Option<IpAddr> {
+        if self.vni == 0 {
+            return None;
+        }
+        Some(Ipv6Addr::from_octets(self.tun_src).to_canonical())
+    }
+
+    /// The Ethernet type tells the family: an IPv6 packet may carry `::ffff:a.b.c.d` on the wire,
+    /// and must not pass for IPv4.
+    const fn ip(&self, bytes: [u8; 16]) -> Option<IpAddr> {
+        match self.eth_type {
+            ethertype::IPV4 | ethertype::ARP => {
+                let [.., a, b, c, d] = bytes;
+                Some(IpAddr::V4(Ipv4Addr::new(a, b, c, d)))
+            }
+            ethertype::IPV6 => Some(IpAddr::V6(Ipv6Addr::from_octets(bytes))),
+            _ => None,
+        }
+    }
+}
+
+/// IPv4 address in the form that keys store.
+#[inline]
+#[must_use]
+pub const fn mapped([a, b, c, d]: [u8; 4]) -> [u8; 16] {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+/// Where a frame came from, as far as parsing depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// The port it was received on.
+    pub in_port: PortId,
+    /// Whether VXLAN is opened and a tag of the wire accepted.
+    pub decap: Decap,
+}
+
+/// Whether a port is a container's or the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decap {
+    /// A container: no tag is accepted, and VXLAN is UDP like any other.
+    Never,
+    /// An uplink: one tag is accepted, and VXLAN in untagged frames is opened.
+    Vxlan,
+}
+
+/// A frame's key and where its headers are. Offsets count from the first byte of the frame and
+/// are at most its length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parsed {
+    /// What the tables look at.
+    pub key: FlowKey,
+    /// Offset of the (inner) network header.
+    pub l3: u16,
+    /// Offset of the (inner) TCP, UDP, ICMP or ICMPv6 header; 0 in later fragments and for every
+    /// other protocol.
+    pub l4: u16,
+    /// Offset of the inner Ethernet header; 0 when not tunnelled.
+    pub inner: u16,
+    /// TCP flags (byte 13 of the header); 0 when not TCP.
+    pub tcp_flags: u8,
+}

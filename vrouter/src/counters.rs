@@ -1,0 +1,126 @@
+//! Counters of one worker: written by that worker alone with plain loads and stores, read by
+//! anyone. Nothing here is a read-modify-write, so counting costs no bus lock; a reader may see
+//! packets a moment before bytes.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use flowtable::DropReason;
+use flowtable::drop::DROP_REASON_COUNT;
+use flowtable::ids::PortId;
+
+/// Packets and bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Frames.
+    pub packets: u64,
+    /// Their lengths from the Ethernet header on, without FCS.
+    pub bytes: u64,
+}
+
+impl Count {
+    /// One more packet of `bytes` bytes.
+    pub(crate) fn add(&mut self, bytes: usize) {
+        self.packets += 1;
+        self.bytes += bytes as u64;
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Cell {
+    packets: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Cell {
+    #[inline]
+    pub(crate) fn add(&self, bytes: usize) {
+        self.packets.store(self.packets.load(Relaxed).wrapping_add(1), Relaxed);
+        self.bytes.store(self.bytes.load(Relaxed).wrapping_add(bytes as u64), Relaxed);
+    }
+
+    pub(crate) fn read(&self) -> Count {
+        Count { packets: self.packets.load(Relaxed), bytes: self.bytes.load(Relaxed) }
+    }
+
+    /// Only while the worker is known not to use this cell.
+    pub(crate) fn reset(&self) {
+        self.packets.store(0, Relaxed);
+        self.bytes.store(0, Relaxed);
+    }
+}
+
+/// What is counted for one port.
+#[derive(Debug, Default)]
+pub(crate) struct PortCounters {
+    pub(crate) rx: Cell,
+    pub(crate) tx: Cell,
+    /// Packets received here and dropped.
+    pub(crate) drops: Cell,
+}
+
+/// Which tier of the lookup decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tier {
+    Exact,
+    Pipeline,
+}
+
+/// Everything one worker counts.
+#[derive(Debug)]
+pub(crate) struct Counters {
+    ports: Box<[PortCounters]>,
+    rules: Box<[Cell]>,
+    drops: Box<[Cell]>,
+    exact_hits: AtomicU64,
+    pipeline: AtomicU64,
+    pub(crate) flow_entries: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn new(rule_slots: usize) -> Self {
+        let ports = usize::from(PortId::MAX.get()) + 1;
+        Self {
+            ports: std::iter::repeat_with(PortCounters::default).take(ports).collect(),
+            rules: std::iter::repeat_with(Cell::default).take(rule_slots).collect(),
+            drops: std::iter::repeat_with(Cell::default).take(DROP_REASON_COUNT).collect(),
+            exact_hits: AtomicU64::new(0),
+            pipeline: AtomicU64::new(0),
+            flow_entries: AtomicU64::new(0),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn port(&self, port: PortId) -> &PortCounters {
+        &self.ports[usize::from(port.get())]
+    }
+
+    #[inline]
+    pub(crate) fn rule(&self, slot: u32) -> &Cell {
+        &self.rules[slot as usize]
+    }
+
+    pub(crate) fn drop_reason(&self, reason: DropReason) -> &Cell {
+        &self.drops[reason.index()]
+    }
+
+    #[inline]
+    pub(crate) fn tier(&self, tier: Tier) {
+        let cell = match tier {
+            Tier::Exact => &self.exact_hits,
+            Tier::Pipeline => &self.pipeline,
+        };
+        cell.store(cell.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+
+    pub(crate) fn tiers(&self) -> (u64, u64) {
+        (self.exact_hits.load(Relaxed), self.pipeline.load(Relaxed))
+    }
+
+    /// A port id may name another container next time.
+    pub(crate) fn reset_port(&self, port: PortId) {
+        let counters = self.port(port);
+        counters.rx.reset();
+        counters.tx.reset();
+        counters.drops.reset();
+    }
+}

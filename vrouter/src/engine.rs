@@ -1,0 +1,466 @@
+//! The control side: keeps the entries, publishes snapshots, reads counters.
+//!
+//! A write builds the sections it touched, swaps one pointer, wakes the worker and returns when the
+//! worker has moved on. The one lock here is held by writers and listings, never by a worker.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam::queue::ArrayQueue;
+use flowtable::entry::{Entry, EntryKey, Op, PortEntry};
+use flowtable::ids::{PortId, RuleId};
+use flowtable::key::{self, Decap, Origin};
+use flowtable::{DropReason, Verdict};
+use packet_io::{PacketIo, Wake};
+
+use crate::counters::{Count, Counters};
+use crate::mailbox::{WorkerHandle, mailbox};
+use crate::pipeline;
+use crate::port::{Framing, PortKind, PortSpec};
+use crate::sample::Sample;
+use crate::slow::{Punted, Reply, SLOW_QUEUE, SlowPath};
+use crate::snapshot::{Master, Section, Sections, Snapshot};
+use crate::trace::{Notes, Trace};
+use crate::worker::{Parts, Shared, Worker};
+
+/// Longest a publication waits for the worker before it is reported as stalled.
+const WORKER_PATIENCE: Duration = Duration::from_secs(2);
+/// Pause between two looks at the worker's progress; a wake-up has been sent before.
+const WORKER_CHECK: Duration = Duration::from_micros(50);
+
+/// Sizes and settings of an engine.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Flows the exact cache holds; rounded up to a power of two.
+    pub flow_entries: usize,
+    /// Policy rules that can have counters.
+    pub rule_slots: usize,
+    /// Key of the flow hash and the sampler: random on a node, fixed in tests.
+    pub seed: u64,
+    /// Samples waiting for the exporter.
+    pub sample_queue: usize,
+    /// sFlow: one packet in this many, for ports whose entry does not say; 0 is none.
+    pub sample_rate: u32,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            flow_entries: 1 << 16,
+            rule_slots: 1 << 16,
+            seed: 0,
+            sample_queue: 1024,
+            sample_rate: 0,
+        }
+    }
+}
+
+/// Why a batch was not applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// More new rules than counter slots.
+    #[error("the batch has {needed} new rules, this engine has room for {room}")]
+    TooManyRules {
+        /// New rules in the batch.
+        needed: usize,
+        /// Free slots.
+        room: usize,
+    },
+    /// Published, but the worker has not moved on in time.
+    #[error(
+        "revision {revision} is published, but the worker has not taken it in 2 s; see vrouterd's log"
+    )]
+    Stalled {
+        /// The published revision.
+        revision: u64,
+    },
+}
+
+/// Why a port was not added or removed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PortError {
+    /// Another device has this id or this queue.
+    #[error("port {port} is {existing} already")]
+    Taken {
+        /// The id.
+        port: PortId,
+        /// Name of the device that has it.
+        existing: String,
+    },
+    /// Publishing failed.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// A port with its table entry and counters.
+#[derive(Debug, Clone)]
+pub struct PortStats {
+    /// As it was added.
+    pub spec: PortSpec,
+    /// Its `port` entry, when there is one.
+    pub binding: Option<PortEntry>,
+    /// Received from the device.
+    pub rx: Count,
+    /// Sent to the device.
+    pub tx: Count,
+    /// Packets received here and dropped.
+    pub drops: u64,
+}
+
+/// An entry and, for rules, what it matched.
+#[derive(Debug, Clone)]
+pub struct EntryStats {
+    /// The entry.
+    pub entry: Entry,
+    /// What its rule matched; entries of one rule share the count.
+    pub count: Count,
+}
+
+/// How packets were decided.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    /// By the exact cache.
+    pub exact_hits: u64,
+    /// By a masked cache; this version has none.
+    pub masked_hits: u64,
+    /// By walking the tables.
+    pub pipeline: u64,
+    /// Flows in the exact cache.
+    pub entries: u64,
+}
+
+#[derive(Debug)]
+struct Control {
+    master: Master,
+    free_slots: Vec<u32>,
+    waker: Option<Arc<dyn Wake>>,
+}
+
+/// The engine's control side. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    config: EngineConfig,
+    shared: Arc<Shared>,
+    control: Arc<Mutex<Control>>,
+    punts: Sender<Punted>,
+    punted: Receiver<Punted>,
+    replies: Arc<ArrayQueue<Reply>>,
+}
+
+impl Engine {
+    /// An engine with empty tables: it drops everything.
+    #[must_use]
+    pub fn new(config: EngineConfig) -> Self {
+        let (punts, punted) = bounded(SLOW_QUEUE);
+        let shared = Shared {
+            snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::empty())),
+            counters: Counters::new(config.rule_slots),
+            seen: AtomicU64::new(0),
+            running: AtomicBool::new(false),
+            samples: Arc::new(ArrayQueue::new(config.sample_queue.max(1))),
+            samples_lost: AtomicU64::new(0),
+            sample_rate: AtomicU32::new(config.sample_rate),
+        };
+        let free_slots = (0..config.rule_slots as u32).rev().collect();
+        let control = Control { master: Master::default(), free_slots, waker: None };
+        Self {
+            config,
+            shared: Arc::new(shared),
+            control: Arc::new(Mutex::new(control)),
+            punts,
+            punted,
+            replies: Arc::new(ArrayQueue::new(SLOW_QUEUE)),
+        }
+    }
+
+    /// The worker that forwards on `io`. This version has one worker an engine.
+    pub fn worker<I: PacketIo>(&self, io: I) -> (Worker<I>, WorkerHandle<I>) {
+        let waker = io.waker();
+        self.lock().waker = Some(Arc::clone(&waker));
+        let (handle, calls) = mailbox(waker);
+        let parts = Parts {
+            shared: Arc::clone(&self.shared),
+            flow_entries: self.config.flow_entries,
+            seed: self.config.seed,
+            punts: self.punts.clone(),
+            replies: Arc::clone(&self.replies),
+        };
+        (Worker::new(io, parts, calls), handle)
+    }
+
+    /// The slow path of the worker; `None` before there is one.
+    #[must_use]
+    pub fn slow_path(&self) -> Option<SlowPath> {
+        let waker = Arc::clone(self.lock().waker.as_ref()?);
+        let (punted, replies) = (self.punted.clone(), Arc::clone(&self.replies));
+        Some(SlowPath { punted, replies, waker })
+    }
+
+    /// Makes a port known; it forwards once a `port` entry binds it (containers) or a tunnel or
+    /// VLAN leads over it (uplinks). The same port again is fine.
+    ///
+    /// # Errors
+    /// [`PortError::Taken`] when another device has the id or the queue.
+    pub fn add_port(&self, port: PortSpec) -> Result<(), PortError> {
+        let mut control = self.lock();
+        let direct = matches!(port.framing, Framing::Direct(_));
+        let taken = control.master.specs.values().find(|other| {
+            let same_queue = direct && other.framing == port.framing;
+            **other != port && (other.id == port.id || same_queue)
+        });
+        if let Some(other) = taken {
+            return Err(PortError::Taken { port: port.id, existing: other.name.clone() });
+        }
+        control.master.specs.insert(port.id, port);
+        self.publish(&control, Section::Ports.into())?;
+        Ok(())
+    }
+
+    /// Forgets a port: nothing is received from it or sent to it when this returns. An unknown
+    /// port is fine.
+    ///
+    /// # Errors
+    /// [`PortError::Write`] when the worker is stalled.
+    pub fn remove_port(&self, port: PortId) -> Result<(), PortError> {
+        let mut control = self.lock();
+        if control.master.specs.remove(&port).is_none() {
+            return Ok(());
+        }
+        control.master.entries.remove(&EntryKey::Port(port));
+        self.publish(&control, Section::Ports.into())?;
+        self.shared.counters.reset_port(port);
+        Ok(())
+    }
+
+    /// Applies a batch, all or nothing, and returns its revision once the worker uses it.
+    ///
+    /// # Errors
+    /// [`WriteError`]; with [`WriteError::TooManyRules`] nothing has changed.
+    pub fn write(&self, ops: &[Op]) -> Result<u64, WriteError> {
+        let mut control = self.lock();
+        let changed = changed_sections(&control.master, ops);
+        let undo = apply(&mut control.master, ops);
+        let freed = match assign_slots(&mut control, changed) {
+            Ok(freed) => freed,
+            Err(refused) => {
+                restore(&mut control.master, undo);
+                return Err(refused);
+            }
+        };
+        let result = self.publish(&control, changed);
+        // The worker is past every decision that used these slots, so they may start at zero.
+        for slot in freed {
+            self.shared.counters.rule(slot).reset();
+            control.free_slots.push(slot);
+        }
+        result
+    }
+
+    /// Swaps the pointer and waits until the worker has moved on. The snapshot before stays alive
+    /// until then, so a worker never has to free one.
+    fn publish(&self, control: &Control, changed: Sections) -> Result<u64, WriteError> {
+        let before = self.shared.snapshot.load_full();
+        let next = Arc::new(before.next(&control.master, changed));
+        let revision = next.revision;
+        self.shared.snapshot.store(next);
+        if let Some(waker) = &control.waker {
+            waker.wake();
+        }
+        let mut waited = Duration::ZERO;
+        while self.shared.running.load(Ordering::Acquire)
+            && self.shared.seen.load(Ordering::Acquire) < revision
+        {
+            if waited >= WORKER_PATIENCE {
+                return Err(WriteError::Stalled { revision });
+            }
+            std::thread::park_timeout(WORKER_CHECK);
+            waited += WORKER_CHECK;
+        }
+        drop(before);
+        Ok(revision)
+    }
+
+    /// Revision of the published tables.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.shared.snapshot.load().revision
+    }
+
+    /// Ports in the order of their ids.
+    #[must_use]
+    pub fn ports(&self) -> Vec<PortStats> {
+        let control = self.lock();
+        let stats = |spec: &PortSpec| {
+            let counters = self.shared.counters.port(spec.id);
+            let binding = match control.master.entries.get(&EntryKey::Port(spec.id)) {
+                Some(Entry::Port(entry)) => Some(entry.clone()),
+                _ => None,
+            };
+            PortStats {
+                spec: spec.clone(),
+                binding,
+                rx: counters.rx.read(),
+                tx: counters.tx.read(),
+                drops: counters.drops.read().packets,
+            }
+        };
+        control.master.specs.values().map(stats).collect()
+    }
+
+    /// Entries in the order of their keys.
+    #[must_use]
+    pub fn entries(&self) -> Vec<EntryStats> {
+        let control = self.lock();
+        let stats = |entry: &Entry| {
+            let count = if let Entry::Rule(rule) = entry {
+                self.rule_count(&control, rule.rule)
+            } else {
+                Count::default()
+            };
+            EntryStats { entry: entry.clone(), count }
+        };
+        control.master.entries.values().map(stats).collect()
+    }
+
+    /// Rules and what they matched.
+    #[must_use]
+    pub fn rules(&self) -> Vec<(RuleId, Count)> {
+        let control = self.lock();
+        let ids = control.master.slots.keys();
+        ids.map(|id| (*id, self.rule_count(&control, *id))).collect()
+    }
+
+    fn rule_count(&self, control: &Control, rule: RuleId) -> Count {
+        let slot = control.master.slots.get(&rule);
+        slot.map_or_else(Count::default, |slot| self.shared.counters.rule(*slot).read())
+    }
+
+    /// Every drop reason and what ended by it.
+    #[must_use]
+    pub fn drops(&self) -> Vec<(DropReason, Count)> {
+        let read =
+            |reason: &DropReason| (*reason, self.shared.counters.drop_reason(*reason).read());
+        DropReason::ALL.iter().map(read).collect()
+    }
+
+    /// How packets were decided.
+    #[must_use]
+    pub fn cache(&self) -> CacheStats {
+        let (exact_hits, pipeline) = self.shared.counters.tiers();
+        let entries = self.shared.counters.flow_entries.load(Ordering::Relaxed);
+        CacheStats { exact_hits, masked_hits: 0, pipeline, entries }
+    }
+
+    /// What would become of `frame` received on `in_port`: the worker's own walk, written down.
+    #[must_use]
+    pub fn trace(&self, in_port: PortId, frame: &[u8]) -> Trace {
+        let snapshot = self.shared.snapshot.load_full();
+        let kind = snapshot.ports.lookup(in_port).map(|p| p.spec.kind);
+        let decap = match kind {
+            Some(PortKind::Uplink) => Decap::Vxlan,
+            Some(PortKind::Container) | None => Decap::Never,
+        };
+        match key::parse(frame, Origin { in_port, decap }) {
+            Ok(parsed) => {
+                let mut notes = Notes::default();
+                let decision = pipeline::walk(&snapshot, &parsed, &mut notes);
+                Trace { verdict: decision.verdict, rule: decision.rule, steps: notes.0 }
+            }
+            Err(reason) => Trace { verdict: Verdict::Drop(reason), rule: None, steps: Vec::new() },
+        }
+    }
+
+    /// Samples for the exporter, filled by the worker.
+    #[must_use]
+    pub fn samples(&self) -> Arc<ArrayQueue<Sample>> {
+        Arc::clone(&self.shared.samples)
+    }
+
+    /// Samples lost because the queue was full.
+    #[must_use]
+    pub fn samples_lost(&self) -> u64 {
+        self.shared.samples_lost.load(Ordering::Relaxed)
+    }
+
+    /// Sets the sampling rate of ports whose entry does not say: one in `rate`, 0 for none.
+    pub fn set_sample_rate(&self, rate: u32) {
+        self.shared.sample_rate.store(rate, Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Control> {
+        // Control keeps no invariant across a panic that a later batch would not restore.
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn changed_sections(master: &Master, ops: &[Op]) -> Sections {
+    let mut changed = Sections::default();
+    for op in ops {
+        match op {
+            Op::Put(entry) => {
+                let key = entry.key();
+                if master.entries.get(&key) != Some(entry) {
+                    changed.add(Sections::of(&key));
+                }
+            }
+            Op::Delete(key) => changed.add(Sections::of(key)),
+            Op::Clear => changed = Sections::ALL,
+        }
+    }
+    changed
+}
+
+/// What an entry was before a batch.
+type Undo = Vec<(EntryKey, Option<Entry>)>;
+
+fn apply(master: &mut Master, ops: &[Op]) -> Undo {
+    let mut undo = Undo::new();
+    for op in ops {
+        match op {
+            Op::Put(entry) => {
+                let key = entry.key();
+                undo.push((key, master.entries.insert(key, entry.clone())));
+            }
+            Op::Delete(key) => undo.push((*key, master.entries.remove(key))),
+            // The underlay is the engine's own view of the node, not the controller's.
+            Op::Clear => {
+                let cleared = |key: &EntryKey| !matches!(key, EntryKey::Underlay(_));
+                let removed = master.entries.extract_if(.., |key, _| cleared(key));
+                undo.extend(removed.map(|(key, entry)| (key, Some(entry))));
+            }
+        }
+    }
+    undo
+}
+
+fn restore(master: &mut Master, undo: Undo) {
+    for (key, before) in undo.into_iter().rev() {
+        match before {
+            Some(entry) => master.entries.insert(key, entry),
+            None => master.entries.remove(&key),
+        };
+    }
+}
+
+/// Gives new rules a slot; returns the slots of rules that are gone. Those are not given out
+/// before the worker has left them, so a batch needs free slots for all of its new rules.
+fn assign_slots(control: &mut Control, changed: Sections) -> Result<Vec<u32>, WriteError> {
+    if !changed.has(Section::Policy) {
+        return Ok(Vec::new());
+    }
+    let rules = control.master.rule_ids();
+    let known = &control.master.slots;
+    let fresh: Vec<RuleId> = rules.iter().filter(|id| !known.contains_key(id)).copied().collect();
+    let room = control.free_slots.len();
+    if fresh.len() > room {
+        return Err(WriteError::TooManyRules { needed: fresh.len(), room });
+    }
+    let slots = &mut control.master.slots;
+    let gone = slots.extract_if(.., |id, _| !rules.contains(id)).map(|(_, slot)| slot).collect();
+    let given = control.free_slots.split_off(room - fresh.len());
+    slots.extend(fresh.into_iter().zip(given));
+    Ok(gone)
+}

@@ -1,0 +1,110 @@
+//! sFlow sampling in the worker: a countdown per port, one comparison per packet, and a copy of
+//! the header when it reaches zero.
+
+use flowtable::DropReason;
+use flowtable::ids::PortId;
+
+/// Bytes of a packet's start kept in a sample (sFlow's default maximum header size).
+pub const SAMPLE_HEADER_BYTES: usize = 128;
+
+/// One sampled packet, as it was received.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample {
+    /// The port it came from: the sample's data source.
+    pub in_port: PortId,
+    /// The port it went to.
+    pub out_port: Option<PortId>,
+    /// Why it went nowhere.
+    pub drop: Option<DropReason>,
+    /// The rate in force: one in this many.
+    pub rate: u32,
+    /// Packets received on the port so far, modulo 2^32: what the sample stands for.
+    pub pool: u32,
+    /// Length of the packet without FCS.
+    pub frame_len: u32,
+    /// 802.1Q tag it was received with; 0 is none.
+    pub vlan_in: u16,
+    /// 802.1Q tag it was sent with; 0 is none.
+    pub vlan_out: u16,
+    /// The first bytes of the packet as received.
+    pub header: [u8; SAMPLE_HEADER_BYTES],
+    /// How many of them are valid.
+    pub header_len: u8,
+}
+
+/// Per-port countdowns with a mean of the sampling rate.
+#[derive(Debug)]
+pub(crate) struct Sampler {
+    skip: Box<[Countdown]>,
+    state: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Countdown {
+    left: u32,
+    /// The rate `left` was drawn for; another rate draws anew.
+    rate: u32,
+}
+
+impl Sampler {
+    pub(crate) fn new(seed: u64) -> Self {
+        let ports = usize::from(PortId::MAX.get()) + 1;
+        Self { skip: vec![Countdown::default(); ports].into_boxed_slice(), state: seed | 1 }
+    }
+
+    /// Whether this packet of `port` is sampled at one in `rate` (0: never).
+    #[inline]
+    pub(crate) fn take(&mut self, port: PortId, rate: u32) -> bool {
+        let at = usize::from(port.get());
+        if rate == 0 {
+            return false;
+        }
+        if self.skip[at].rate != rate {
+            self.skip[at] = Countdown { left: self.draw(rate), rate };
+        }
+        self.skip[at].left -= 1;
+        if self.skip[at].left > 0 {
+            return false;
+        }
+        self.skip[at].left = self.draw(rate);
+        true
+    }
+
+    /// Uniform in 1..=2*rate-1, so the mean is `rate`. xorshift64* (Vigna 2016): 64 bits of state,
+    /// because a short generator over-samples at high rates.
+    fn draw(&mut self, rate: u32) -> u32 {
+        self.state ^= self.state >> 12;
+        self.state ^= self.state << 25;
+        self.state ^= self.state >> 27;
+        let random = self.state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
+        let span = 2 * u64::from(rate) - 1;
+        let value = 1 + ((random * span) >> 32);
+        u32::try_from(value).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sampled_share_is_within_the_error_of_the_rate() {
+        let port = PortId::new(7).unwrap();
+        for rate in [1_u32, 2, 100, 400] {
+            let mut sampler = Sampler::new(42);
+            let total = rate * 10_000;
+            let taken: u32 = (0..total).map(|_| u32::from(sampler.take(port, rate))).sum();
+            let error = (f64::from(taken) - 10_000.0).abs();
+            // Skips uniform in [1, 2N-1]: variance per sample (2N-1)^2/12, below N^2/3.
+            assert!(error < 4.5 * (10_000.0_f64 / 3.0).sqrt() + 1.0, "rate {rate}: {taken}");
+        }
+    }
+
+    #[test]
+    fn rate_zero_never_samples_and_a_new_rate_draws_anew() {
+        let port = PortId::new(1).unwrap();
+        let mut sampler = Sampler::new(1);
+        assert!((0..1000).all(|_| !sampler.take(port, 0)));
+        assert!((0..10).all(|_| sampler.take(port, 1)));
+    }
+}

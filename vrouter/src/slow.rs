@@ -1,0 +1,255 @@
+//! The slow path: answers that the distributed gateway gives (ARP, echo, time exceeded), built with
+//! `smoltcp::wire` on a thread of their own. The queue to it is bounded and each port has a token
+//! bucket in front of it, so no container can keep the others from being answered.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+use crossbeam::queue::ArrayQueue;
+use flowtable::ActionList;
+use flowtable::action::Punt;
+use flowtable::ids::{Mac, PortId};
+use packet_io::Wake;
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
+    EthernetRepr, Icmpv4Packet, Icmpv4Repr, Icmpv4TimeExceeded, IpProtocol, Ipv4Packet, Ipv4Repr,
+};
+
+/// Packets waiting for an answer at most, and answers waiting to be sent.
+pub(crate) const SLOW_QUEUE: usize = 1024;
+/// Packets a port may punt in a second, on average.
+const PUNTS_PER_SECOND: u64 = 1000;
+/// Packets a port may punt at once.
+const PUNT_BURST: u64 = 256;
+/// Bytes of a packet kept for its answer; an echo request may be of full size.
+const PUNT_BYTES_MAX: usize = 1600;
+
+/// A packet the gateway answers, without tag and tunnel headers.
+#[derive(Debug)]
+pub(crate) struct Punted {
+    pub(crate) punt: Punt,
+    pub(crate) in_port: PortId,
+    pub(crate) frame: Box<[u8]>,
+    /// The gateway's address in the network it came from.
+    pub(crate) gateway: Option<Ipv4Addr>,
+    /// How an answer goes back.
+    pub(crate) back: ActionList,
+    /// Entropy for the outer headers of an answer into a tunnel.
+    pub(crate) entropy: u16,
+}
+
+/// An answer to send.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    /// The port that asked: a failed answer counts there.
+    pub(crate) in_port: PortId,
+    pub(crate) frame: Vec<u8>,
+    pub(crate) actions: ActionList,
+    pub(crate) entropy: u16,
+}
+
+/// Token bucket per port, as virtual scheduling (GCRA, ITU-T I.371): one number, the time at which
+/// the bucket would be full again.
+#[derive(Debug)]
+pub(crate) struct PuntBudget {
+    full_at_ns: Box<[u64]>,
+}
+
+impl PuntBudget {
+    pub(crate) fn new() -> Self {
+        let ports = usize::from(PortId::MAX.get()) + 1;
+        Self { full_at_ns: vec![0; ports].into_boxed_slice() }
+    }
+
+    pub(crate) fn take(&mut self, port: PortId, now_ns: u64) -> bool {
+        const COST_NS: u64 = 1_000_000_000 / PUNTS_PER_SECOND;
+        let full_at = &mut self.full_at_ns[usize::from(port.get())];
+        let next = (*full_at).max(now_ns) + COST_NS;
+        if next > now_ns + PUNT_BURST * COST_NS {
+            return false;
+        }
+        *full_at = next;
+        true
+    }
+}
+
+/// Longest packet that can be answered.
+pub(crate) const fn fits(len: usize) -> bool {
+    len <= PUNT_BYTES_MAX
+}
+
+/// The slow path's thread; run it once.
+#[derive(Debug)]
+pub struct SlowPath {
+    pub(crate) punted: Receiver<Punted>,
+    pub(crate) replies: Arc<ArrayQueue<Reply>>,
+    pub(crate) waker: Arc<dyn Wake>,
+}
+
+impl SlowPath {
+    /// Answers until `stop` is set or the worker is gone.
+    pub fn run(&self, stop: &AtomicBool) {
+        while !stop.load(Ordering::Relaxed) {
+            match self.punted.recv_timeout(Duration::from_millis(200)) {
+                Ok(punted) => self.serve(&punted),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Answers what is waiting; for engines without a thread of their own.
+    pub fn poll(&self) {
+        while let Ok(punted) = self.punted.try_recv() {
+            self.serve(&punted);
+        }
+    }
+
+    fn serve(&self, punted: &Punted) {
+        let Some(frame) = answer(punted) else { return };
+        let Punted { in_port, back, entropy, .. } = *punted;
+        let reply = Reply { in_port, frame, actions: back, entropy };
+        // A full queue means the worker has not run for 1024 answers: the asker will ask again.
+        drop(self.replies.push(reply));
+        self.waker.wake();
+    }
+}
+
+/// The answer to a packet, when it deserves one.
+fn answer(punted: &Punted) -> Option<Vec<u8>> {
+    let frame = EthernetFrame::new_checked(&punted.frame[..]).ok()?;
+    match punted.punt {
+        Punt::ArpReply(mac) => arp_reply(&frame, mac),
+        Punt::GatewayEcho => echo_reply(&frame),
+        Punt::TimeExceeded => time_exceeded(&frame, punted.gateway?),
+    }
+}
+
+fn arp_reply(request: &EthernetFrame<&[u8]>, mac: Mac) -> Option<Vec<u8>> {
+    let arp = ArpRepr::parse(&ArpPacket::new_checked(request.payload()).ok()?).ok()?;
+    let ArpRepr::EthernetIpv4 {
+        source_hardware_addr,
+        source_protocol_addr,
+        target_protocol_addr,
+        ..
+    } = arp
+    else {
+        return None;
+    };
+    let reply = ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Reply,
+        source_hardware_addr: EthernetAddress(mac.0),
+        source_protocol_addr: target_protocol_addr,
+        target_hardware_addr: source_hardware_addr,
+        target_protocol_addr: source_protocol_addr,
+    };
+    let (mut bytes, at) =
+        ethernet(request, EthernetAddress(mac.0), EthernetProtocol::Arp, reply.buffer_len());
+    reply.emit(&mut ArpPacket::new_unchecked(&mut bytes[at..]));
+    Some(bytes)
+}
+
+fn echo_reply(request: &EthernetFrame<&[u8]>) -> Option<Vec<u8>> {
+    let ip = Ipv4Packet::new_checked(request.payload()).ok()?;
+    let icmp = Icmpv4Packet::new_checked(ip.payload()).ok()?;
+    let checksums = ChecksumCapabilities::default();
+    let Icmpv4Repr::EchoRequest { ident, seq_no, data } =
+        Icmpv4Repr::parse(&icmp, &checksums).ok()?
+    else {
+        return None;
+    };
+    let reply = Icmpv4Repr::EchoReply { ident, seq_no, data };
+    Some(icmp_packet(request, (ip.dst_addr(), ip.src_addr()), &reply))
+}
+
+/// RFC 792: the header and the first 64 bits of the payload of the packet that expired. RFC 1122,
+/// section 3.2.2: not about ICMP errors, later fragments, or group-addressed packets.
+fn time_exceeded(expired: &EthernetFrame<&[u8]>, gateway: Ipv4Addr) -> Option<Vec<u8>> {
+    let ip = Ipv4Packet::new_checked(expired.payload()).ok()?;
+    if ip.next_header() == IpProtocol::Icmp {
+        let kind = *ip.payload().first()?;
+        // 8 echo request, 0 echo reply, 13 timestamp: everything else counts as an error message.
+        if !matches!(kind, 0 | 8 | 13) {
+            return None;
+        }
+    }
+    if ip.frag_offset() != 0 {
+        return None;
+    }
+    let header = Ipv4Repr {
+        src_addr: ip.src_addr(),
+        dst_addr: ip.dst_addr(),
+        next_header: ip.next_header(),
+        payload_len: ip.payload().len(),
+        hop_limit: ip.hop_limit(),
+    };
+    let data = ip.payload().get(..8).unwrap_or_else(|| ip.payload());
+    let error = Icmpv4Repr::TimeExceeded { reason: Icmpv4TimeExceeded::TtlExpired, header, data };
+    Some(icmp_packet(expired, (gateway, ip.src_addr()), &error))
+}
+
+fn icmp_packet(
+    request: &EthernetFrame<&[u8]>,
+    (src_addr, dst_addr): (Ipv4Addr, Ipv4Addr),
+    icmp: &Icmpv4Repr<'_>,
+) -> Vec<u8> {
+    let ip = Ipv4Repr {
+        src_addr,
+        dst_addr,
+        next_header: IpProtocol::Icmp,
+        payload_len: icmp.buffer_len(),
+        hop_limit: 64,
+    };
+    let len = ip.buffer_len() + icmp.buffer_len();
+    let (mut bytes, at) =
+        ethernet(request, EthernetAddress(Mac::GATEWAY.0), EthernetProtocol::Ipv4, len);
+    let checksums = ChecksumCapabilities::default();
+    ip.emit(&mut Ipv4Packet::new_unchecked(&mut bytes[at..]), &checksums);
+    let at = at + ip.buffer_len();
+    icmp.emit(&mut Icmpv4Packet::new_unchecked(&mut bytes[at..]), &checksums);
+    bytes
+}
+
+/// A frame back to the sender with room for `payload` bytes, and where they start.
+fn ethernet(
+    request: &EthernetFrame<&[u8]>,
+    src_addr: EthernetAddress,
+    ethertype: EthernetProtocol,
+    payload: usize,
+) -> (Vec<u8>, usize) {
+    let repr = EthernetRepr { src_addr, dst_addr: request.src_addr(), ethertype };
+    let at = repr.buffer_len();
+    let mut bytes = vec![0; at + payload];
+    repr.emit(&mut EthernetFrame::new_unchecked(&mut bytes[..]));
+    (bytes, at)
+}
+
+/// The IPv4 gateway among a network's gateways.
+pub(crate) fn gateway_v4(gateways: &[IpAddr]) -> Option<Ipv4Addr> {
+    gateways.iter().find_map(|ip| match ip {
+        IpAddr::V4(v4) => Some(*v4),
+        IpAddr::V6(_) => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_gets_its_burst_and_then_its_rate() {
+        let mut budget = PuntBudget::new();
+        let port = PortId::new(3).unwrap();
+        let other = PortId::new(4).unwrap();
+        let start = 5_000_000_000;
+        let burst = (0..1000).filter(|_| budget.take(port, start)).count();
+        assert_eq!(burst as u64, PUNT_BURST);
+        assert!(budget.take(other, start));
+        let later = (0..1000).filter(|_| budget.take(port, start + 10_000_000)).count();
+        assert_eq!(later, 10);
+    }
+}

@@ -1,0 +1,316 @@
+//! Immutable tables, as workers see them.
+//!
+//! The writer keeps every entry in one ordered map and rebuilds only the sections a batch touched;
+//! the rest is shared with the snapshot before. A decision names the sections it looked at, so a
+//! cached one is valid exactly when none of those changed since: [`Snapshot::valid_since`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use flowtable::entry::{Entry, EntryKey, NextHop, Permit, PortEntry, UnderlayEntry};
+use flowtable::exact::ExactMap;
+use flowtable::ids::{Bd, Group, Mac, PortId, RuleId, Vid, Vni, Vrf};
+use flowtable::lpm::Lpm;
+use flowtable::policy::PolicyTable;
+use packet_io::QueueId;
+
+use crate::port::{Framing, PortSpec};
+
+/// Sections of a snapshot that change on their own, as bits of a [`Sections`] set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Section {
+    /// Port specs and bindings.
+    Ports = 1,
+    /// Networks, tunnels, VTEPs and VLANs.
+    Networks = 2,
+    /// Next hops of the underlay.
+    Underlay = 4,
+    /// Groups of addresses.
+    Groups = 8,
+    /// Rules and tenants' defaults.
+    Policy = 16,
+    /// Routes and MACs.
+    Routes = 32,
+}
+
+const SECTION_COUNT: usize = 6;
+
+/// A set of sections.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Sections(u8);
+
+impl From<Section> for Sections {
+    fn from(section: Section) -> Self {
+        Self(section as u8)
+    }
+}
+
+impl Sections {
+    pub(crate) const ALL: Self = Self((1 << SECTION_COUNT) - 1);
+
+    #[inline]
+    pub(crate) fn add(&mut self, section: Section) {
+        self.0 |= section as u8;
+    }
+
+    pub(crate) const fn has(self, section: Section) -> bool {
+        self.0 & section as u8 != 0
+    }
+
+    /// The section an entry lives in.
+    pub(crate) const fn of(key: &EntryKey) -> Section {
+        match key {
+            EntryKey::Port(_) => Section::Ports,
+            EntryKey::Network(_)
+            | EntryKey::Tunnel(_)
+            | EntryKey::Vtep(_)
+            | EntryKey::Vlan(_, _) => Section::Networks,
+            EntryKey::Underlay(_) => Section::Underlay,
+            EntryKey::Group(_, _) => Section::Groups,
+            EntryKey::Rule(_, _) | EntryKey::Tenant(_) => Section::Policy,
+            EntryKey::Route(_, _) | EntryKey::Mac(_, _) => Section::Routes,
+        }
+    }
+}
+
+/// A port as the pipeline sees it.
+#[derive(Debug, Clone)]
+pub(crate) struct Port {
+    pub(crate) spec: PortSpec,
+    /// Absent: everything from and to it is dropped.
+    pub(crate) binding: Option<PortEntry>,
+}
+
+/// Ports by id.
+#[derive(Debug, Default)]
+pub(crate) struct Ports {
+    by_id: Vec<Option<Port>>,
+    /// Ports with a queue of their own.
+    direct: Vec<(QueueId, PortId)>,
+}
+
+impl Ports {
+    #[inline]
+    pub(crate) fn lookup(&self, id: PortId) -> Option<&Port> {
+        self.by_id.get(usize::from(id.get())).and_then(Option::as_ref)
+    }
+
+    /// The direct port of a queue. A node has a handful of uplinks: a scan is the fastest map.
+    #[inline]
+    pub(crate) fn of_queue(&self, queue: QueueId) -> Option<PortId> {
+        self.direct.iter().find(|(q, _)| *q == queue).map(|(_, port)| *port)
+    }
+}
+
+/// A bridge domain.
+#[derive(Debug, Clone)]
+pub(crate) struct Network {
+    pub(crate) gateways: Vec<IpAddr>,
+    pub(crate) wire: Option<(PortId, Vid)>,
+}
+
+/// Networks and what leads into them.
+#[derive(Debug, Default)]
+pub(crate) struct Networks {
+    pub(crate) by_bd: ExactMap<Bd, Network>,
+    pub(crate) tunnels: ExactMap<Vni, (Bd, Vrf)>,
+    pub(crate) vlans: ExactMap<(PortId, Vid), (Bd, Vrf)>,
+    /// Remote tunnel end point to our own address towards it.
+    pub(crate) vteps: ExactMap<IpAddr, IpAddr>,
+    /// Gateway addresses of each tenant.
+    pub(crate) gateways: ExactMap<(Vrf, IpAddr), Bd>,
+}
+
+/// Rules and defaults.
+#[derive(Debug)]
+pub(crate) struct Policy {
+    pub(crate) rules: PolicyTable,
+    pub(crate) defaults: ExactMap<Vrf, Permit>,
+}
+
+/// Where an address is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) bd: Bd,
+    pub(crate) mac: Mac,
+    pub(crate) next_hop: NextHop,
+}
+
+/// Routes and MACs.
+#[derive(Debug, Default)]
+pub(crate) struct Routes {
+    pub(crate) by_ip: Lpm<Route>,
+    pub(crate) by_mac: ExactMap<(Bd, Mac), NextHop>,
+}
+
+/// All tables at one revision.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot {
+    pub(crate) revision: u64,
+    pub(crate) ports: Arc<Ports>,
+    pub(crate) networks: Arc<Networks>,
+    pub(crate) underlay: Arc<ExactMap<IpAddr, UnderlayEntry>>,
+    pub(crate) groups: Arc<Lpm<Group>>,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) routes: Arc<Routes>,
+    /// For every set of sections, the newest revision at which one of them changed.
+    valid_since: [u64; 1 << SECTION_COUNT],
+}
+
+impl Snapshot {
+    /// Tables without entries, at revision 0.
+    pub(crate) fn empty() -> Self {
+        Self {
+            revision: 0,
+            ports: Arc::default(),
+            networks: Arc::default(),
+            underlay: Arc::default(),
+            groups: Arc::default(),
+            policy: Arc::new(Policy {
+                rules: PolicyTable::build([]),
+                defaults: ExactMap::default(),
+            }),
+            routes: Arc::default(),
+            valid_since: [0; 1 << SECTION_COUNT],
+        }
+    }
+
+    /// A decision that looked at `sections` is valid when it was made at this revision or later.
+    #[inline]
+    pub(crate) fn valid_since(&self, sections: Sections) -> u64 {
+        self.valid_since[usize::from(sections.0)]
+    }
+
+    /// The next snapshot: `changed` sections built from `master`, the rest shared with `self`.
+    pub(crate) fn next(&self, master: &Master, changed: Sections) -> Self {
+        let mut next = self.clone();
+        next.revision += 1;
+        if changed.has(Section::Ports) {
+            next.ports = Arc::new(master.ports());
+        }
+        if changed.has(Section::Networks) {
+            next.networks = Arc::new(master.networks());
+        }
+        if changed.has(Section::Underlay) {
+            next.underlay = Arc::new(master.underlay());
+        }
+        if changed.has(Section::Groups) {
+            next.groups = Arc::new(master.groups());
+        }
+        if changed.has(Section::Policy) {
+            next.policy = Arc::new(master.policy());
+        }
+        if changed.has(Section::Routes) {
+            next.routes = Arc::new(master.routes());
+        }
+        for (set, since) in next.valid_since.iter_mut().enumerate() {
+            if set & usize::from(changed.0) != 0 {
+                *since = next.revision;
+            }
+        }
+        next
+    }
+}
+
+/// What the writer keeps: every entry, every port, and the counter slot of every rule.
+#[derive(Debug, Default)]
+pub(crate) struct Master {
+    pub(crate) entries: BTreeMap<EntryKey, Entry>,
+    pub(crate) specs: BTreeMap<PortId, PortSpec>,
+    pub(crate) slots: BTreeMap<RuleId, u32>,
+}
+
+impl Master {
+    /// Rules that have at least one entry.
+    pub(crate) fn rule_ids(&self) -> BTreeSet<RuleId> {
+        let first = EntryKey::Rule(RuleId(0), 0);
+        let last = EntryKey::Rule(RuleId(u64::MAX), u32::MAX);
+        let keys = self.entries.range(first..=last).map(|(key, _)| key);
+        keys.filter_map(|key| if let EntryKey::Rule(id, _) = key { Some(*id) } else { None })
+            .collect()
+    }
+
+    fn ports(&self) -> Ports {
+        let mut ports = Ports::default();
+        ports.by_id.resize(usize::from(PortId::MAX.get()) + 1, None);
+        for (id, spec) in &self.specs {
+            let binding = match self.entries.get(&EntryKey::Port(*id)) {
+                Some(Entry::Port(entry)) => Some(entry.clone()),
+                _ => None,
+            };
+            if let Framing::Direct(queue) = spec.framing {
+                ports.direct.push((queue, *id));
+            }
+            ports.by_id[usize::from(id.get())] = Some(Port { spec: spec.clone(), binding });
+        }
+        ports
+    }
+
+    fn networks(&self) -> Networks {
+        let mut networks = Networks::default();
+        for entry in self.entries.values() {
+            if let Entry::Network(e) = entry {
+                networks.gateways.extend(e.gateways.iter().map(|ip| ((e.vrf, *ip), e.bd)));
+                let network = Network { gateways: e.gateways.clone(), wire: e.wire };
+                networks.by_bd.insert(e.bd, network);
+            } else if let Entry::Tunnel(e) = entry {
+                networks.tunnels.insert(e.vni, (e.bd, e.vrf));
+            } else if let Entry::Vlan(e) = entry {
+                networks.vlans.insert((e.port, e.vid), (e.bd, e.vrf));
+            } else if let Entry::Vtep(e) = entry {
+                networks.vteps.insert(e.ip, e.local);
+            }
+        }
+        networks
+    }
+
+    fn underlay(&self) -> ExactMap<IpAddr, UnderlayEntry> {
+        let mut underlay = ExactMap::default();
+        for entry in self.entries.values() {
+            if let Entry::Underlay(e) = entry {
+                underlay.insert(e.vtep, e.clone());
+            }
+        }
+        underlay
+    }
+
+    fn groups(&self) -> Lpm<Group> {
+        let mut groups = Lpm::default();
+        for entry in self.entries.values() {
+            if let Entry::Group(e) = entry {
+                groups.insert(e.vrf, e.prefix, e.group);
+            }
+        }
+        groups
+    }
+
+    fn policy(&self) -> Policy {
+        let rules = self.entries.values().filter_map(|entry| {
+            let Entry::Rule(rule) = entry else { return None };
+            self.slots.get(&rule.rule).map(|slot| (rule, *slot))
+        });
+        let rules = PolicyTable::build(rules);
+        let mut defaults = ExactMap::default();
+        for entry in self.entries.values() {
+            if let Entry::Tenant(e) = entry {
+                defaults.insert(e.vrf, e.default);
+            }
+        }
+        Policy { rules, defaults }
+    }
+
+    fn routes(&self) -> Routes {
+        let mut routes = Routes::default();
+        for entry in self.entries.values() {
+            if let Entry::Route(e) = entry {
+                let route = Route { bd: e.bd, mac: e.mac, next_hop: e.next_hop };
+                routes.by_ip.insert(e.vrf, e.prefix, route);
+            } else if let Entry::Mac(e) = entry {
+                routes.by_mac.insert((e.bd, e.mac), e.next_hop);
+            }
+        }
+        routes
+    }
+}
