@@ -1,2 +1,35 @@
-//! .
-fn main() {}
+//! `vrperf`: what the engine can do, reproducibly. Standard output is exactly one JSON object;
+//! progress goes to standard error.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
+
+mod engine;
+mod throughput;
+mod workload;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Measures the Weir engine.
+#[derive(Debug, Parser)]
+#[command(name = "vrperf", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The worker alone, on memory ports that copy every frame in.
+    Engine(engine::Options),
+    /// Through AF_XDP and veth, from a generator to a counting sink (root).
+    Throughput(throughput::Options),
+}
+
+fn main() -> Result<()> {
+    let report = match Cli::parse().command {
+        Command::Engine(options) => serde_json::to_string(&engine::run(&options)?)?,
+        Command::Throughput(options) => serde_json::to_string(&throughput::run(&options)?)?,
+    };
+    println!("{report}");
+    Ok(())
+}

@@ -49,7 +49,7 @@ pub struct EngineConfig {
 impl Default for EngineConfig {
     fn default() -> Self {
         Self {
-            flow_entries: 1 << 16,
+            flow_entries: 1 << 18,
             rule_slots: 1 << 16,
             seed: 0,
             sample_queue: 1024,
