@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+// The XDP programs that put frames into AF_XDP sockets. Loaded by program.rs.
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define VXLAN_PORT 4789 // RFC 7348, section 5
+#define IP_MF 0x2000
+#define IP_OFFSET 0x1fff
+
+struct address {
+	__u8 byte[16]; // IPv6, or IPv4 as ::ffff:a.b.c.d
+};
+
+struct vlan_tag {
+	__be16 tci;
+	__be16 protocol;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, 64);
+	__type(key, __u32);
+	__type(value, __u32);
+} xsks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__type(key, struct address);
+	__type(value, __u8);
+} vteps SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, __u8);
+} vids SEC(".maps");
+
+enum { REDIRECTED, PASSED, COUNTS };
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTS);
+	__type(key, __u32);
+	__type(value, __u64);
+} counts SEC(".maps");
+
+static __always_inline void count(__u32 kind)
+{
+	__u64 *value = bpf_map_lookup_elem(&counts, &kind);
+
+	if (value)
+		*value += 1;
+}
+
+// Without a socket on the queue `otherwise` happens.
+static __always_inline int take(struct xdp_md *ctx, int otherwise)
+{
+	int verdict = bpf_redirect_map(&xsks, ctx->rx_queue_index, otherwise);
+
+	count(verdict == XDP_REDIRECT ? REDIRECTED : PASSED);
+	return verdict;
+}
+
+static __always_inline int pass(void)
+{
+	count(PASSED);
+	return XDP_PASS;
+}
+
+static __always_inline int is_vxlan(struct udphdr *udp, void *end)
+{
+	return (void *)(udp + 1) <= end && udp->dest == bpf_htons(VXLAN_PORT);
+}
+
+static __always_inline int is_ours4(struct iphdr *ip, void *end)
+{
+	struct address to = { .byte = { [10] = 0xff, [11] = 0xff } };
+
+	// Options and fragments are the host's: the engine would need them whole.
+	if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl != 5)
+		return 0;
+	if (ip->protocol != IPPROTO_UDP || ip->frag_off & bpf_htons(IP_MF | IP_OFFSET))
+		return 0;
+	if (!is_vxlan((struct udphdr *)(ip + 1), end))
+		return 0;
+	__builtin_memcpy(&to.byte[12], &ip->daddr, 4);
+	return bpf_map_lookup_elem(&vteps, &to) != 0;
+}
+
+static __always_inline int is_ours6(struct ipv6hdr *ip, void *end)
+{
+	struct address to;
+
+	if ((void *)(ip + 1) > end || ip->version != 6 || ip->nexthdr != IPPROTO_UDP)
+		return 0;
+	if (!is_vxlan((struct udphdr *)(ip + 1), end))
+		return 0;
+	__builtin_memcpy(&to, &ip->daddr, 16);
+	return bpf_map_lookup_elem(&vteps, &to) != 0;
+}
+
+static __always_inline int is_our_vlan(struct vlan_tag *tag, void *end)
+{
+	__u32 vid;
+	__u8 *ours;
+
+	if ((void *)(tag + 1) > end)
+		return 0;
+	vid = bpf_ntohs(tag->tci) & 0xfff;
+	ours = bpf_map_lookup_elem(&vids, &vid);
+	return ours && *ours;
+}
+
+// A trunk pair carries nothing but the engine's frames.
+SEC("xdp")
+int trunk(struct xdp_md *ctx)
+{
+	return take(ctx, XDP_DROP);
+}
+
+// A device given to the engine whole, with the host as the fall-back.
+SEC("xdp")
+int all(struct xdp_md *ctx)
+{
+	return take(ctx, XDP_PASS);
+}
+
+// A node's uplink: our VXLAN and our VLANs; everything else stays the host's.
+SEC("xdp")
+int uplink(struct xdp_md *ctx)
+{
+	void *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = (void *)(long)ctx->data;
+	int ours = 0;
+
+	if ((void *)(eth + 1) > end)
+		return pass();
+	if (eth->h_proto == bpf_htons(ETH_P_IP))
+		ours = is_ours4((struct iphdr *)(eth + 1), end);
+	else if (eth->h_proto == bpf_htons(ETH_P_IPV6))
+		ours = is_ours6((struct ipv6hdr *)(eth + 1), end);
+	else if (eth->h_proto == bpf_htons(ETH_P_8021Q))
+		ours = is_our_vlan((struct vlan_tag *)(eth + 1), end);
+	return ours ? take(ctx, XDP_PASS) : pass();
+}
+
+char _license[] SEC("license") = "GPL";
