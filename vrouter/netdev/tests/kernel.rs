@@ -74,6 +74,11 @@ impl Pair {
             netlink.add_address(link.index, ip, 24)?;
             netlink.set_up(link.index)?;
         }
+        for (netlink, link) in [(&near_netlink, &near_link), (&far_netlink, &far_link)] {
+            wait_until("a running link", || {
+                Ok(netlink.link_by_index(link.index)?.filter(|link| link.running))
+            })?;
+        }
         Ok(Self { near, far, near_netlink, far_netlink, near_link, far_link })
     }
 }

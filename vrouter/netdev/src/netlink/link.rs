@@ -25,6 +25,9 @@ pub struct Link {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
+    /// Ready to carry packets. The kernel gets there some time after the link and its peer are up
+    /// (up to a second), and loses without a trace what is sent before.
+    pub running: bool,
     /// The driver's kind ("veth", "bridge"); `None` for physical devices and `lo`.
     pub kind: Option<String>,
     /// Index of the other end of a veth pair, in the peer's namespace.
@@ -236,6 +239,7 @@ pub(crate) fn link_of(message: &LinkMessage) -> Link {
         mac: [0; 6],
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
+        running: message.header.flags.contains(LinkFlags::Running),
         kind: None,
         peer_index: None,
         peer_netns_id: None,

@@ -1,0 +1,170 @@
+//! A container: a namespace that weir-cni attached to a node.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use netdev::Namespace;
+use serde_json::{Value, json};
+
+use crate::cni::CniCall;
+use crate::netns::NetnsGuard;
+use crate::node::Node;
+use crate::process::Finished;
+
+/// Name of a container's device, inside it.
+pub const CONTAINER_IFNAME: &str = "eth0";
+
+/// What a container is to be attached to.
+#[derive(Debug, Clone, Copy)]
+pub struct ContainerSpec<'a> {
+    /// Ends its namespace's name and its container id.
+    pub name: &'a str,
+    /// The tenant.
+    pub tenant: &'a str,
+    /// The network.
+    pub network: &'a str,
+    /// The endpoint group, if any.
+    pub group: Option<&'a str>,
+    /// `CNI_ARGS`: `K=V` joined by semicolons, or nothing.
+    pub args: &'a str,
+}
+
+/// An attached container. Dropping it removes the namespace, as a runtime that crashed would;
+/// [`Container::detach`] goes by the book.
+#[derive(Debug)]
+pub struct Container {
+    netns: NetnsGuard,
+    args: String,
+    config: Value,
+    result: Value,
+    address: Ipv4Addr,
+    prefix_len: u8,
+}
+
+impl Container {
+    /// Makes a namespace on `node` and has the plugin attach it as `eth0`.
+    ///
+    /// # Errors
+    /// The plugin's refusal, or a result that is not one.
+    pub fn attach(node: &Node, spec: &ContainerSpec<'_>) -> Result<Self> {
+        let netns = NetnsGuard::new(node.purpose(), spec.name)?;
+        let mut keys = json!({ "tenant": spec.tenant, "network": spec.network });
+        if let Some(group) = spec.group {
+            keys["group"] = group.into();
+        }
+        let mut container = Self {
+            netns,
+            args: spec.args.into(),
+            config: node.cni_config(&keys),
+            result: Value::Null,
+            address: Ipv4Addr::UNSPECIFIED,
+            prefix_len: 0,
+        };
+        let text = container.call(node, "ADD")?.success();
+        let text = text.with_context(|| format!("attaching {}", spec.name))?;
+        container.result = serde_json::from_str(&text).with_context(|| format!("ADD: {text}"))?;
+        let address = container.result["ips"][0]["address"].as_str();
+        let address = address.with_context(|| format!("ADD without an address: {text}"))?;
+        let (address, len) = address.split_once('/').context("an address without a length")?;
+        (container.address, container.prefix_len) = (address.parse()?, len.parse()?);
+        Ok(container)
+    }
+
+    /// Its address.
+    #[must_use]
+    pub const fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// Length of its subnet's prefix.
+    #[must_use]
+    pub const fn prefix_len(&self) -> u8 {
+        self.prefix_len
+    }
+
+    /// Its gateway, when the result names one.
+    #[must_use]
+    pub fn gateway(&self) -> Option<Ipv4Addr> {
+        self.result["ips"][0]["gateway"].as_str()?.parse().ok()
+    }
+
+    /// The hardware address of its device, as the kernel has it.
+    ///
+    /// # Errors
+    /// When the device is gone.
+    pub fn mac(&self) -> Result<[u8; 6]> {
+        let link = self.netns.netlink()?.link_by_name(CONTAINER_IFNAME)?;
+        Ok(link.with_context(|| format!("no {CONTAINER_IFNAME} in {}", self.netns.name()))?.mac)
+    }
+
+    /// Name of its device on the node, from the result: the one outside a sandbox.
+    #[must_use]
+    pub fn host_ifname(&self) -> Option<&str> {
+        let interfaces = self.result["interfaces"].as_array()?;
+        let outside = |one: &&Value| one["sandbox"].as_str().is_none_or(str::is_empty);
+        interfaces.iter().find(outside)?["name"].as_str()
+    }
+
+    /// Its container id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.netns.name()
+    }
+
+    /// Its namespace.
+    #[must_use]
+    pub const fn namespace(&self) -> &Namespace {
+        self.netns.namespace()
+    }
+
+    /// Path of its namespace.
+    #[must_use]
+    pub fn netns_path(&self) -> PathBuf {
+        self.netns.path()
+    }
+
+    /// What ADD printed.
+    #[must_use]
+    pub const fn result(&self) -> &Value {
+        &self.result
+    }
+
+    /// Has the plugin check the attachment.
+    ///
+    /// # Errors
+    /// The plugin's refusal.
+    pub fn check(&self, node: &Node) -> Result<()> {
+        self.call(node, "CHECK")?.success().map(drop).context("CHECK")
+    }
+
+    /// Has the plugin detach it, then removes the namespace.
+    ///
+    /// # Errors
+    /// The plugin's refusal, or output, of which DEL has none.
+    pub fn detach(self, node: &Node) -> Result<()> {
+        let text = self.call(node, "DEL")?.success().context("DEL")?;
+        ensure!(text.trim().is_empty(), "DEL prints {text}");
+        Ok(())
+    }
+
+    /// Executes the plugin for this container with any command; the previous result goes along as
+    /// the specification demands.
+    ///
+    /// # Errors
+    /// When it cannot be executed.
+    pub fn call(&self, node: &Node, command: &str) -> Result<Finished> {
+        let mut config = self.config.clone();
+        if !self.result.is_null() {
+            config["prevResult"] = self.result.clone();
+        }
+        node.cni(&CniCall {
+            command,
+            container_id: self.id(),
+            netns: &self.netns.path(),
+            ifname: CONTAINER_IFNAME,
+            args: &self.args,
+            stdin: &config.to_string(),
+        })
+    }
+}

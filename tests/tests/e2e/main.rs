@@ -1,0 +1,47 @@
+//! End-to-end tests: the built programs on real namespaces, devices and sockets.
+//!
+//! A test that cannot run here shows as ignored, with the reason in its name; with
+//! `WEIR_REQUIRE_ALL=1` (CI) that is a failure. Tests run one at a time: two cores carry two nodes.
+#![expect(clippy::print_stderr, reason = "a test harness")]
+
+mod job;
+
+use std::process::ExitCode;
+
+use kit::{Needs, Purpose, remove_leftovers, requirements};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A test: its name, a sentence, and what it does.
+type Test = (String, fn() -> anyhow::Result<()>);
+
+const NEEDS: Needs<'static> = Needs {
+    binaries: &["netmaster", "netplugin", "vrouterd", "netctl", "vrctl", "vrperf", "weir-cni"],
+    programs: &["sfacctd", "ip"],
+};
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let missing = requirements(&NEEDS).err().map(|missing| missing.to_string());
+    let must_run = std::env::var_os("WEIR_REQUIRE_ALL").is_some_and(|value| value != "0");
+    if let Some(reason) = &missing
+        && must_run
+    {
+        eprintln!("e2e: nothing may be skipped (WEIR_REQUIRE_ALL), but this machine {reason}");
+        return ExitCode::FAILURE;
+    }
+    if missing.is_none()
+        && let Err(error) = remove_leftovers(Purpose::Test)
+    {
+        eprintln!("e2e: leftovers of an earlier run: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    let trial = |(name, test): Test| {
+        let ignored = missing.is_some();
+        let name = missing.as_ref().map_or(name.clone(), |reason| format!("{name} [{reason}]"));
+        Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:#}"))))
+            .with_ignored_flag(ignored)
+    };
+    let trials = job::tests().into_iter().map(trial).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
