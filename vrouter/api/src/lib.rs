@@ -1,4 +1,10 @@
-//! The engine's interface: `datapath.v1` as generated from `proto/datapath.proto`.
+//! The engine's interface: `datapath.v1` as generated from `proto/datapath.proto`, and the
+//! conversions between its messages and the plain entries of `flowtable`.
+
+pub mod convert;
+
+/// The types that [`convert`] speaks, for programs that read the engine and are no part of it.
+pub use flowtable::{entry, ids};
 
 /// Messages, client and server of `datapath.v1`.
 #[expect(

@@ -1,0 +1,399 @@
+//! What each command does: the calls it makes and the text it ends with.
+//!
+//! Contiv's confirmation lines are printed after netmaster has agreed, for deletes too, so that a
+//! line on standard output always means that it was done. Commands that print nothing in Contiv
+//! (`group rm`, `policy rule-add`, `policy rule-rm`, `global set`) print nothing here.
+
+use control_api::v1;
+use control_api::v1::object::Kind;
+use serde::Serialize;
+
+use crate::args::{
+    Cli, EndpointVerb, Format, GlobalArgs, GlobalSetArgs, GlobalVerb, GroupCreateArgs, GroupVerb,
+    NetworkCreateArgs, NetworkVerb, NodeVerb, Noun, OutputArgs, PolicyVerb, RuleAddArgs,
+    RuleListArgs, ScopedListArgs, TenantVerb,
+};
+use crate::failure::Failure;
+use crate::pages;
+use crate::rule::rule_of;
+use crate::session::{Selection, Session, Written};
+use crate::view::{
+    self, EndpointView, GlobalView, GroupView, ListForm, NetworkView, NodeView, PolicyView,
+    RuleView, Stats, TenantView, View,
+};
+
+/// What a run prints.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// Standard output.
+    pub(crate) text: String,
+    /// Standard error, one line each.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl From<String> for Outcome {
+    fn from(text: String) -> Self {
+        Self { text, warnings: Vec::new() }
+    }
+}
+
+type Done = Result<Outcome, Failure>;
+
+/// Runs one command.
+pub(crate) async fn run(cli: Cli) -> Done {
+    let runner = Runner { global: cli.global, output: cli.output };
+    match cli.noun {
+        Noun::Tenant(verb) => runner.tenant(verb).await,
+        Noun::Network(verb) => runner.network(verb).await,
+        Noun::Group(verb) => runner.group(verb).await,
+        Noun::Policy(verb) => runner.policy(verb).await,
+        Noun::Endpoint(verb) => runner.endpoint(verb).await,
+        Noun::Global(verb) => runner.global(verb).await,
+        Noun::Node(NodeVerb::Ls(args)) => {
+            runner.list::<NodeView>(None, args.form(&runner.output)).await
+        }
+        Noun::Version(args) => version(runner.format(&args.output)),
+        Noun::Completion { shell } => Ok(pages::completion(shell).into()),
+        Noun::Man { dir } => pages::manual(&dir).map(|()| Outcome::default()),
+    }
+}
+
+struct Runner {
+    global: GlobalArgs,
+    output: OutputArgs,
+}
+
+impl Runner {
+    async fn tenant(&self, verb: TenantVerb) -> Done {
+        match verb {
+            TenantVerb::Create(args) => {
+                let line = format!("Creating tenant: {}\n", args.name);
+                let tenant = v1::Tenant { tenant_name: args.name, ..Default::default() };
+                let format = self.format(&args.output);
+                self.create::<TenantView>(Kind::Tenant(tenant), format, line).await
+            }
+            TenantVerb::Rm(args) => {
+                let line = format!("Deleting tenant {}\n", args.name);
+                self.remove(v1::Kind::Tenant, args.name, self.format(&args.output), line).await
+            }
+            TenantVerb::Ls(args) => self.list::<TenantView>(None, args.form(&self.output)).await,
+            TenantVerb::Inspect(args) => self.inspect::<TenantView>(&args.name).await,
+        }
+    }
+
+    async fn network(&self, verb: NetworkVerb) -> Done {
+        match verb {
+            NetworkVerb::Create(args) => {
+                let line = format!("Creating network {}:{}\n", args.scope.tenant, args.scope.name);
+                let format = self.format(&args.scope.output);
+                self.create::<NetworkView>(Kind::Network(network_of(args)), format, line).await
+            }
+            NetworkVerb::Rm(args) => {
+                let line = format!("Deleting network {}:{}\n", args.tenant, args.name);
+                self.remove(v1::Kind::Network, args.key(), self.format(&args.output), line).await
+            }
+            NetworkVerb::Ls(args) => self.list_scoped::<NetworkView>(args).await,
+            NetworkVerb::Inspect(args) => self.inspect::<NetworkView>(&args.key()).await,
+        }
+    }
+
+    async fn group(&self, verb: GroupVerb) -> Done {
+        match verb {
+            GroupVerb::Create(args) => {
+                let (tenant, name) = (&args.scope.tenant, &args.scope.name);
+                let line = format!("Creating EndpointGroup {tenant}:{name}\n");
+                let format = self.format(&args.scope.output);
+                self.create::<GroupView>(Kind::EndpointGroup(group_of(args)), format, line).await
+            }
+            GroupVerb::Rm(args) => {
+                let format = self.format(&args.output);
+                self.remove(v1::Kind::EndpointGroup, args.key(), format, String::new()).await
+            }
+            GroupVerb::Ls(args) => self.list_scoped::<GroupView>(args).await,
+            GroupVerb::Inspect(args) => self.inspect::<GroupView>(&args.key()).await,
+        }
+    }
+
+    async fn policy(&self, verb: PolicyVerb) -> Done {
+        match verb {
+            PolicyVerb::Create(args) => {
+                let line = format!("Creating policy {}:{}\n", args.tenant, args.name);
+                let policy = v1::Policy { tenant_name: args.tenant, policy_name: args.name };
+                let format = self.format(&args.output);
+                self.create::<PolicyView>(Kind::Policy(policy), format, line).await
+            }
+            PolicyVerb::Rm(args) => {
+                let line = format!("Deleting policy {}:{}\n", args.tenant, args.name);
+                self.remove(v1::Kind::Policy, args.key(), self.format(&args.output), line).await
+            }
+            PolicyVerb::Ls(args) => self.list_scoped::<PolicyView>(args).await,
+            PolicyVerb::Inspect(args) => self.inspect::<PolicyView>(&args.key()).await,
+            PolicyVerb::RuleLs(args) => self.rules(args).await,
+            PolicyVerb::RuleAdd(args) => self.add_rule(*args).await,
+            PolicyVerb::RuleRm(args) => {
+                let key = format!("{}:{}:{}", args.scope.tenant, args.policy, args.scope.name);
+                let format = self.format(&args.scope.output);
+                self.remove(v1::Kind::Rule, key, format, String::new()).await
+            }
+        }
+    }
+
+    async fn add_rule(&self, args: RuleAddArgs) -> Done {
+        let format = args.output.unwrap_or_else(|| self.format(&OutputArgs::default()));
+        let rule = rule_of(args)?;
+        self.create::<RuleView>(Kind::Rule(rule), format, String::new()).await
+    }
+
+    async fn rules(&self, args: RuleListArgs) -> Done {
+        let form = args.list.form(&self.output);
+        let mut session = Session::open(&self.global).await?;
+        // An unknown policy is an error, not an empty list.
+        session.view::<PolicyView>(&format!("{}:{}", args.tenant, args.policy)).await?;
+        let selection = Selection {
+            tenant: Some(args.tenant),
+            parent: args.policy,
+            stats: args.stats || form == ListForm::Json,
+        };
+        let listed = session.list::<RuleView>(selection).await?;
+        let rules = RuleView::sorted(RuleView::with_counters(listed.views, &listed.counters));
+        let stats = if args.stats { Stats::Shown } else { Stats::Hidden };
+        let text = match form {
+            ListForm::Table => view::rule_tables(&rules, stats),
+            ListForm::Names => view::names(&rules),
+            ListForm::Json => view::json(&rules)?,
+        };
+        Ok(Outcome { text, warnings: listed.warnings })
+    }
+
+    async fn endpoint(&self, verb: EndpointVerb) -> Done {
+        match verb {
+            EndpointVerb::Ls(args) => self.list_scoped::<EndpointView>(args).await,
+            EndpointVerb::Inspect(args) => self.inspect::<EndpointView>(&args.name).await,
+        }
+    }
+
+    async fn global(&self, verb: GlobalVerb) -> Done {
+        match verb {
+            GlobalVerb::Info(args) => {
+                let mut session = Session::open(&self.global).await?;
+                let (settings, _) = session.view::<GlobalView>(GLOBAL).await?;
+                match self.format(&args.output) {
+                    Format::Table => Ok(settings.lines().into()),
+                    Format::Json => Ok(view::json(&[settings])?.into()),
+                }
+            }
+            GlobalVerb::Inspect(_) => self.inspect::<GlobalView>(GLOBAL).await,
+            GlobalVerb::Set(args) => self.set_global(args).await,
+        }
+    }
+
+    async fn set_global(&self, args: GlobalSetArgs) -> Done {
+        let format = self.format(&args.output);
+        let mut session = Session::open(&self.global).await?;
+        let (kind, _) = session.get(v1::Kind::Global, GLOBAL).await?;
+        let Kind::Global(current) = kind else { return Err(Failure::Reply("settings")) };
+        let written = session.update(Kind::Global(changed(current, args))).await?;
+        confirm::<GlobalView>(written, format, String::new())
+    }
+
+    fn format(&self, output: &OutputArgs) -> Format {
+        output.format(&self.output)
+    }
+
+    async fn create<V: View>(&self, kind: Kind, format: Format, line: String) -> Done {
+        let written = Session::open(&self.global).await?.create(kind).await?;
+        confirm::<V>(written, format, line)
+    }
+
+    async fn remove(&self, kind: v1::Kind, key: String, format: Format, line: String) -> Done {
+        #[derive(Serialize)]
+        struct Removed {
+            key: String,
+        }
+        let written = Session::open(&self.global).await?.delete(kind, &key).await?;
+        let text = match format {
+            Format::Table => line,
+            Format::Json => view::json(&Removed { key })?,
+        };
+        Ok(Outcome { text, warnings: written.warnings })
+    }
+
+    async fn list_scoped<V: View>(&self, args: ScopedListArgs) -> Done {
+        let form = args.list.form(&self.output);
+        self.list::<V>((!args.all).then_some(args.tenant), form).await
+    }
+
+    async fn list<V: View>(&self, tenant: Option<String>, form: ListForm) -> Done {
+        let mut session = Session::open(&self.global).await?;
+        if let Some(name) = &tenant {
+            // An unknown tenant is an error, not an empty list.
+            session.view::<TenantView>(name).await?;
+        }
+        let listed = session.list::<V>(Selection { tenant, ..Default::default() }).await?;
+        Ok(Outcome { text: view::list(&listed.views, form)?, warnings: listed.warnings })
+    }
+
+    async fn inspect<V: View>(&self, key: &str) -> Done {
+        let (found, oper) = Session::open(&self.global).await?.view::<V>(key).await?;
+        Ok(view::inspect(&found, oper)?.into())
+    }
+}
+
+/// Key of the settings, of which there is one.
+const GLOBAL: &str = "global";
+
+fn confirm<V: View>(written: Written, format: Format, line: String) -> Done {
+    let text = match format {
+        Format::Table => line,
+        Format::Json => {
+            let stored = written.object.and_then(V::from_kind);
+            view::json(&stored.ok_or(Failure::Reply("object as stored"))?)?
+        }
+    };
+    Ok(Outcome { text, warnings: written.warnings })
+}
+
+fn network_of(args: NetworkCreateArgs) -> v1::Network {
+    v1::Network {
+        tenant_name: args.scope.tenant,
+        network_name: args.scope.name,
+        nw_type: args.nw_type,
+        encap: args.encap,
+        pkt_tag: args.pkt_tag,
+        subnet: args.subnet,
+        gateway: args.gateway.map(|ip| ip.to_string()).unwrap_or_default(),
+        ipv6_subnet: args.subnetv6.unwrap_or_default(),
+        ipv6_gateway: args.gatewayv6.map(|ip| ip.to_string()).unwrap_or_default(),
+        cfgd_tag: args.nw_tag.unwrap_or_default(),
+        bd: 0,
+    }
+}
+
+fn group_of(args: GroupCreateArgs) -> v1::EndpointGroup {
+    v1::EndpointGroup {
+        tenant_name: args.scope.tenant,
+        group_name: args.scope.name,
+        network_name: args.network,
+        ip_pool: args.ip_pool.unwrap_or_default(),
+        policies: args.policy,
+        net_profile: args.networkprofile.unwrap_or_default(),
+        cfgd_tag: args.epg_tag.unwrap_or_default(),
+        group_id: 0,
+    }
+}
+
+fn changed(current: v1::Global, args: GlobalSetArgs) -> v1::Global {
+    v1::Global {
+        name: current.name,
+        network_infra_type: args.fabric_mode.unwrap_or(current.network_infra_type),
+        vlans: args.vlan_range.unwrap_or(current.vlans),
+        vxlans: args.vxlan_range.unwrap_or(current.vxlans),
+        fwd_mode: args.fwd_mode.unwrap_or(current.fwd_mode),
+        arp_mode: args.arp_mode.unwrap_or(current.arp_mode),
+        pvt_subnet: args.private_subnet.unwrap_or(current.pvt_subnet),
+    }
+}
+
+fn version(format: Format) -> Done {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Version {
+        client_version: &'static str,
+        api: &'static str,
+    }
+    let version = Version { client_version: env!("CARGO_PKG_VERSION"), api: "control.v1" };
+    match format {
+        Format::Table => {
+            let text =
+                format!("Client Version: {}\nAPI: {}\n", version.client_version, version.api);
+            Ok(text.into())
+        }
+        Format::Json => Ok(view::json(&version)?.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use control_api::v1;
+
+    use super::{changed, group_of, network_of};
+    use crate::args::{Cli, GlobalVerb, GroupVerb, NetworkVerb, Noun};
+    use crate::rewrite::contiv_flags;
+
+    fn noun(line: &str) -> Noun {
+        let argv = contiv_flags(line.split(' ').map(Into::into).collect());
+        Cli::try_parse_from(argv).unwrap().noun
+    }
+
+    #[test]
+    fn contivs_network_flags_land_in_their_fields() {
+        let line = "netctl net create -t blue -n infra -e vlan -p 100 -s 10.1.1.0/24 -g 10.1.1.254 \
+                    -s6 2001:db8::/64 -g6 2001:db8::1 -tag web n1";
+        let Noun::Network(NetworkVerb::Create(args)) = noun(line) else { panic!() };
+        let want = v1::Network {
+            tenant_name: "blue".into(),
+            network_name: "n1".into(),
+            nw_type: "infra".into(),
+            encap: "vlan".into(),
+            pkt_tag: 100,
+            subnet: "10.1.1.0/24".into(),
+            gateway: "10.1.1.254".into(),
+            ipv6_subnet: "2001:db8::/64".into(),
+            ipv6_gateway: "2001:db8::1".into(),
+            cfgd_tag: "web".into(),
+            bd: 0,
+        };
+        assert_eq!(network_of(args), want);
+    }
+
+    #[test]
+    fn a_network_is_vxlan_data_with_a_free_tag_unless_told_otherwise() {
+        let Noun::Network(NetworkVerb::Create(args)) = noun("netctl net create -s 10.1.1.0/24 n1")
+        else {
+            panic!()
+        };
+        let network = network_of(args);
+        assert_eq!((network.nw_type.as_str(), network.encap.as_str()), ("data", "vxlan"));
+        assert_eq!((network.pkt_tag, network.tenant_name.as_str()), (0, "default"));
+        assert_eq!(network.gateway, "");
+    }
+
+    #[test]
+    fn contivs_group_flags_land_in_their_fields() {
+        let line =
+            "netctl group create -t blue n1 g1 -p p1 -p p2 -n gold -r 10.1.1.5-10.1.1.9 -tag web";
+        let Noun::Group(GroupVerb::Create(args)) = noun(line) else { panic!() };
+        let want = v1::EndpointGroup {
+            tenant_name: "blue".into(),
+            group_name: "g1".into(),
+            network_name: "n1".into(),
+            ip_pool: "10.1.1.5-10.1.1.9".into(),
+            policies: vec!["p1".into(), "p2".into()],
+            net_profile: "gold".into(),
+            cfgd_tag: "web".into(),
+            group_id: 0,
+        };
+        assert_eq!(group_of(args), want);
+    }
+
+    #[test]
+    fn settings_that_are_not_named_stay() {
+        let current = v1::Global {
+            name: "global".into(),
+            network_infra_type: "default".into(),
+            vlans: "1-4094".into(),
+            vxlans: "1-10000".into(),
+            fwd_mode: "bridge".into(),
+            arp_mode: "proxy".into(),
+            pvt_subnet: "172.19.0.0/16".into(),
+        };
+        let Noun::Global(GlobalVerb::Set(args)) = noun("netctl global set -v 100-200 -a flood")
+        else {
+            panic!()
+        };
+        let want =
+            v1::Global { vlans: "100-200".into(), arp_mode: "flood".into(), ..current.clone() };
+        assert_eq!(changed(current, args), want);
+    }
+}

@@ -1,0 +1,137 @@
+//! One connection to netmaster, and its calls in the form that commands need them.
+
+use control_api::v1;
+use control_api::v1::net_master_client::NetMasterClient;
+use tonic::transport::Channel;
+
+use crate::args::GlobalArgs;
+use crate::failure::Failure;
+use crate::view::View;
+
+/// Largest reply accepted: a list of 100,000 endpoints of some hundred bytes, with room.
+const REPLY_BYTES_MAX: usize = 64 << 20;
+
+pub(crate) struct Session {
+    client: NetMasterClient<Channel>,
+    no_wait: bool,
+}
+
+/// What a write left behind.
+pub(crate) struct Written {
+    /// The object as stored; none after a delete.
+    pub(crate) object: Option<v1::object::Kind>,
+    /// What the user should know although it worked.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// What a list is taken of.
+#[derive(Debug, Default)]
+pub(crate) struct Selection {
+    /// Only of this tenant; none: of all.
+    pub(crate) tenant: Option<String>,
+    /// Rules only: of this policy.
+    pub(crate) parent: String,
+    /// Rules only: with counters.
+    pub(crate) stats: bool,
+}
+
+/// A list with what came beside it.
+pub(crate) struct Listed<V> {
+    pub(crate) views: Vec<V>,
+    pub(crate) counters: Vec<v1::RuleCounter>,
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Session {
+    pub(crate) async fn open(args: &GlobalArgs) -> Result<Self, Failure> {
+        let channel = args
+            .netmaster
+            .connect(args.timeout)
+            .await
+            .map_err(|source| Failure::Unreachable { target: args.netmaster.clone(), source })?;
+        let client = NetMasterClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX);
+        Ok(Self { client, no_wait: args.no_wait })
+    }
+
+    pub(crate) async fn create(&mut self, kind: v1::object::Kind) -> Result<Written, Failure> {
+        let object = Some(v1::Object { kind: Some(kind) });
+        let request = v1::CreateRequest { object, no_wait: self.no_wait };
+        Ok(written(self.client.create(request).await?.into_inner()))
+    }
+
+    pub(crate) async fn update(&mut self, kind: v1::object::Kind) -> Result<Written, Failure> {
+        let object = Some(v1::Object { kind: Some(kind) });
+        let request = v1::UpdateRequest { object, no_wait: self.no_wait };
+        Ok(written(self.client.update(request).await?.into_inner()))
+    }
+
+    pub(crate) async fn delete(&mut self, kind: v1::Kind, key: &str) -> Result<Written, Failure> {
+        let request =
+            v1::DeleteRequest { kind: kind.into(), key: key.to_owned(), no_wait: self.no_wait };
+        Ok(written(self.client.delete(request).await?.into_inner()))
+    }
+
+    pub(crate) async fn get(
+        &mut self,
+        kind: v1::Kind,
+        key: &str,
+    ) -> Result<(v1::object::Kind, v1::Oper), Failure> {
+        let request = v1::GetRequest { kind: kind.into(), key: key.to_owned() };
+        let reply = self.client.get(request).await?.into_inner();
+        let kind = reply.object.and_then(|object| object.kind).ok_or(Failure::Reply("object"))?;
+        Ok((kind, reply.oper.unwrap_or_default()))
+    }
+
+    pub(crate) async fn view<V: View>(&mut self, key: &str) -> Result<(V, v1::Oper), Failure> {
+        let (kind, oper) = self.get(V::KIND, key).await?;
+        let view = V::from_kind(kind).ok_or(Failure::Reply("object of the kind asked for"))?;
+        Ok((view, oper))
+    }
+
+    pub(crate) async fn list<V: View>(&mut self, what: Selection) -> Result<Listed<V>, Failure> {
+        let request = v1::ListRequest {
+            kind: V::KIND.into(),
+            tenant: what.tenant.unwrap_or_default(),
+            parent: what.parent,
+            stats: what.stats,
+        };
+        let reply = self.client.list(request).await?.into_inner();
+        let views = reply.objects.into_iter().filter_map(|object| object.kind);
+        let views = views.map(V::from_kind).collect::<Option<Vec<V>>>();
+        let late = reply.late_nodes;
+        Ok(Listed {
+            views: views.ok_or(Failure::Reply("objects of the kind asked for"))?,
+            counters: reply.counters,
+            warnings: warning("the counters lack what these nodes counted", &late),
+        })
+    }
+}
+
+fn written(reply: v1::WriteReply) -> Written {
+    Written {
+        object: reply.object.and_then(|object| object.kind),
+        warnings: warning("stored, but not yet in force on these nodes", &reply.late_nodes),
+    }
+}
+
+fn warning(text: &str, nodes: &[String]) -> Vec<String> {
+    if nodes.is_empty() { Vec::new() } else { vec![format!("{text}: {}", nodes.join(", "))] }
+}
+
+#[cfg(test)]
+mod tests {
+    use control_api::v1;
+
+    use super::written;
+
+    #[test]
+    fn late_nodes_are_named_in_one_warning() {
+        let reply = v1::WriteReply {
+            late_nodes: vec!["node-a".into(), "node-b".into()],
+            ..Default::default()
+        };
+        let warnings = written(reply).warnings;
+        assert_eq!(warnings, ["stored, but not yet in force on these nodes: node-a, node-b"]);
+        assert!(written(v1::WriteReply::default()).warnings.is_empty());
+    }
+}

@@ -1,0 +1,94 @@
+//! Objects as netctl prints them: one type per kind, with Contiv's JSON names, Contiv's columns and
+//! the short name of `-q`. All functions here are pure: objects in, text out.
+//!
+//! JSON always carries every field, so that a script need not tell an absent field from an empty
+//! one. `ls` gives an array of configurations, `inspect` gives `{"Config": .., "Oper": ..}`.
+
+mod endpoint;
+mod global;
+mod group;
+mod network;
+mod node;
+mod policy;
+mod rule;
+mod tenant;
+
+use control_api::v1;
+use control_api::v1::object::Kind;
+use serde::Serialize;
+
+use crate::table::{self, Column};
+
+pub(crate) use endpoint::EndpointView;
+pub(crate) use global::GlobalView;
+pub(crate) use group::GroupView;
+pub(crate) use network::NetworkView;
+pub(crate) use node::NodeView;
+pub(crate) use policy::PolicyView;
+pub(crate) use rule::{RuleView, Stats, rule_tables};
+pub(crate) use tenant::TenantView;
+
+/// A kind of object that can be listed and shown.
+pub(crate) trait View: Serialize + Sized {
+    /// The kind in control.v1.
+    const KIND: v1::Kind;
+    /// Headings of its table.
+    const COLUMNS: &'static [Column];
+    /// Its read-only state.
+    type Oper: Serialize;
+
+    /// The view of an object of this kind; another kind has none.
+    fn from_kind(kind: Kind) -> Option<Self>;
+    /// What `-q` prints.
+    fn name(&self) -> &str;
+    /// The cells of its row, in the order of [`View::COLUMNS`].
+    fn row(&self) -> Vec<String>;
+    /// Its state.
+    fn oper(&self, oper: v1::Oper) -> Self::Oper;
+}
+
+/// What a list prints of each object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ListForm {
+    /// A row.
+    Table,
+    /// Only its name.
+    Names,
+    /// Its configuration.
+    Json,
+}
+
+/// A list of objects.
+pub(crate) fn list<V: View>(views: &[V], form: ListForm) -> Result<String, serde_json::Error> {
+    match form {
+        ListForm::Table => {
+            Ok(table::render(V::COLUMNS, &views.iter().map(View::row).collect::<Vec<_>>()))
+        }
+        ListForm::Names => Ok(names(views)),
+        ListForm::Json => json(&views),
+    }
+}
+
+/// One name a line.
+pub(crate) fn names<V: View>(views: &[V]) -> String {
+    views.iter().flat_map(|view| [view.name(), "\n"]).collect()
+}
+
+/// One object with its state.
+pub(crate) fn inspect<V: View>(view: &V, oper: v1::Oper) -> Result<String, serde_json::Error> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Inspected<'a, V: View> {
+        config: &'a V,
+        oper: V::Oper,
+    }
+    json(&Inspected { config: view, oper: view.oper(oper) })
+}
+
+/// Indented by 2, with a newline behind it, as Contiv prints JSON.
+pub(crate) fn json<T: Serialize>(value: &T) -> Result<String, serde_json::Error> {
+    serde_json::to_string_pretty(value).map(|text| text + "\n")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,55 @@
+//! Nodes and how far they have followed the intent.
+
+use control_api::v1;
+use serde::Serialize;
+
+use super::View;
+use crate::table::Column;
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct NodeView {
+    key: String,
+    node_name: String,
+    #[serde(rename = "vtepIP")]
+    vtep_ip: String,
+    version: String,
+    connected: bool,
+    acked_revision: u64,
+}
+
+impl View for NodeView {
+    const KIND: v1::Kind = v1::Kind::Node;
+    const COLUMNS: &'static [Column] =
+        &[("Node", 4), ("VTEP", 4), ("Version", 7), ("Connected", 9), ("Revision", 8)];
+    type Oper = ();
+
+    fn from_kind(kind: v1::object::Kind) -> Option<Self> {
+        let v1::object::Kind::Node(n) = kind else { return None };
+        Some(Self {
+            key: n.node_name.clone(),
+            node_name: n.node_name,
+            vtep_ip: n.vtep_ip,
+            version: n.version,
+            connected: n.connected,
+            acked_revision: n.acked_revision,
+        })
+    }
+
+    fn name(&self) -> &str {
+        &self.node_name
+    }
+
+    fn row(&self) -> Vec<String> {
+        let connected = if self.connected { "yes" } else { "no" };
+        vec![
+            self.node_name.clone(),
+            self.vtep_ip.clone(),
+            self.version.clone(),
+            connected.to_owned(),
+            self.acked_revision.to_string(),
+        ]
+    }
+
+    fn oper(&self, _oper: v1::Oper) {}
+}

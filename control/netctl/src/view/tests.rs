@@ -1,0 +1,198 @@
+use control_api::v1;
+use control_api::v1::object::Kind;
+
+use super::{
+    EndpointView, GlobalView, GroupView, ListForm, NetworkView, NodeView, PolicyView, RuleView,
+    Stats, TenantView, View, inspect, json, list, rule_tables,
+};
+
+fn views<V: View>(kinds: Vec<Kind>) -> Vec<V> {
+    kinds.into_iter().map(|kind| V::from_kind(kind).unwrap()).collect()
+}
+
+fn networks() -> Vec<NetworkView> {
+    let web = v1::Network {
+        tenant_name: "blue".into(),
+        network_name: "web".into(),
+        nw_type: "data".into(),
+        encap: "vxlan".into(),
+        pkt_tag: 1,
+        subnet: "10.1.1.0/24".into(),
+        gateway: "10.1.1.254".into(),
+        cfgd_tag: "web.blue".into(),
+        bd: 1,
+        ..Default::default()
+    };
+    let wire = v1::Network {
+        network_name: "wire".into(),
+        encap: "vlan".into(),
+        pkt_tag: 100,
+        subnet: "10.1.2.10-10.1.2.99/24".into(),
+        gateway: String::new(),
+        ipv6_subnet: "2001:db8::/64".into(),
+        ipv6_gateway: "2001:db8::1".into(),
+        cfgd_tag: "wire.blue".into(),
+        ..web.clone()
+    };
+    views(vec![Kind::Network(web), Kind::Network(wire)])
+}
+
+fn endpoint() -> v1::Endpoint {
+    v1::Endpoint {
+        endpoint_id: "3f2a9c:eth0".into(),
+        tenant_name: "blue".into(),
+        network_name: "web".into(),
+        endpoint_group: "front".into(),
+        ip_address: vec!["10.1.1.1".into()],
+        mac_address: "02:00:0a:01:01:01".into(),
+        homing_host: "node-a".into(),
+        intf_name: "wr0123456789".into(),
+        vtep_ip: "192.0.2.1".into(),
+        container_id: "3f2a9c".into(),
+        container_name: "front-1".into(),
+    }
+}
+
+fn rules() -> Vec<RuleView> {
+    let rule = |id: &str, cookie, direction: &str, priority, action: &str| v1::Rule {
+        tenant_name: "blue".into(),
+        policy_name: "front".into(),
+        rule_id: id.into(),
+        direction: direction.into(),
+        priority,
+        protocol: "tcp".into(),
+        port: 8001,
+        action: action.into(),
+        cookie,
+        ..Default::default()
+    };
+    let from =
+        v1::Rule { from_ip_address: "10.1.1.0/24".into(), ..rule("2", 8, "in", 20, "allow") };
+    let to = v1::Rule { to_endpoint_group: "back".into(), ..rule("3", 9, "out", 1, "allow") };
+    let kinds = vec![from, rule("1", 7, "in", 10, "deny"), to];
+    let rules = views(kinds.into_iter().map(Kind::Rule).collect());
+    let counters = [v1::RuleCounter { cookie: 7, packets: 12, bytes: 888 }];
+    RuleView::sorted(RuleView::with_counters(rules, &counters))
+}
+
+#[test]
+fn networks_are_printed_with_contivs_columns() {
+    let text = list(&networks(), ListForm::Table).unwrap();
+    assert_eq!(text, include_str!("golden/network-ls.txt"));
+}
+
+#[test]
+fn networks_as_json_carry_contivs_field_names() {
+    let text = list(&networks(), ListForm::Json).unwrap();
+    assert_eq!(text, include_str!("golden/network-ls.json"));
+}
+
+#[test]
+fn a_network_is_inspected_with_its_state() {
+    let oper = v1::Oper {
+        num_endpoints: 1,
+        allocated_addresses_count: 2,
+        allocated_ip_addresses: "10.1.1.1, 10.1.1.254".into(),
+        available_ip_addresses: "10.1.1.2-10.1.1.253".into(),
+        pkt_tag: 1,
+        network_tag: "web.blue".into(),
+        endpoints: vec![endpoint()],
+        ..Default::default()
+    };
+    let text = inspect(&networks()[0], oper).unwrap();
+    assert_eq!(text, include_str!("golden/network-inspect.json"));
+}
+
+#[test]
+fn names_are_one_a_line() {
+    assert_eq!(list(&networks(), ListForm::Names).unwrap(), "web\nwire\n");
+}
+
+#[test]
+fn an_empty_list_is_an_empty_array() {
+    assert_eq!(list::<PolicyView>(&[], ListForm::Json).unwrap(), "[]\n");
+    assert_eq!(list::<PolicyView>(&[], ListForm::Names).unwrap(), "");
+}
+
+#[test]
+fn rules_are_two_tables_sorted_by_priority() {
+    assert_eq!(rule_tables(&rules(), Stats::Hidden), include_str!("golden/rule-ls.txt"));
+    assert_eq!(rule_tables(&rules(), Stats::Shown), include_str!("golden/rule-ls-stats.txt"));
+}
+
+#[test]
+fn rules_as_json_always_carry_packets_and_bytes() {
+    assert_eq!(json(&rules()).unwrap(), include_str!("golden/rule-ls.json"));
+}
+
+#[test]
+fn groups_show_their_policies_joined_by_commas() {
+    let group = v1::EndpointGroup {
+        tenant_name: "blue".into(),
+        group_name: "front".into(),
+        network_name: "web".into(),
+        ip_pool: "10.1.1.5-10.1.1.9".into(),
+        policies: vec!["p1".into(), "p2".into()],
+        net_profile: "gold".into(),
+        cfgd_tag: "front.web".into(),
+        group_id: 3,
+    };
+    let views: Vec<GroupView> = views(vec![Kind::EndpointGroup(group)]);
+    assert_eq!(list(&views, ListForm::Table).unwrap(), include_str!("golden/group-ls.txt"));
+    let oper = v1::Oper { pkt_tag: 1, group_tag: "front.web".into(), ..Default::default() };
+    assert_eq!(inspect(&views[0], oper).unwrap(), include_str!("golden/group-inspect.json"));
+}
+
+#[test]
+fn tenants_and_policies_are_printed_with_contivs_columns() {
+    let tenant = |name: &str, vrf| {
+        Kind::Tenant(v1::Tenant { tenant_name: name.into(), vrf, ..Default::default() })
+    };
+    let tenants: Vec<TenantView> = views(vec![tenant("default", 1), tenant("blue", 2)]);
+    assert_eq!(list(&tenants, ListForm::Table).unwrap(), "Name\n------\ndefault\nblue\n");
+    let oper = v1::Oper { total_networks: 2, total_epgs: 1, ..Default::default() };
+    assert_eq!(inspect(&tenants[1], oper).unwrap(), include_str!("golden/tenant-inspect.json"));
+    let policy = v1::Policy { tenant_name: "blue".into(), policy_name: "front".into() };
+    let policies: Vec<PolicyView> = views(vec![Kind::Policy(policy)]);
+    assert_eq!(
+        list(&policies, ListForm::Table).unwrap(),
+        "Tenant  Policy\n------  ------\nblue    front\n"
+    );
+}
+
+#[test]
+fn endpoints_are_listed_and_inspected() {
+    let views: Vec<EndpointView> = views(vec![Kind::Endpoint(endpoint())]);
+    assert_eq!(list(&views, ListForm::Table).unwrap(), include_str!("golden/endpoint-ls.txt"));
+    let text = inspect(&views[0], v1::Oper::default()).unwrap();
+    assert_eq!(text, include_str!("golden/endpoint-inspect.json"));
+}
+
+#[test]
+fn nodes_and_settings_are_printed() {
+    let node = v1::NodeInfo {
+        node_name: "node-a".into(),
+        vtep_ip: "192.0.2.1".into(),
+        version: "0.1.0".into(),
+        acked_revision: 42,
+        connected: true,
+    };
+    let nodes: Vec<NodeView> = views(vec![Kind::Node(node)]);
+    assert_eq!(list(&nodes, ListForm::Table).unwrap(), include_str!("golden/node-ls.txt"));
+    let global = v1::Global {
+        name: "global".into(),
+        network_infra_type: "default".into(),
+        vlans: "1-4094".into(),
+        vxlans: "1-10000".into(),
+        fwd_mode: "bridge".into(),
+        arp_mode: "proxy".into(),
+        pvt_subnet: "172.19.0.0/16".into(),
+    };
+    let settings: Vec<GlobalView> = views(vec![Kind::Global(global)]);
+    assert_eq!(settings[0].lines(), include_str!("golden/global-info.txt"));
+}
+
+#[test]
+fn an_object_of_another_kind_has_no_view() {
+    assert!(TenantView::from_kind(Kind::Policy(v1::Policy::default())).is_none());
+}
