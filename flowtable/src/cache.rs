@@ -35,7 +35,8 @@ pub struct FlowCache<V> {
 #[derive(Debug, Clone)]
 #[repr(C, align(64))]
 struct Set {
-    tags: [u16; WAYS],
+    /// The tag of way n in bits 16n..16n + 16, so that all are compared by three operations.
+    tags: u128,
     /// Where each way's entry is; a way keeps its place once it has one.
     places: [u32; WAYS],
     /// Bit per way: holds a flow.
@@ -46,7 +47,7 @@ struct Set {
     hand: u8,
 }
 
-const EMPTY_SET: Set = Set { tags: [0; WAYS], places: [UNPLACED; WAYS], used: 0, hit: 0, hand: 0 };
+const EMPTY_SET: Set = Set { tags: 0, places: [UNPLACED; WAYS], used: 0, hit: 0, hand: 0 };
 
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
@@ -58,14 +59,37 @@ struct Entry<V> {
 }
 
 impl Set {
-    /// Bit per used way whose tag is `tag`.
+    /// The used ways whose tag may be `tag`, lowest first.
     #[inline(always)]
-    fn candidates(&self, tag: u16) -> u8 {
-        let mut found = 0;
-        for (way, known) in self.tags.iter().enumerate() {
-            found |= u8::from(*known == tag) << way;
+    fn candidates(&self, tag: u16) -> Candidates {
+        const LOW: u128 = u128::MAX / 0xffff;
+        const HIGH: u128 = LOW << 15;
+        // A lane of the difference is zero where the tag is equal. The high bit of every zero lane
+        // is set then, and now and then that of a lane above one: the key tells.
+        let difference = self.tags ^ (u128::from(tag) * LOW);
+        Candidates { lanes: difference.wrapping_sub(LOW) & !difference & HIGH, used: self.used }
+    }
+}
+
+/// Ways to look at: the high bit of each lane of 16.
+struct Candidates {
+    lanes: u128,
+    used: u8,
+}
+
+impl Iterator for Candidates {
+    type Item = usize;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<usize> {
+        while self.lanes != 0 {
+            let way = self.lanes.trailing_zeros() as usize / 16 % WAYS;
+            self.lanes &= self.lanes - 1;
+            if self.used & 1 << way != 0 {
+                return Some(way);
+            }
         }
-        found & self.used
+        None
     }
 }
 
@@ -111,15 +135,12 @@ impl<V: Copy> FlowCache<V> {
     pub fn lookup(&mut self, hash: u64, key: &FlowKey) -> Option<Slot> {
         let index = self.set_index(hash);
         let set = &mut self.sets[index];
-        let mut candidates = set.candidates(tag_of(hash));
-        while candidates != 0 {
-            let way = candidates.trailing_zeros() as usize % WAYS;
+        for way in set.candidates(tag_of(hash)) {
             let place = set.places[way];
             if self.entries[place as usize].key == *key {
                 set.hit |= 1 << way;
                 return Some(Slot(place));
             }
-            candidates &= candidates - 1;
         }
         None
     }
@@ -167,7 +188,8 @@ impl<V: Copy> FlowCache<V> {
         } else {
             self.entries[set.places[way] as usize] = entry;
         }
-        set.tags[way] = tag_of(hash);
+        let shift = 16 * way;
+        set.tags = set.tags & !(0xffff << shift) | u128::from(tag_of(hash)) << shift;
         set.used |= bit;
         self.len += usize::from(fresh);
         Some(Slot(set.places[way]))
@@ -176,10 +198,7 @@ impl<V: Copy> FlowCache<V> {
     /// The way that holds `key` already.
     fn way_of(&self, index: usize, hash: u64, key: &FlowKey) -> Option<usize> {
         let set = &self.sets[index];
-        let candidates = set.candidates(tag_of(hash));
-        (0..WAYS).find(|&way| {
-            candidates & 1 << way != 0 && self.entries[set.places[way] as usize].key == *key
-        })
+        set.candidates(tag_of(hash)).find(|&way| self.entries[set.places[way] as usize].key == *key)
     }
 
     /// A way for a new flow, not marked as hit; ages the set when there is none.
@@ -290,11 +309,18 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_flow_is_the_first_victim_even_when_hit() {
+    fn a_stale_flow_is_the_first_victim_and_leaves_no_hit_behind() {
         let mut cache = full();
         assert_eq!(find(&mut cache, 5), Some(5));
-        assert!(cache.insert(9 << 48, key(9), 9, |value| *value == 5).is_some());
-        assert_eq!((find(&mut cache, 5), find(&mut cache, 9)), (None, Some(9)));
+        let slot = cache.insert(9 << 48, key(9), 9, |value| *value == 5).unwrap();
+        assert_eq!((cache.key(slot), cache.len()), (&key(9), 8));
+        // What was hit is gone with it: the new flow has yet to earn its place.
+        for number in 10..18 {
+            assert!(
+                cache.insert(u64::from(number) << 48, key(number), number, |_| false).is_some()
+            );
+        }
+        assert_eq!((find(&mut cache, 5), find(&mut cache, 9)), (None, None));
     }
 
     #[test]

@@ -354,6 +354,24 @@ pub enum EntryKey {
 }
 
 impl Entry {
+    /// The name of the table that holds it.
+    #[must_use]
+    pub const fn table(&self) -> &'static str {
+        match self {
+            Self::Port(_) => "port",
+            Self::Network(_) => "network",
+            Self::Tunnel(_) => "tunnel",
+            Self::Vtep(_) => "vtep",
+            Self::Underlay(_) => "underlay",
+            Self::Vlan(_) => "vlan",
+            Self::Group(_) => "group",
+            Self::Rule(_) => "policy",
+            Self::Route(_) => "route",
+            Self::Mac(_) => "mac",
+            Self::Tenant(_) => "tenant",
+        }
+    }
+
     /// The identity under which this entry is stored.
     #[must_use]
     pub fn key(&self) -> EntryKey {

@@ -14,6 +14,7 @@ pub mod ids;
 pub mod key;
 pub mod lpm;
 pub mod policy;
+pub mod text;
 
 pub use action::{Action, ActionList, Verdict};
 pub use drop::DropReason;

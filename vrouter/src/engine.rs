@@ -3,6 +3,7 @@
 //! A write builds the sections it touched, swaps one pointer, wakes the worker and returns when the
 //! worker has moved on. The one lock here is held by writers and listings, never by a worker.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,8 +29,11 @@ use crate::worker::{Parts, Shared, Worker};
 
 /// Longest a publication waits for the worker before it is reported as stalled.
 const WORKER_PATIENCE: Duration = Duration::from_secs(2);
-/// Pause between two looks at the worker's progress; a wake-up has been sent before.
+/// First pause between two looks at the worker's progress; a wake-up has been sent before. Pauses
+/// grow, so that what the system adds to each does not add up to more patience.
 const WORKER_CHECK: Duration = Duration::from_micros(50);
+/// Longest pause.
+const WORKER_CHECK_MAX: Duration = Duration::from_millis(10);
 
 /// Sizes and settings of an engine.
 #[derive(Debug, Clone)]
@@ -136,6 +140,8 @@ pub struct CacheStats {
 struct Control {
     master: Master,
     free_slots: Vec<u32>,
+    /// Slots of rules that are gone, until the worker is known to have left them.
+    left_slots: Vec<u32>,
     waker: Option<Arc<dyn Wake>>,
 }
 
@@ -165,7 +171,8 @@ impl Engine {
             sample_rate: AtomicU32::new(config.sample_rate),
         };
         let free_slots = (0..config.rule_slots as u32).rev().collect();
-        let control = Control { master: Master::default(), free_slots, waker: None };
+        let left_slots = Vec::new();
+        let control = Control { master: Master::default(), free_slots, left_slots, waker: None };
         Self {
             config,
             shared: Arc::new(shared),
@@ -241,22 +248,20 @@ impl Engine {
     /// [`WriteError`]; with [`WriteError::TooManyRules`] nothing has changed.
     pub fn write(&self, ops: &[Op]) -> Result<u64, WriteError> {
         let mut control = self.lock();
-        let changed = changed_sections(&control.master, ops);
         let undo = apply(&mut control.master, ops);
-        let freed = match assign_slots(&mut control, changed) {
-            Ok(freed) => freed,
-            Err(refused) => {
-                restore(&mut control.master, undo);
-                return Err(refused);
-            }
-        };
-        let result = self.publish(&control, changed);
-        // The worker is past every decision that used these slots, so they may start at zero.
-        for slot in freed {
-            self.shared.counters.rule(slot).reset();
-            control.free_slots.push(slot);
+        let changed = changed_sections(&control.master, &undo);
+        if let Err(refused) = assign_slots(&mut control, changed) {
+            restore(&mut control.master, undo);
+            return Err(refused);
         }
-        result
+        let revision = self.publish(&control, changed)?;
+        // The worker is past every decision that used these slots, so they may start at zero.
+        let Control { free_slots, left_slots, .. } = &mut *control;
+        for slot in left_slots.drain(..) {
+            self.shared.counters.rule(slot).reset();
+            free_slots.push(slot);
+        }
+        Ok(revision)
     }
 
     /// Swaps the pointer and waits until the worker has moved on. The snapshot before stays alive
@@ -269,15 +274,16 @@ impl Engine {
         if let Some(waker) = &control.waker {
             waker.wake();
         }
-        let mut waited = Duration::ZERO;
+        let (mut waited, mut pause) = (Duration::ZERO, WORKER_CHECK);
         while self.shared.running.load(Ordering::Acquire)
             && self.shared.seen.load(Ordering::Acquire) < revision
         {
             if waited >= WORKER_PATIENCE {
                 return Err(WriteError::Stalled { revision });
             }
-            std::thread::park_timeout(WORKER_CHECK);
-            waited += WORKER_CHECK;
+            std::thread::park_timeout(pause);
+            waited += pause;
+            pause = (pause * 2).min(WORKER_CHECK_MAX);
         }
         drop(before);
         Ok(revision)
@@ -396,25 +402,22 @@ impl Engine {
     }
 }
 
-fn changed_sections(master: &Master, ops: &[Op]) -> Sections {
+/// What entries were before each step of a batch.
+type Undo = Vec<(EntryKey, Option<Entry>)>;
+
+/// Sections in which an applied batch made a difference: a replacement of all entries by the same
+/// ones makes none.
+fn changed_sections(master: &Master, undo: &Undo) -> Sections {
+    // The first mention of a key says what it was before the batch.
+    let before: BTreeMap<_, _> = undo.iter().rev().map(|(key, was)| (key, was)).collect();
     let mut changed = Sections::default();
-    for op in ops {
-        match op {
-            Op::Put(entry) => {
-                let key = entry.key();
-                if master.entries.get(&key) != Some(entry) {
-                    changed.add(Sections::of(&key));
-                }
-            }
-            Op::Delete(key) => changed.add(Sections::of(key)),
-            Op::Clear => changed = Sections::ALL,
+    for (key, was) in before {
+        if master.entries.get(key) != was.as_ref() {
+            changed.add(Sections::of(key));
         }
     }
     changed
 }
-
-/// What an entry was before a batch.
-type Undo = Vec<(EntryKey, Option<Entry>)>;
 
 fn apply(master: &mut Master, ops: &[Op]) -> Undo {
     let mut undo = Undo::new();
@@ -445,11 +448,11 @@ fn restore(master: &mut Master, undo: Undo) {
     }
 }
 
-/// Gives new rules a slot; returns the slots of rules that are gone. Those are not given out
-/// before the worker has left them, so a batch needs free slots for all of its new rules.
-fn assign_slots(control: &mut Control, changed: Sections) -> Result<Vec<u32>, WriteError> {
+/// Gives new rules a slot and takes those of rules that are gone. They are not given out before
+/// the worker has left them, so a batch needs free slots for all of its new rules.
+fn assign_slots(control: &mut Control, changed: Sections) -> Result<(), WriteError> {
     if !changed.has(Section::Policy) {
-        return Ok(Vec::new());
+        return Ok(());
     }
     let rules = control.master.rule_ids();
     let known = &control.master.slots;
@@ -459,8 +462,9 @@ fn assign_slots(control: &mut Control, changed: Sections) -> Result<Vec<u32>, Wr
         return Err(WriteError::TooManyRules { needed: fresh.len(), room });
     }
     let slots = &mut control.master.slots;
-    let gone = slots.extract_if(.., |id, _| !rules.contains(id)).map(|(_, slot)| slot).collect();
+    let gone = slots.extract_if(.., |id, _| !rules.contains(id)).map(|(_, slot)| slot);
+    control.left_slots.extend(gone);
     let given = control.free_slots.split_off(room - fresh.len());
     slots.extend(fresh.into_iter().zip(given));
-    Ok(gone)
+    Ok(())
 }

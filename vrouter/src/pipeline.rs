@@ -253,7 +253,8 @@ impl<'s> Walk<'s> {
             return Some(Mac::GATEWAY);
         }
         let (prefix, route) = self.snapshot.routes.by_ip.lookup(ingress.vrf, target)?;
-        let host = prefix.length() == 32 && route.bd == ingress.bd;
+        let exists = route.next_hop != NextHop::UnknownEndpoint;
+        let host = prefix.length() == 32 && route.bd == ingress.bd && exists;
         let local = matches!(route.next_hop, NextHop::Local(_));
         // Who asks for its own address tests whether it is free: silence says yes. What is not
         // ours is answered, on the wire or in a tunnel, by the node that has it.
@@ -270,6 +271,10 @@ impl<'s> Walk<'s> {
         let (Origin::Port(_), Some(dst)) = (ingress.origin, self.key.dst_ip()) else {
             return Err(DropReason::NotForUs.into());
         };
+        // ARP ends at the router, and no rule is asked about it.
+        if self.key.eth_type == ethertype::ARP {
+            return Err(DropReason::NotForUs.into());
+        }
         self.sections.add(Section::Networks);
         if self.snapshot.networks.gateways.contains_key(&(ingress.vrf, dst)) {
             let echo = self.key.proto == ipproto::ICMP && self.key.src_port == 8;
@@ -502,16 +507,21 @@ impl<'s> Walk<'s> {
             NextHop::Tunnel { vtep, vni } => {
                 self.sections.add(Section::Networks);
                 self.sections.add(Section::Underlay);
-                if !self.snapshot.networks.vteps.contains_key(&vtep) {
+                let networks = &self.snapshot.networks;
+                if !networks.vteps.contains_key(&vtep) {
                     return Err(DropReason::UnknownVtep);
                 }
+                stays_inside(ingress.vrf, networks.tunnels.get(&vni))?;
                 let underlay = self.snapshot.underlay.get(&vtep);
                 let port = underlay.ok_or(DropReason::UnresolvedUnderlay)?.port;
+                self.check_uplink(port)?;
                 actions.push(Action::Encap { vtep, vni });
                 actions.push(Action::Output(port));
             }
             NextHop::Vlan { port, vid } => {
-                self.snapshot.ports.lookup(port).ok_or(DropReason::PortGone)?;
+                self.sections.add(Section::Networks);
+                stays_inside(ingress.vrf, self.snapshot.networks.vlans.get(&(port, vid)))?;
+                self.check_uplink(port)?;
                 actions.push(Action::PushVlan(vid));
                 actions.push(Action::Output(port));
             }
@@ -519,6 +529,38 @@ impl<'s> Walk<'s> {
         }
         Ok(())
     }
+
+    /// Tunnels and tags belong on the wire: a container must not get them.
+    fn check_uplink(&self, port: PortId) -> Result<(), DropReason> {
+        match self.snapshot.ports.lookup(port).map(|p| p.spec.kind) {
+            Some(PortKind::Uplink) => Ok(()),
+            Some(PortKind::Container) | None => Err(DropReason::PortGone),
+        }
+    }
+}
+
+/// Tables never name another tenant's VNI or VLAN as a way out; were one to, the packet ends here.
+fn stays_inside(vrf: Vrf, way_out: Option<&(Bd, Vrf)>) -> Result<(), DropReason> {
+    if way_out.is_some_and(|(_, owner)| *owner != vrf) {
+        return Err(DropReason::NoRoute);
+    }
+    Ok(())
+}
+
+/// Whose packets come in this way: the tenant of a container's port, of a VNI or of a tag.
+pub(crate) fn tenant(snapshot: &Snapshot, key: &FlowKey) -> Option<Vrf> {
+    let id = PortId::new(u32::from(key.in_port)).ok()?;
+    let port = snapshot.ports.lookup(id)?;
+    let networks = &snapshot.networks;
+    let network = match port.spec.kind {
+        PortKind::Container => return port.binding.as_ref().map(|b| b.vrf),
+        PortKind::Uplink => match (Vni::new(key.vni), Vid::new(u32::from(key.vid))) {
+            (Ok(vni), _) => networks.tunnels.get(&vni),
+            (Err(_), Ok(vid)) => networks.vlans.get(&(id, vid)),
+            (Err(_), Err(_)) => None,
+        },
+    };
+    network.map(|(_, vrf)| *vrf)
 }
 
 fn describe(next_hop: NextHop) -> String {

@@ -9,15 +9,19 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use crossbeam::queue::ArrayQueue;
-use flowtable::ActionList;
+use flowtable::DropReason;
 use flowtable::action::Punt;
-use flowtable::ids::{Mac, PortId};
+use flowtable::ids::{Mac, PortId, Vrf};
+use flowtable::key::FlowKey;
 use packet_io::Wake;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
-    EthernetRepr, Icmpv4Packet, Icmpv4Repr, Icmpv4TimeExceeded, IpProtocol, Ipv4Packet, Ipv4Repr,
+    EthernetRepr, Icmpv4Message, Icmpv4Packet, Icmpv4Repr, Icmpv4TimeExceeded, IpProtocol,
+    Ipv4Packet, Ipv4Repr,
 };
+
+use crate::worker::Rx;
 
 /// Packets waiting for an answer at most, and answers waiting to be sent.
 pub(crate) const SLOW_QUEUE: usize = 1024;
@@ -25,6 +29,8 @@ pub(crate) const SLOW_QUEUE: usize = 1024;
 const PUNTS_PER_SECOND: u64 = 1000;
 /// Packets a port may punt at once.
 const PUNT_BURST: u64 = 256;
+/// Type, code, checksum and four bytes that depend on the type (RFC 792).
+const ICMP_BYTES: usize = 8;
 /// Bytes of a packet kept for its answer; an echo request may be of full size.
 const PUNT_BYTES_MAX: usize = 1600;
 
@@ -32,24 +38,31 @@ const PUNT_BYTES_MAX: usize = 1600;
 #[derive(Debug)]
 pub(crate) struct Punted {
     pub(crate) punt: Punt,
-    pub(crate) in_port: PortId,
     pub(crate) frame: Box<[u8]>,
     /// The gateway's address in the network it came from.
     pub(crate) gateway: Option<Ipv4Addr>,
-    /// How an answer goes back.
-    pub(crate) back: ActionList,
+    pub(crate) asker: Asker,
+}
+
+/// Who is answered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asker {
+    /// A failed answer counts there.
+    pub(crate) rx: Rx,
+    /// Says how an answer goes back.
+    pub(crate) key: FlowKey,
+    /// The tenant that asked.
+    pub(crate) vrf: Option<Vrf>,
     /// Entropy for the outer headers of an answer into a tunnel.
     pub(crate) entropy: u16,
 }
 
-/// An answer to send.
+/// What the slow path made of a packet that was not yet counted as dropped: a frame to send, or
+/// the reason why it is dropped after all.
 #[derive(Debug)]
 pub(crate) struct Reply {
-    /// The port that asked: a failed answer counts there.
-    pub(crate) in_port: PortId,
-    pub(crate) frame: Vec<u8>,
-    pub(crate) actions: ActionList,
-    pub(crate) entropy: u16,
+    pub(crate) asker: Asker,
+    pub(crate) answer: Result<Vec<u8>, DropReason>,
 }
 
 /// Token bucket per port, as virtual scheduling (GCRA, ITU-T I.371): one number, the time at which
@@ -110,9 +123,13 @@ impl SlowPath {
     }
 
     fn serve(&self, punted: &Punted) {
-        let Some(frame) = answer(punted) else { return };
-        let Punted { in_port, back, entropy, .. } = *punted;
-        let reply = Reply { in_port, frame, actions: back, entropy };
+        let answer = match (answer(punted), punted.punt) {
+            (Some(frame), _) => Ok(frame),
+            (None, Punt::ArpReply(_) | Punt::GatewayEcho) => Err(DropReason::Malformed),
+            // Counted when it was punted.
+            (None, Punt::TimeExceeded) => return,
+        };
+        let reply = Reply { asker: punted.asker, answer };
         // A full queue means the worker has not run for 1024 answers: the asker will ask again.
         drop(self.replies.push(reply));
         self.waker.wake();
@@ -155,6 +172,10 @@ fn arp_reply(request: &EthernetFrame<&[u8]>, mac: Mac) -> Option<Vec<u8>> {
 
 fn echo_reply(request: &EthernetFrame<&[u8]>) -> Option<Vec<u8>> {
     let ip = Ipv4Packet::new_checked(request.payload()).ok()?;
+    // Nothing is reassembled here, and the first fragment alone is not the question.
+    if ip.more_frags() {
+        return None;
+    }
     let icmp = Icmpv4Packet::new_checked(ip.payload()).ok()?;
     let checksums = ChecksumCapabilities::default();
     let Icmpv4Repr::EchoRequest { ident, seq_no, data } =
@@ -163,12 +184,19 @@ fn echo_reply(request: &EthernetFrame<&[u8]>) -> Option<Vec<u8>> {
         return None;
     };
     let reply = Icmpv4Repr::EchoReply { ident, seq_no, data };
-    Some(icmp_packet(request, (ip.dst_addr(), ip.src_addr()), &reply))
+    let addresses = (ip.dst_addr(), ip.src_addr());
+    let (mut bytes, at) = icmp_packet(request, addresses, reply.buffer_len());
+    reply.emit(&mut Icmpv4Packet::new_unchecked(&mut bytes[at..]), &checksums);
+    Some(bytes)
 }
 
 /// RFC 792: the header and the first 64 bits of the payload of the packet that expired. RFC 1122,
 /// section 3.2.2: not about ICMP errors, later fragments, or group-addressed packets.
 fn time_exceeded(expired: &EthernetFrame<&[u8]>, gateway: Ipv4Addr) -> Option<Vec<u8>> {
+    // ICMPv6 is not offered, and an IPv6 header can be taken for an IPv4 one.
+    if expired.ethertype() != EthernetProtocol::Ipv4 {
+        return None;
+    }
     let ip = Ipv4Packet::new_checked(expired.payload()).ok()?;
     if ip.next_header() == IpProtocol::Icmp {
         let kind = *ip.payload().first()?;
@@ -180,38 +208,32 @@ fn time_exceeded(expired: &EthernetFrame<&[u8]>, gateway: Ipv4Addr) -> Option<Ve
     if ip.frag_offset() != 0 {
         return None;
     }
-    let header = Ipv4Repr {
-        src_addr: ip.src_addr(),
-        dst_addr: ip.dst_addr(),
-        next_header: ip.next_header(),
-        payload_len: ip.payload().len(),
-        hop_limit: ip.hop_limit(),
-    };
-    let data = ip.payload().get(..8).unwrap_or_else(|| ip.payload());
-    let error = Icmpv4Repr::TimeExceeded { reason: Icmpv4TimeExceeded::TtlExpired, header, data };
-    Some(icmp_packet(expired, (gateway, ip.src_addr()), &error))
+    let quoted = usize::from(ip.header_len()) + ip.payload().len().min(8);
+    let quote = expired.payload().get(..quoted)?;
+    let (mut bytes, at) = icmp_packet(expired, (gateway, ip.src_addr()), ICMP_BYTES + quoted);
+    // The quote is copied as it came: senders look for their own identification in it.
+    bytes[at + ICMP_BYTES..].copy_from_slice(quote);
+    let mut icmp = Icmpv4Packet::new_unchecked(&mut bytes[at..]);
+    icmp.set_msg_type(Icmpv4Message::TimeExceeded);
+    icmp.set_msg_code(Icmpv4TimeExceeded::TtlExpired.into());
+    icmp.fill_checksum();
+    Some(bytes)
 }
 
+/// An IPv4 packet of the gateway with room for `payload_len` bytes of ICMP, and where they start.
 fn icmp_packet(
     request: &EthernetFrame<&[u8]>,
     (src_addr, dst_addr): (Ipv4Addr, Ipv4Addr),
-    icmp: &Icmpv4Repr<'_>,
-) -> Vec<u8> {
-    let ip = Ipv4Repr {
-        src_addr,
-        dst_addr,
-        next_header: IpProtocol::Icmp,
-        payload_len: icmp.buffer_len(),
-        hop_limit: 64,
-    };
-    let len = ip.buffer_len() + icmp.buffer_len();
-    let (mut bytes, at) =
-        ethernet(request, EthernetAddress(Mac::GATEWAY.0), EthernetProtocol::Ipv4, len);
+    payload_len: usize,
+) -> (Vec<u8>, usize) {
+    let next_header = IpProtocol::Icmp;
+    let ip = Ipv4Repr { src_addr, dst_addr, next_header, payload_len, hop_limit: 64 };
+    let gateway = EthernetAddress(Mac::GATEWAY.0);
+    let len = ip.buffer_len() + payload_len;
+    let (mut bytes, at) = ethernet(request, gateway, EthernetProtocol::Ipv4, len);
     let checksums = ChecksumCapabilities::default();
     ip.emit(&mut Ipv4Packet::new_unchecked(&mut bytes[at..]), &checksums);
-    let at = at + ip.buffer_len();
-    icmp.emit(&mut Icmpv4Packet::new_unchecked(&mut bytes[at..]), &checksums);
-    bytes
+    (bytes, at + ip.buffer_len())
 }
 
 /// A frame back to the sender with room for `payload` bytes, and where they start.

@@ -48,8 +48,6 @@ impl From<Section> for Sections {
 }
 
 impl Sections {
-    pub(crate) const ALL: Self = Self((1 << SECTION_COUNT) - 1);
-
     #[inline]
     pub(crate) fn add(&mut self, section: Section) {
         self.0 |= section as u8;

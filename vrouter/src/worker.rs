@@ -29,14 +29,15 @@ use crate::pipeline::{self, Decision, NO_SLOT};
 use crate::port::{Framing, PortKind};
 use crate::rewrite::{self, Outer};
 use crate::sample::{SAMPLE_HEADER_BYTES, Sample, Sampler};
-use crate::slow::{self, PuntBudget, Punted, Reply};
-use crate::snapshot::Snapshot;
+use crate::slow::{self, Asker, PuntBudget, Punted, Reply};
+use crate::snapshot::{Port, Snapshot};
 use crate::trace::Silent;
 
 /// Packets handled between two looks at the tables.
 pub const BURST: usize = 64;
 /// Empty loops before the worker sleeps: about 50 microseconds of looking.
 const IDLE_LOOPS: u32 = 200;
+const ETHERNET_BYTES: usize = 14;
 /// Longest sleep: an upper bound on noticing a stop flag that nobody woke it for.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
 
@@ -112,11 +113,18 @@ impl<I: PacketIo> Drop for Worker<I> {
 /// A received frame and what is known of it.
 struct Packet {
     frame: Frame,
-    in_port: PortId,
+    rx: Rx,
     parsed: Parsed,
     hash: u64,
-    /// Bytes received, without the trunk's tag.
-    len: usize,
+}
+
+/// What a packet was when it was received. It is counted as that to its end, whatever headers it
+/// got or lost since.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rx {
+    pub(crate) port: PortId,
+    /// Bytes, without the trunk's tag.
+    pub(crate) len: usize,
 }
 
 impl<I: PacketIo> Worker<I> {
@@ -184,38 +192,40 @@ impl<I: PacketIo> Worker<I> {
         match decision.verdict {
             Verdict::Forward(actions) => self.act(packet, &actions, snapshot),
             Verdict::Punt(punt) => self.punt(packet, punt, snapshot, now_ns),
-            Verdict::Drop(reason) => self.end(packet.frame, packet.in_port, reason),
+            Verdict::Drop(reason) => self.end(packet.frame, packet.rx, reason),
         }
     }
 
     /// Untag, count, parse.
     #[inline]
     fn receive(&mut self, queue: QueueId, mut frame: Frame, snapshot: &Snapshot) -> Option<Packet> {
-        let tag = if queue == QueueId::TRUNK {
-            rewrite::pop_tag(&mut self.io, &mut frame)
+        let port = if queue == QueueId::TRUNK {
+            let tag = rewrite::pop_tag(&mut self.io, &mut frame);
+            let id = tag.and_then(|tag| PortId::new(u32::from(tag)).ok());
+            // Who names a direct port on the trunk would pass for what is on its queue.
+            let on_trunk = |port: &&Port| port.spec.framing == Framing::Tagged;
+            id.and_then(|id| snapshot.ports.lookup(id)).filter(on_trunk)
         } else {
-            snapshot.ports.of_queue(queue).map(PortId::get)
+            snapshot.ports.of_queue(queue).and_then(|id| snapshot.ports.lookup(id))
         };
-        let port = tag.and_then(|t| PortId::new(u32::from(t)).ok());
-        let Some(port) = port.and_then(|id| snapshot.ports.lookup(id)) else {
+        let Some(port) = port else {
             self.shared.counters.drop_reason(DropReason::PortUnbound).add(frame.len());
             self.io.free(frame);
             return None;
         };
-        let in_port = port.spec.id;
-        let len = frame.len();
-        self.shared.counters.port(in_port).rx.add(len);
+        let rx = Rx { port: port.spec.id, len: frame.len() };
+        self.shared.counters.port(rx.port).rx.add(rx.len);
         let decap = match port.spec.kind {
             PortKind::Container => Decap::Never,
             PortKind::Uplink => Decap::Vxlan,
         };
-        match key::parse(self.io.bytes(&frame), Origin { in_port, decap }) {
+        match key::parse(self.io.bytes(&frame), Origin { in_port: rx.port, decap }) {
             Ok(parsed) => {
                 let hash = parsed.key.hash(self.seed);
-                Some(Packet { frame, in_port, parsed, hash, len })
+                Some(Packet { frame, rx, parsed, hash })
             }
             Err(reason) => {
-                self.end(frame, in_port, reason);
+                self.end(frame, rx, reason);
                 None
             }
         }
@@ -228,12 +238,12 @@ impl<I: PacketIo> Worker<I> {
         if let Some(slot) = self.cache.lookup(packet.hash, key) {
             let flow = self.cache.entry_mut(slot);
             if flow.decision.revision >= snapshot.valid_since(flow.decision.sections) {
-                flow.count.add(packet.len);
+                flow.count.add(packet.rx.len);
                 self.shared.counters.tier(Tier::Exact);
                 return flow.decision;
             }
             flow.decision = pipeline::walk(snapshot, &packet.parsed, &mut Silent);
-            flow.count.add(packet.len);
+            flow.count.add(packet.rx.len);
             self.shared.counters.tier(Tier::Pipeline);
             return flow.decision;
         }
@@ -245,7 +255,7 @@ impl<I: PacketIo> Worker<I> {
         let decision = pipeline::walk(snapshot, &packet.parsed, &mut Silent);
         self.shared.counters.tier(Tier::Pipeline);
         let mut flow = Flow { decision, count: Count::default() };
-        flow.count.add(packet.len);
+        flow.count.add(packet.rx.len);
         let stale =
             |flow: &Flow| flow.decision.revision < snapshot.valid_since(flow.decision.sections);
         // A set full of flows that were all hit lately takes no new one: it is not cached then.
@@ -256,22 +266,23 @@ impl<I: PacketIo> Worker<I> {
 
     #[inline]
     fn count_rules(&self, decision: &Decision, packet: &Packet) {
-        let inner_len = packet.len - usize::from(packet.parsed.inner);
+        // The tenant's frame: without the headers of a tunnel and the tag of the wire.
+        let frame_len = packet.rx.len + ETHERNET_BYTES - usize::from(packet.parsed.l3);
         for slot in decision.slots {
             if slot != NO_SLOT {
-                self.shared.counters.rule(slot).add(inner_len);
+                self.shared.counters.rule(slot).add(frame_len);
             }
         }
     }
 
     #[inline]
     fn sample(&mut self, packet: &Packet, decision: &Decision, snapshot: &Snapshot) {
-        let own = snapshot.ports.lookup(packet.in_port).and_then(|p| p.binding.as_ref());
+        let own = snapshot.ports.lookup(packet.rx.port).and_then(|p| p.binding.as_ref());
         let rate = match own.map_or(0, |b| b.sample_rate) {
             0 => self.shared.sample_rate.load(Ordering::Relaxed),
             rate => rate,
         };
-        if self.sampler.take(packet.in_port, rate) {
+        if self.sampler.take(packet.rx.port, rate) {
             self.emit_sample(packet, decision, rate);
         }
     }
@@ -288,12 +299,12 @@ impl<I: PacketIo> Worker<I> {
         };
         let (out_port, vlan_out) = ways_out(&decision.verdict);
         let sample = Sample {
-            in_port: packet.in_port,
+            in_port: packet.rx.port,
             out_port,
             drop,
             rate,
-            pool: self.shared.counters.port(packet.in_port).rx.read().packets as u32,
-            frame_len: packet.len as u32,
+            pool: self.shared.counters.port(packet.rx.port).rx.read().packets as u32,
+            frame_len: packet.rx.len as u32,
             vlan_in: packet.parsed.key.vid,
             vlan_out,
             header,
@@ -308,31 +319,31 @@ impl<I: PacketIo> Worker<I> {
     /// Executes the actions; the last one sends.
     #[inline]
     fn act(&mut self, packet: Packet, actions: &ActionList, snapshot: &Snapshot) {
-        let Packet { frame, in_port, parsed, hash, .. } = packet;
+        let Packet { frame, rx, parsed, hash } = packet;
         let view = View {
             l3: usize::from(parsed.l3),
             inner: usize::from(parsed.inner),
             entropy: (hash >> 48) as u16,
         };
-        self.execute(frame, in_port, (view, actions), snapshot);
+        self.execute(frame, rx, (view, actions), snapshot);
     }
 
     fn execute(
         &mut self,
         mut frame: Frame,
-        in_port: PortId,
+        rx: Rx,
         (mut view, actions): (View, &ActionList),
         snapshot: &Snapshot,
     ) {
         for action in actions.as_slice() {
             if let Action::Output(port) = *action {
-                return self.output(frame, in_port, port, snapshot);
+                return self.output(frame, rx, port, snapshot);
             }
             if let Err(reason) = self.apply(&mut frame, action, &mut view, snapshot) {
-                return self.end(frame, in_port, reason);
+                return self.end(frame, rx, reason);
             }
         }
-        self.end(frame, in_port, DropReason::PortGone);
+        self.end(frame, rx, DropReason::PortGone);
     }
 
     #[inline]
@@ -371,53 +382,52 @@ impl<I: PacketIo> Worker<I> {
     }
 
     #[inline]
-    fn output(&mut self, mut frame: Frame, in_port: PortId, port: PortId, snapshot: &Snapshot) {
+    fn output(&mut self, mut frame: Frame, rx: Rx, port: PortId, snapshot: &Snapshot) {
         let Some(spec) = snapshot.ports.lookup(port).map(|p| &p.spec) else {
-            return self.end(frame, in_port, DropReason::PortGone);
+            return self.end(frame, rx, DropReason::PortGone);
         };
         let len = frame.len();
         let queue = match spec.framing {
             Framing::Direct(queue) => queue,
             Framing::Tagged => {
                 if rewrite::push_tag(&mut self.io, &mut frame, port.get()).is_err() {
-                    return self.end(frame, in_port, DropReason::TooBig);
+                    return self.end(frame, rx, DropReason::TooBig);
                 }
                 QueueId::TRUNK
             }
         };
         match self.io.tx(queue, frame) {
             Ok(()) => self.shared.counters.port(port).tx.add(len),
-            Err(frame) => self.end(frame, in_port, DropReason::TxFull),
+            Err(frame) => self.end(frame, rx, DropReason::TxFull),
         }
     }
 
     /// Hands a packet to the slow path, within its port's share.
     #[cold]
     fn punt(&mut self, packet: Packet, punt: Punt, snapshot: &Snapshot, now_ns: u64) {
-        let Packet { frame, in_port, parsed, hash, .. } = packet;
+        let Packet { frame, rx, parsed, hash } = packet;
         let bytes = &self.io.bytes(&frame)[usize::from(parsed.inner)..];
-        if !slow::fits(bytes.len()) || !self.budget.take(in_port, now_ns) {
-            return self.end(frame, in_port, DropReason::SlowPathLimit);
+        if !slow::fits(bytes.len()) || !self.budget.take(rx.port, now_ns) {
+            return self.end(frame, rx, DropReason::SlowPathLimit);
         }
         let mut copy = bytes.to_vec();
         if parsed.key.vid != 0 {
             copy.drain(12..12 + rewrite::TAG_BYTES);
         }
-        let binding = snapshot.ports.lookup(in_port).and_then(|p| p.binding.as_ref());
+        let binding = snapshot.ports.lookup(rx.port).and_then(|p| p.binding.as_ref());
         let network = binding.and_then(|b| snapshot.networks.by_bd.get(&b.bd));
+        let (vrf, entropy) = (pipeline::tenant(snapshot, &parsed.key), (hash >> 48) as u16);
         let punted = Punted {
             punt,
-            in_port,
             frame: copy.into_boxed_slice(),
             gateway: network.and_then(|n| slow::gateway_v4(&n.gateways)),
-            back: pipeline::return_path(&parsed.key, in_port),
-            entropy: (hash >> 48) as u16,
+            asker: Asker { rx, key: parsed.key, vrf, entropy },
         };
         if self.punts.try_send(punted).is_err() {
-            return self.end(frame, in_port, DropReason::SlowPathLimit);
+            return self.end(frame, rx, DropReason::SlowPathLimit);
         }
         match punt {
-            Punt::TimeExceeded => self.end(frame, in_port, DropReason::TtlExpired),
+            Punt::TimeExceeded => self.end(frame, rx, DropReason::TtlExpired),
             Punt::ArpReply(_) | Punt::GatewayEcho => self.io.free(frame),
         }
     }
@@ -435,24 +445,38 @@ impl<I: PacketIo> Worker<I> {
     }
 
     fn send_reply(&mut self, reply: &Reply, snapshot: &Snapshot) {
-        let no_frame = self.shared.counters.drop_reason(DropReason::NoFrame);
-        let Some(mut frame) = self.io.alloc() else { return no_frame.add(reply.frame.len()) };
-        if frame.set_len(reply.frame.len()).is_err() {
-            no_frame.add(reply.frame.len());
-            return self.io.free(frame);
+        let Reply { asker: Asker { rx, key, vrf, entropy }, answer } = reply;
+        let bytes = match answer {
+            Ok(bytes) => bytes,
+            Err(reason) => return self.count_drop(*rx, *reason),
+        };
+        // Since it asked, its port, VNI or tag may have become another tenant's.
+        if pipeline::tenant(snapshot, key) != *vrf {
+            return self.count_drop(*rx, DropReason::PortGone);
         }
-        self.io.bytes_mut(&mut frame).copy_from_slice(&reply.frame);
-        let view = View { l3: 14, inner: 0, entropy: reply.entropy };
-        self.execute(frame, reply.in_port, (view, &reply.actions), snapshot);
+        let rx = Rx { len: bytes.len(), ..*rx };
+        let Some(mut frame) = self.io.alloc() else {
+            return self.count_drop(rx, DropReason::NoFrame);
+        };
+        if frame.set_len(bytes.len()).is_err() {
+            return self.end(frame, rx, DropReason::NoFrame);
+        }
+        self.io.bytes_mut(&mut frame).copy_from_slice(bytes);
+        let view = View { l3: ETHERNET_BYTES, inner: 0, entropy: *entropy };
+        let back = pipeline::return_path(key, rx.port);
+        self.execute(frame, rx, (view, &back), snapshot);
     }
 
     /// A packet ends here, counted by reason and by the port it came from.
     #[cold]
-    fn end(&mut self, frame: Frame, in_port: PortId, reason: DropReason) {
-        let len = frame.len();
-        self.shared.counters.drop_reason(reason).add(len);
-        self.shared.counters.port(in_port).drops.add(len);
+    fn end(&mut self, frame: Frame, rx: Rx, reason: DropReason) {
+        self.count_drop(rx, reason);
         self.io.free(frame);
+    }
+
+    fn count_drop(&self, rx: Rx, reason: DropReason) {
+        self.shared.counters.drop_reason(reason).add(rx.len);
+        self.shared.counters.port(rx.port).drops.add(rx.len);
     }
 
     fn serve_calls(&mut self) {

@@ -1,9 +1,13 @@
-//! The control plane's interface: `control.v1` as generated from `proto/control.proto`.
+//! The control plane's interface: `control.v1` as generated from `proto/control.proto`, and its
+//! conversions to and from the types of `control-model`.
+
+pub mod convert;
 
 /// Messages, client and server of `control.v1`.
 #[expect(
     clippy::pedantic,
     clippy::excessive_nesting,
+    clippy::large_enum_variant,
     clippy::clone_on_ref_ptr,
     unused_qualifications,
     clippy::allow_attributes,

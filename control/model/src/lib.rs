@@ -1,1 +1,46 @@
-//! .
+//! Objects of the control plane, their checks, allocation, and the compilation of intent into one
+//! node's tables.
+//!
+//! Pure and synchronous: no I/O, no clock, no wire format. Text enters once, through the `parse`
+//! functions, and is a type that cannot be wrong afterwards. [`Intent`] holds stored objects and is
+//! all a node needs; [`Ledger`] adds what only the master needs: reference checks, address pools,
+//! tag pools and id counters. [`compile`] turns intent and placement into table entries.
+
+mod compile;
+mod endpoint;
+mod global;
+mod group;
+mod intent;
+mod key;
+mod ledger;
+mod name;
+mod network;
+mod pool;
+mod ranges;
+mod refusal;
+mod rule;
+mod subnet;
+mod tag;
+mod tenant;
+
+pub use compile::{Placement, compile};
+pub use endpoint::{AddressLease, Endpoint, EndpointSpec, Host, LeaseSpec, Node, mac_for};
+pub use flowtable::entry::{Direction, Permit};
+pub use flowtable::ids::{Bd, Group, Mac, PortId, RuleId, Vrf};
+pub use global::{Global, GlobalSpec, PrivateSubnet};
+pub use group::{EndpointGroup, GroupSpec};
+pub use intent::{Intent, Object, Spec};
+pub use key::{GroupKey, Key, Kind, LeaseKey, NetworkKey, PolicyKey, RuleKey};
+pub use ledger::{Change, Counters, Damaged, Holdings, Ledger, Outcome};
+pub use name::{
+    CfgdTag, EndpointId, GroupName, Label, NetworkName, NodeName, Owner, PolicyName, RuleName,
+    TenantName,
+};
+pub use network::{Encap, Network, NetworkSpec, Tag, check_nw_type};
+pub use pool::{AddressPool, Holder, Unavailable};
+pub use ranges::Ranges;
+pub use refusal::{Class, Reason, Refused};
+pub use rule::{AddressMatch, Peer, Protocol, Rule, RuleSpec, RuleText};
+pub use subnet::{AddressRange, Subnet};
+pub use tag::{TagPool, TagRange};
+pub use tenant::{Tenant, TenantSpec};

@@ -1,2 +1,162 @@
-//! .
-fn main() {}
+//! netmaster: Weir's control plane.
+//!
+//! It keeps intent (tenants, networks, groups, policies, rules, endpoints) in a store, hands out
+//! addresses, tags and identifiers, checks every write, and feeds each node's netplugin. It holds no
+//! truth that is not in the store: a restart changes nothing. When it is away, what runs keeps
+//! running on the nodes.
+
+mod api;
+mod config;
+mod layout;
+mod master;
+mod node_api;
+mod oper;
+mod server;
+mod sessions;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tracing::level_filters::LevelFilter;
+use tracing::{error, info, warn};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use config::{Arguments, Config, Listen, LogFormat};
+use master::Master;
+use server::Bound;
+
+/// Exit codes of the interface description.
+const USAGE: u8 = 1;
+const LOCAL: u8 = 4;
+
+/// How long requests under way may take to end after SIGTERM. A write is whole or not at all.
+const GRACE: Duration = Duration::from_secs(5);
+
+type LevelSwitch = reload::Handle<LevelFilter, tracing_subscriber::Registry>;
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // clap prints help and version to stdout, errors to stderr.
+            let printed = error.print();
+            let failed = error.use_stderr() || printed.is_err();
+            return if failed { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let only_check = arguments.check;
+    let config = match arguments.resolve() {
+        Ok(config) => config,
+        Err(error) => return fail(USAGE, &error.into()),
+    };
+    if only_check {
+        return ExitCode::SUCCESS;
+    }
+    let levels = start_log(&config);
+    match run(&config, &levels) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(LOCAL, &error),
+    }
+}
+
+fn fail(code: u8, error: &anyhow::Error) -> ExitCode {
+    use std::io::Write as _;
+    // Nobody is left to tell when stderr is closed; the exit code says it all the same.
+    drop(writeln!(std::io::stderr(), "netmaster: {error:#}"));
+    ExitCode::from(code)
+}
+
+fn start_log(config: &Config) -> LevelSwitch {
+    let (level, switch) = reload::Layer::new(config.log_level);
+    let registry = tracing_subscriber::registry().with(level);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    match config.log_format {
+        LogFormat::Text => registry.with(layer.with_ansi(false)).init(),
+        LogFormat::Json => registry.with(layer.json()).init(),
+    }
+    switch
+}
+
+#[tokio::main]
+async fn run(config: &Config, levels: &LevelSwitch) -> anyhow::Result<()> {
+    let (stop, stopping) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    make_dir(&config.state_dir, 0o700)?;
+    let master = Master::start(config.store.open()?).await.context("reading the store")?;
+    let bound = bind_all(config).await?;
+    info!(store = %config.store, version = env!("CARGO_PKG_VERSION"), "netmaster starts");
+    let mut server = tokio::spawn(server::serve(master, bound, stopping));
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        ended = &mut server => return Ok(ended??),
+        () = reload_levels(&mut hangup, levels) => {}
+    }
+    info!("stopping");
+    stop.send_replace(true);
+    match tokio::time::timeout(GRACE, server).await {
+        Ok(ended) => Ok(ended??),
+        Err(_elapsed) => Ok(()),
+    }
+}
+
+async fn bind_all(config: &Config) -> anyhow::Result<Vec<Bound>> {
+    if config.listen.iter().any(|listen| matches!(listen, Listen::Unix(_))) {
+        make_dir(&config.run_dir, 0o755)?;
+    }
+    let mut all = Vec::new();
+    for listen in &config.listen {
+        let bound = Bound::bind(listen).await?;
+        match bound.tcp_address() {
+            Some(address) if !address.ip().is_loopback() => {
+                warn!(%address, "serving without TLS: whoever reaches this address may do everything");
+            }
+            Some(address) => info!(%address, "serving"),
+            None => info!(address = %listen, "serving"),
+        }
+        all.push(bound);
+    }
+    Ok(all)
+}
+
+/// Follows SIGHUP for as long as the process lives.
+async fn reload_levels(hangup: &mut Signal, levels: &LevelSwitch) {
+    while hangup.recv().await.is_some() {
+        reload(levels);
+    }
+    std::future::pending::<()>().await;
+}
+
+/// Takes over what can change without a restart, the log level, once the whole is valid.
+fn reload(levels: &LevelSwitch) {
+    let outcome = Arguments::try_parse().map_err(anyhow::Error::from).and_then(|arguments| {
+        let config = arguments.resolve()?;
+        levels.reload(config.log_level)?;
+        Ok(config.log_level)
+    });
+    match outcome {
+        Ok(level) => info!(%level, "configuration reloaded"),
+        Err(error) => error!(error = format!("{error:#}"), "configuration not reloaded"),
+    }
+}
+
+fn make_dir(path: &Path, mode: u32) -> anyhow::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .with_context(|| format!("making {}", path.display()))
+}

@@ -1,2 +1,186 @@
-//! .
-fn main() {}
+//! netplugin: Weir's node agent.
+//!
+//! One process per node. It attaches containers when a runtime asks through weir-cni, watches
+//! netmaster's intent, compiles it to this node's tables and keeps vrouterd programmed with them.
+//! It owns the node's attachments and nothing else: intent is netmaster's, packets are vrouterd's.
+//! When either is away, what runs keeps running, and this process catches up when it is back.
+
+mod attach;
+mod attachment;
+mod config;
+mod diff;
+mod engine;
+mod links;
+mod master;
+mod mirror;
+mod mtu;
+mod naming;
+mod node;
+mod ports;
+mod program;
+mod reconcile;
+mod refusal;
+mod roster;
+mod service;
+mod store;
+
+use std::convert::Infallible;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tracing::level_filters::LevelFilter;
+use tracing::{error, info};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use config::{Arguments, Config, LogFormat};
+use node::Node;
+use roster::Roster;
+use store::Store;
+
+/// Exit codes of the interface description.
+const USAGE: u8 = 1;
+const LOCAL: u8 = 4;
+
+/// How long operations under way may take to end after SIGTERM. What does not is undone at the
+/// next start.
+const GRACE: Duration = Duration::from_secs(5);
+
+type LevelSwitch = reload::Handle<Targets, tracing_subscriber::Registry>;
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // clap prints help and version to stdout, errors to stderr.
+            let printed = error.print();
+            let failed = error.use_stderr() || printed.is_err();
+            return if failed { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let only_check = arguments.check;
+    let config = match arguments.resolve() {
+        Ok(config) => config,
+        Err(error) => return fail(USAGE, &error.into()),
+    };
+    if only_check {
+        return ExitCode::SUCCESS;
+    }
+    let levels = start_log(&config);
+    match run(config, &levels) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(LOCAL, &error),
+    }
+}
+
+fn fail(code: u8, error: &anyhow::Error) -> ExitCode {
+    use std::io::Write as _;
+    // Nobody is left to tell when stderr is closed; the exit code says it all the same.
+    drop(writeln!(std::io::stderr(), "netplugin: {error:#}"));
+    ExitCode::from(code)
+}
+
+fn start_log(config: &Config) -> LevelSwitch {
+    let (level, switch) = reload::Layer::new(targets(config.log_level));
+    let registry = tracing_subscriber::registry().with(level);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    match config.log_format {
+        LogFormat::Text => registry.with(layer.with_ansi(false)).init(),
+        LogFormat::Json => registry.with(layer.json()).init(),
+    }
+    switch
+}
+
+/// The level is for our own lines: the gRPC library's would bury them.
+fn targets(level: LevelFilter) -> Targets {
+    let others = level.min(LevelFilter::WARN);
+    Targets::new().with_target("netplugin", level).with_default(others)
+}
+
+#[tokio::main]
+async fn run(config: Config, levels: &LevelSwitch) -> anyhow::Result<()> {
+    make_dir(&config.run_dir, 0o755)?;
+    make_dir(&config.state_dir, 0o700)?;
+    let store = Store::open(&config.state_dir.join("netplugin.redb"))?;
+    let roster = Roster::load(store)?;
+    let attachments = roster.rows().len();
+    info!(node = %config.node, attachments, version = env!("CARGO_PKG_VERSION"), "netplugin starts");
+    let node = Arc::new(Node::new(config, roster));
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    // An end that is dropped stops the server as one that is used does.
+    let mut server = tokio::spawn(service::serve(Arc::clone(&node), async { drop(stopped.await) }));
+    let early = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        ended = &mut server => Some(ended),
+        never = tend(Arc::clone(&node), levels) => match never? {},
+    };
+    let ended = if let Some(ended) = early {
+        ended
+    } else {
+        info!("stopping");
+        drop(stop);
+        let Ok(ended) = tokio::time::timeout(GRACE, server).await else { return Ok(()) };
+        ended
+    };
+    Ok(ended??)
+}
+
+/// Runs what goes on for as long as the process does.
+async fn tend(node: Arc<Node>, levels: &LevelSwitch) -> anyhow::Result<Infallible> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let programming = Arc::clone(&node);
+    let following = Arc::clone(&node);
+    let mut tasks: JoinSet<Infallible> = JoinSet::new();
+    tasks.spawn(async move {
+        let Node { config, mirror, programmer, .. } = &*programming;
+        program::run(config, mirror, programmer).await
+    });
+    tasks.spawn(async move {
+        let Node { config, mirror, programmer, master, .. } = &*following;
+        master::follow(config, mirror, programmer, master).await
+    });
+    tasks.spawn(async move { reconcile::run(&node).await });
+    loop {
+        tokio::select! {
+            ended = tasks.join_next() => {
+                // They end only by a bug; the process with them, for its supervisor to see.
+                let Some(died) = ended else { anyhow::bail!("no task is left") };
+                match died.context("a task died")? {}
+            }
+            _ = hangup.recv() => reload(levels),
+        }
+    }
+}
+
+/// Takes over what can change without a restart, the log level, once the whole is valid.
+fn reload(levels: &LevelSwitch) {
+    let outcome = Arguments::try_parse().map_err(anyhow::Error::from).and_then(|arguments| {
+        let config = arguments.resolve()?;
+        levels.reload(targets(config.log_level))?;
+        Ok(config.log_level)
+    });
+    match outcome {
+        Ok(level) => info!(%level, "configuration reloaded"),
+        Err(error) => error!(error = format!("{error:#}"), "configuration not reloaded"),
+    }
+}
+
+fn make_dir(path: &Path, mode: u32) -> anyhow::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .with_context(|| format!("making {}", path.display()))
+}

@@ -82,7 +82,9 @@ fn link(frame: &[u8], at: usize, tags: Tags, out: &mut Parsed) -> Result<(), Dro
             out.key.vid = u16::from_be_bytes([c0, c1]) & 0x0fff;
             out.key.eth_type = u16::from_be_bytes([t0, t1]);
             out.l3 = (at + ETHERNET_BYTES + TAG_BYTES) as u16;
-            if is_tag(out.key.eth_type) { Err(DropReason::Malformed) } else { Ok(()) }
+            // IEEE 802.1Q, table 9-2: identifier 0xfff is reserved and never sent in a tag.
+            let bad = is_tag(out.key.eth_type) || out.key.vid == 0x0fff;
+            if bad { Err(DropReason::Malformed) } else { Ok(()) }
         }
         Tags::Wire | Tags::Inner => Err(DropReason::Malformed),
     }

@@ -1,1 +1,18 @@
-//! .
+//! The kernel's side of trunked ports: tc programs on containers' host veth ends and on the trunk.
+//!
+//! A container's frames enter the kernel at its host end, where the program `from_port` polices
+//! them, tags them with the port's id and redirects them to the trunk; the engine's answers come out
+//! of the trunk at `wr-t0.N`, where `from_trunk` takes the tag off and hands them to the container.
+//! So a container keeps all its offloads, has no socket of its own, and is cut off, not bridged or
+//! routed by the host, when the engine is gone: the filters stay when this process ends, and what
+//! they redirect to does not exist then.
+//!
+//! Counts are in wire packets: a GSO packet counts as what it will be cut into. The table of flows
+//! that the kernel forwards by itself will live here too; this version has none, and every packet
+//! goes to the engine.
+
+mod limits;
+mod object;
+
+pub use limits::{Limits, Rate};
+pub use object::{DropCount, Offload, OffloadError, PortCounters};

@@ -1,0 +1,302 @@
+//! One operation from input to output: what `main` runs and what the tests drive.
+//!
+//! Checks come in an order that makes refusals cheap and harmless: environment, configuration,
+//! version, then what the operation itself forbids; netplugin is asked last.
+
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use cni_api::v1::{AddRequest, CheckRequest, Code, DelRequest, GcRequest};
+use serde_json::Value;
+
+use crate::call::Call;
+use crate::config::{Config, stated_version};
+use crate::environment::{Command, Environment};
+use crate::failure::Failure;
+use crate::journal::Event;
+use crate::success::{Sandbox, added, versions};
+use crate::version::Version;
+
+const OWN_NETNS: &str = "/proc/thread-self/ns/net";
+
+/// What the process prints and how it exits.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) exit: ExitCode,
+}
+
+/// Runs the operation that `env` and `stdin` describe.
+pub(crate) fn run(env: &Environment, stdin: &[u8]) -> Output {
+    if !env.has_command() {
+        return Output { stdout: String::new(), stderr: about(), exit: ExitCode::SUCCESS };
+    }
+    let command = match env.command() {
+        Ok(command) => command,
+        Err(failure) => return failure.into_output(),
+    };
+    if command == Command::Version {
+        return printed(&versions(stated_version(stdin)));
+    }
+    let config = match Config::parse(stdin) {
+        Ok(config) => config,
+        Err(failure) => return failure.into_output(),
+    };
+    let outcome = operate(command, env, &config).map_err(|f| f.in_version(config.version));
+    journal(command, env, &config, outcome)
+}
+
+fn about() -> String {
+    format!(
+        "weir-cni {}: attaches containers to Weir networks\n\
+         CNI protocol versions supported: {}\n",
+        env!("CARGO_PKG_VERSION"),
+        Version::list()
+    )
+}
+
+fn printed(result: &Value) -> Output {
+    Output { stdout: format!("{result}\n"), stderr: String::new(), exit: ExitCode::SUCCESS }
+}
+
+fn journal(
+    command: Command,
+    env: &Environment,
+    config: &Config,
+    outcome: Result<Option<Value>, Failure>,
+) -> Output {
+    let failed = outcome.as_ref().err().map(|f| f.msg.clone());
+    let mut output = match outcome {
+        Ok(Some(result)) => printed(&result),
+        Ok(None) => {
+            Output { stdout: String::new(), stderr: String::new(), exit: ExitCode::SUCCESS }
+        }
+        Err(failure) => failure.into_output(),
+    };
+    let Some(journal) = &config.journal else { return output };
+    let attachment = env.attachment();
+    let event = Event {
+        command: command.text(),
+        container_id: &attachment.container_id,
+        ifname: &attachment.ifname,
+        failed: failed.as_deref(),
+        printed: &output.stdout,
+    };
+    // A full disk must not keep containers from starting: say so and carry on.
+    if let Err(error) = journal.append(&event, SystemTime::now()) {
+        output.stderr = format!("weir-cni: logFile {}: {error}\n", journal.file.display());
+    }
+    output
+}
+
+fn operate(command: Command, env: &Environment, config: &Config) -> Result<Option<Value>, Failure> {
+    match command {
+        Command::Add => add(env, config).map(Some),
+        Command::Del => del(env, config).map(|()| None),
+        Command::Check => check(env, config).map(|()| None),
+        Command::Gc => gc(config).map(|()| None),
+        Command::Status => status(config).map(|()| None),
+        Command::Version => Ok(Some(versions(Some(config.version.text().to_owned())))),
+    }
+}
+
+fn add(env: &Environment, config: &Config) -> Result<Value, Failure> {
+    let request = add_request(env, config)?;
+    if !env.overrides_netns() {
+        refuse_own_netns(Path::new(env.netns()), Path::new(OWN_NETNS))?;
+    }
+    let attachment = env.attachment();
+    let reply = Call::connect(&config.socket, config.timeout)?.add(request)?;
+    let sandbox = Sandbox { ifname: &attachment.ifname, netns: env.netns() };
+    Ok(added(&reply, sandbox, &config.dns, config.version))
+}
+
+fn add_request(env: &Environment, config: &Config) -> Result<AddRequest, Failure> {
+    if config.prev_result.is_some() {
+        return Err(Failure::new(
+            Code::InvalidConfig,
+            "weir-cni makes the interface itself: put it first in the plugin list",
+        )
+        .details("prevResult is present, so another plugin ran before"));
+    }
+    if let Some((key, value)) = &config.unsupported {
+        let msg = format!("unsupported field {key}: {value}");
+        return Err(Failure::new(Code::UnsupportedField, msg).details(
+            "Weir's addresses come from netmaster; it has no rate limits or port mappings yet",
+        ));
+    }
+    let or = |key: &str, configured: &str| env.arg(key).unwrap_or(configured).to_owned();
+    let network = or("WEIR_NETWORK", &config.network);
+    if network.is_empty() {
+        return Err(Failure::new(
+            Code::InvalidConfig,
+            "no network named: set \"network\" in the configuration or WEIR_NETWORK in CNI_ARGS",
+        ));
+    }
+    let tenant = or("WEIR_TENANT", &config.tenant);
+    let mac =
+        if config.runtime.mac.is_empty() { or("MAC", "") } else { config.runtime.mac.clone() };
+    Ok(AddRequest {
+        attachment: Some(env.attachment()),
+        netns: env.netns().to_owned(),
+        tenant: if tenant.is_empty() { "default".to_owned() } else { tenant },
+        network,
+        group: or("WEIR_GROUP", &config.group),
+        ips: wanted_ips(env, config)?,
+        mac,
+        mtu: config.mtu,
+        container_name: or("K8S_POD_NAME", ""),
+        config_name: config.name.clone(),
+    })
+}
+
+/// `runtimeConfig`, then `args.cni.ips`, then `CNI_ARGS`: the first that names any.
+fn wanted_ips(env: &Environment, config: &Config) -> Result<Vec<String>, Failure> {
+    let (runtime, args) = (&config.runtime.ips, &config.args_ips);
+    if !runtime.is_empty() {
+        let ips = runtime.iter().map(String::as_str);
+        return distinct(Code::InvalidConfig, "runtimeConfig.ips", ips);
+    }
+    if !args.is_empty() {
+        return distinct(Code::InvalidConfig, "args.cni.ips", args.iter().map(String::as_str));
+    }
+    let ips = env.arg("IP").unwrap_or("").split(',').filter(|ip| !ip.is_empty());
+    distinct(Code::InvalidEnvironment, "IP in CNI_ARGS", ips)
+}
+
+/// Podman lists an address twice, and without its prefix length, after `network reload`.
+fn distinct<'a>(
+    code: Code,
+    key: &str,
+    ips: impl Iterator<Item = &'a str>,
+) -> Result<Vec<String>, Failure> {
+    let mut seen: Vec<IpAddr> = Vec::new();
+    let mut kept = Vec::new();
+    for text in ips {
+        let (address, length) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
+        let Ok(ip) = address.parse::<IpAddr>() else {
+            return Err(Failure::new(code, format!("{key}: \"{text}\" is not an IP address")));
+        };
+        let bits = if ip.is_ipv4() { 32 } else { 128 };
+        if length.is_some_and(|l| !l.parse::<u8>().is_ok_and(|l| l <= bits)) {
+            let msg = format!("{key}: \"{text}\" has no prefix length of 0..={bits}");
+            return Err(Failure::new(code, msg));
+        }
+        if !seen.contains(&ip) {
+            seen.push(ip);
+            kept.push(text.to_owned());
+        }
+    }
+    Ok(kept)
+}
+
+/// Moving an interface into the plugin's own namespace would leave it on the host, where nobody
+/// removes it.
+fn refuse_own_netns(netns: &Path, own: &Path) -> Result<(), Failure> {
+    let unusable = |path: &Path, error: &std::io::Error| {
+        Failure::new(
+            Code::InvalidNetns,
+            format!("cannot use CNI_NETNS {}: {error}", path.display()),
+        )
+    };
+    let theirs = std::fs::metadata(netns).map_err(|e| unusable(netns, &e))?;
+    let ours = std::fs::metadata(own).map_err(|e| unusable(own, &e))?;
+    if (theirs.dev(), theirs.ino()) != (ours.dev(), ours.ino()) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Code::InvalidNetns,
+        "plugin's netns and netns from CNI_NETNS should not be the same",
+    )
+    .details("set CNI_NETNS_OVERRIDE=1 where that is meant"))
+}
+
+fn del(env: &Environment, config: &Config) -> Result<(), Failure> {
+    let request = DelRequest { attachment: Some(env.attachment()), netns: env.netns().to_owned() };
+    Call::connect(&config.socket, config.timeout)?.del(request)
+}
+
+fn check(env: &Environment, config: &Config) -> Result<(), Failure> {
+    require_version(Command::Check, config, Version::V0_4_0)?;
+    let attachment = env.attachment();
+    let Some(prev_result) = &config.prev_result else {
+        return Err(Failure::new(Code::InvalidConfig, "required prevResult missing"));
+    };
+    let request = CheckRequest {
+        ips: listed_ips(prev_result, &attachment.ifname),
+        attachment: Some(attachment),
+        netns: env.netns().to_owned(),
+    };
+    // An attached container is not broken because the daemon restarts: the runtime asks again.
+    let call = Call::connect(&config.socket, config.timeout).map_err(|f| {
+        if f.code == Code::DaemonUnreachable as u32 {
+            Failure { code: Code::TryAgain as u32, ..f }
+        } else {
+            f
+        }
+    })?;
+    call.check(request)
+}
+
+/// Addresses that prevResult gives to `ifname`, or to no interface at all. Later plugins of the
+/// chain may have added interfaces and addresses of their own.
+fn listed_ips(prev_result: &Value, ifname: &str) -> Vec<String> {
+    let items = |key: &str| prev_result.get(key).and_then(Value::as_array).into_iter().flatten();
+    let names: Vec<Option<&str>> =
+        items("interfaces").map(|i| i.get("name").and_then(Value::as_str)).collect();
+    let ours = |ip: &Value| match ip.get("interface").and_then(Value::as_u64) {
+        None => true,
+        Some(index) => {
+            usize::try_from(index).ok().and_then(|i| names.get(i)) == Some(&Some(ifname))
+        }
+    };
+    items("ips")
+        .filter(|ip| ours(ip))
+        .filter_map(|ip| ip.get("address").and_then(Value::as_str).map(str::to_owned))
+        .collect()
+}
+
+fn gc(config: &Config) -> Result<(), Failure> {
+    require_version(Command::Gc, config, Version::V1_1_0)?;
+    // Without the list everything would be garbage.
+    let Some(valid) = config.valid.clone() else {
+        return Err(Failure::new(
+            Code::InvalidConfig,
+            "GC needs \"cni.dev/valid-attachments\" in the configuration",
+        ));
+    };
+    let request = GcRequest { valid, config_name: config.name.clone() };
+    Call::connect(&config.socket, config.timeout)?.gc(request).map(drop)
+}
+
+fn status(config: &Config) -> Result<(), Failure> {
+    require_version(Command::Status, config, Version::V1_1_0)?;
+    let reply = Call::connect(&config.socket, config.timeout)
+        .and_then(|call| call.status())
+        .map_err(|f| Failure { code: Code::NotAvailable as u32, ..f })?;
+    if reply.ready {
+        return Ok(());
+    }
+    let code =
+        if reply.connectivity_limited { Code::LimitedConnectivity } else { Code::NotAvailable };
+    Err(Failure::new(code, reply.reason))
+}
+
+fn require_version(command: Command, config: &Config, least: Version) -> Result<(), Failure> {
+    if config.version >= least {
+        return Ok(());
+    }
+    let msg = format!("config version does not allow {}", command.text());
+    Err(Failure::new(Code::IncompatibleVersion, msg).details(format!(
+        "config is {}, {} came with {least}",
+        config.version,
+        command.text()
+    )))
+}
+
+#[cfg(test)]
+mod tests;

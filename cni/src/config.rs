@@ -1,0 +1,339 @@
+//! The network configuration on stdin, read once into values that hold.
+//!
+//! Unknown keys are ignored, as runtimes send more than a plugin declares. What the configuration
+//! asks for and this version does not do (delegated IPAM, bandwidth, port mappings, chaining) is
+//! refused, since a container without the limit or port it asked for looks like one that has it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cni_api::v1::{Attachment, Code};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::environment::is_name;
+use crate::failure::Failure;
+use crate::journal::{Journal, Level};
+use crate::version::Version;
+
+const SOCKET: &str = "/run/weir/cni.sock";
+/// Seconds; runtimes give up after minutes, kubelet's own budget for a plugin is about 30.
+const TIMEOUT: u64 = 25;
+/// Seconds.
+const TIMEOUT_MAX: u64 = 300;
+/// Bytes: the smallest IPv4 link (RFC 791, section 3.2) and the largest the kernel gives a veth.
+const MTU: std::ops::RangeInclusive<u32> = 68..=65535;
+
+/// A checked configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Config {
+    pub(crate) version: Version,
+    pub(crate) name: String,
+    pub(crate) tenant: String,
+    pub(crate) network: String,
+    pub(crate) group: String,
+    pub(crate) socket: PathBuf,
+    /// 0: from the underlay.
+    pub(crate) mtu: u32,
+    pub(crate) timeout: Duration,
+    pub(crate) journal: Option<Journal>,
+    pub(crate) runtime: Runtime,
+    /// `args.cni.ips`
+    pub(crate) args_ips: Vec<String>,
+    pub(crate) dns: Dns,
+    pub(crate) prev_result: Option<Value>,
+    /// The attachments a GC keeps; `None` when the runtime did not say.
+    pub(crate) valid: Option<Vec<Attachment>>,
+    /// A key with its value that ADD refuses.
+    pub(crate) unsupported: Option<(&'static str, String)>,
+}
+
+/// `runtimeConfig`: what the runtime adds for declared capabilities.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Runtime {
+    pub(crate) ips: Vec<String>,
+    pub(crate) mac: String,
+    dns: Option<RuntimeDns>,
+    bandwidth: Option<Value>,
+    port_mappings: Option<Value>,
+    ip_ranges: Option<Value>,
+}
+
+/// The `dns` dictionary of the specification.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Dns {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    nameservers: Vec<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    domain: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    search: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    options: Vec<String>,
+}
+
+/// The `dns` capability, whose keys differ from the dictionary's.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+struct RuntimeDns {
+    servers: Vec<String>,
+    searches: Vec<String>,
+    options: Vec<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Raw {
+    name: Option<String>,
+    tenant: String,
+    network: String,
+    group: String,
+    socket: Option<PathBuf>,
+    mtu: u32,
+    timeout_seconds: Option<u64>,
+    log_file: Option<PathBuf>,
+    log_level: Level,
+    runtime_config: Runtime,
+    args: Value,
+    dns: Dns,
+    ipam: Value,
+    prev_result: Option<Value>,
+    #[serde(rename = "cni.dev/valid-attachments")]
+    valid_attachments: Option<Vec<RawAttachment>>,
+    // libcni writes this misnamed key beside the right one.
+    #[serde(rename = "cni.dev/attachments")]
+    attachments: Option<Vec<RawAttachment>>,
+}
+
+#[derive(Deserialize)]
+struct RawAttachment {
+    #[serde(rename = "containerID")]
+    container_id: String,
+    ifname: String,
+}
+
+/// The `cniVersion` of a configuration, as text and whatever it is, for VERSION.
+pub(crate) fn stated_version(stdin: &[u8]) -> Option<String> {
+    let config: Value = serde_json::from_slice(stdin).ok()?;
+    config.get("cniVersion")?.as_str().map(str::to_owned)
+}
+
+impl Config {
+    /// Reads and checks a configuration.
+    pub(crate) fn parse(stdin: &[u8]) -> Result<Self, Failure> {
+        let value: Value = serde_json::from_slice(stdin).map_err(|e| undecodable(&e))?;
+        let version = parse_version(&value)?;
+        let raw = serde_json::from_value(value).map_err(|e| undecodable(&e).in_version(version))?;
+        Self::check(raw, version).map_err(|f| f.in_version(version))
+    }
+
+    fn check(raw: Raw, version: Version) -> Result<Self, Failure> {
+        let invalid = |msg: String| Err(Failure::new(Code::InvalidConfig, msg));
+        let name = raw.name.unwrap_or_default();
+        if name.is_empty() {
+            return invalid("missing network name".to_owned());
+        }
+        if !is_name(&name) {
+            return invalid(format!("invalid characters found in network name: {name}"));
+        }
+        if raw.mtu != 0 && !MTU.contains(&raw.mtu) {
+            let (first, last) = (MTU.start(), MTU.end());
+            return invalid(format!("mtu {} is not in {first}..={last}", raw.mtu));
+        }
+        let seconds = raw.timeout_seconds.unwrap_or(TIMEOUT);
+        if !(1..=TIMEOUT_MAX).contains(&seconds) {
+            return invalid(format!("timeoutSeconds {seconds} is not in 1..={TIMEOUT_MAX}"));
+        }
+        let valid = raw.valid_attachments.or(raw.attachments).map(|all| {
+            let attachment =
+                |a: RawAttachment| Attachment { container_id: a.container_id, ifname: a.ifname };
+            all.into_iter().map(attachment).collect()
+        });
+        Ok(Self {
+            version,
+            name,
+            tenant: raw.tenant,
+            network: raw.network,
+            group: raw.group,
+            socket: raw.socket.unwrap_or_else(|| SOCKET.into()),
+            mtu: raw.mtu,
+            timeout: Duration::from_secs(seconds),
+            journal: raw.log_file.map(|file| Journal { file, level: raw.log_level }),
+            args_ips: args_ips(&raw.args),
+            dns: raw.dns.with(raw.runtime_config.dns.clone()),
+            unsupported: unsupported(&raw.ipam, &raw.runtime_config),
+            runtime: raw.runtime_config,
+            prev_result: raw.prev_result.filter(|p| !p.is_null()),
+            valid,
+        })
+    }
+}
+
+impl Dns {
+    fn with(self, runtime: Option<RuntimeDns>) -> Self {
+        let Some(runtime) = runtime else { return self };
+        let or = |new: Vec<String>, old: Vec<String>| if new.is_empty() { old } else { new };
+        Self {
+            nameservers: or(runtime.servers, self.nameservers),
+            domain: self.domain,
+            search: or(runtime.searches, self.search),
+            options: or(runtime.options, self.options),
+        }
+    }
+}
+
+fn undecodable(error: &serde_json::Error) -> Failure {
+    Failure::new(Code::Decode, format!("cannot decode the network configuration: {error}"))
+}
+
+/// A configuration without `cniVersion` is of version 0.2.0, which is older than ours.
+fn parse_version(config: &Value) -> Result<Version, Failure> {
+    let text = match config.get("cniVersion") {
+        None | Some(Value::Null) => "0.2.0",
+        Some(Value::String(text)) => text,
+        Some(other) => {
+            return Err(Failure::new(Code::Decode, format!("cniVersion {other} is not a string")));
+        }
+    };
+    Version::parse(text).ok_or_else(|| {
+        Failure::new(Code::IncompatibleVersion, "incompatible CNI versions")
+            .details(format!("config is \"{text}\", plugin supports [{}]", Version::list()))
+    })
+}
+
+fn args_ips(args: &Value) -> Vec<String> {
+    let ips = args.pointer("/cni/ips").and_then(Value::as_array);
+    ips.into_iter().flatten().filter_map(|ip| ip.as_str().map(str::to_owned)).collect()
+}
+
+fn unsupported(ipam: &Value, runtime: &Runtime) -> Option<(&'static str, String)> {
+    let capabilities = [
+        ("runtimeConfig.bandwidth", runtime.bandwidth.as_ref()),
+        ("runtimeConfig.portMappings", runtime.port_mappings.as_ref()),
+        ("runtimeConfig.ipRanges", runtime.ip_ranges.as_ref()),
+    ];
+    [("ipam", Some(ipam))]
+        .into_iter()
+        .chain(capabilities)
+        .filter_map(|(key, value)| Some((key, value?)))
+        .find(|(_, value)| !is_empty(value))
+        .map(|(key, value)| (key, value.to_string()))
+}
+
+/// Go's encoders write the zero value of what nobody asked for.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(b) => !b,
+        Value::Number(n) => n.as_f64() == Some(0.0),
+        Value::String(s) => s.is_empty(),
+        Value::Array(items) => items.iter().all(is_empty),
+        Value::Object(fields) => fields.values().all(is_empty),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(value: &Value) -> Result<Config, Failure> {
+        Config::parse(value.to_string().as_bytes())
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_interface_description() {
+        let config =
+            parse(&json!({"cniVersion": "1.0.0", "name": "n", "type": "weir-cni"})).unwrap();
+        assert_eq!(config.socket, PathBuf::from("/run/weir/cni.sock"));
+        assert_eq!(config.timeout, Duration::from_secs(25));
+        assert_eq!(config.mtu, 0);
+        assert_eq!(config.journal, None);
+        assert_eq!(config.valid, None);
+    }
+
+    #[test]
+    fn a_missing_version_is_0_2_0_and_incompatible() {
+        let failure = parse(&json!({"name": "n"})).unwrap_err();
+        assert_eq!((failure.code, failure.msg.as_str()), (1, "incompatible CNI versions"));
+        assert_eq!(
+            failure.details,
+            "config is \"0.2.0\", plugin supports [0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0]"
+        );
+    }
+
+    #[test]
+    fn wrong_types_are_decode_errors_in_the_configurations_version() {
+        for bad in [
+            json!({"cniVersion": "0.4.0", "name": 7}),
+            json!({"cniVersion": "0.4.0", "name": "n", "mtu": "big"}),
+            json!({"cniVersion": "0.4.0", "name": "n", "mtu": -1}),
+            json!({"cniVersion": "0.4.0", "name": "n", "runtimeConfig": {"ips": "10.1.1.1"}}),
+            json!({"cniVersion": "0.4.0", "name": "n", "logLevel": "loud"}),
+        ] {
+            let failure = parse(&bad).unwrap_err();
+            assert_eq!((failure.code, failure.version), (6, Version::V0_4_0), "{bad}");
+        }
+        assert_eq!(parse(&json!([1])).unwrap_err().code, 1);
+        assert_eq!(parse(&json!({"cniVersion": 1})).unwrap_err().code, 6);
+        assert_eq!(Config::parse(b"").unwrap_err().code, 6);
+    }
+
+    #[test]
+    fn names_and_ranges_are_checked() {
+        for (bad, msg) in [
+            (json!({"cniVersion": "1.0.0"}), "missing network name"),
+            (
+                json!({"cniVersion": "1.0.0", "name": "a/b"}),
+                "invalid characters found in network name: a/b",
+            ),
+            (json!({"cniVersion": "1.0.0", "name": "n", "mtu": 67}), "mtu 67 is not in 68..=65535"),
+            (
+                json!({"cniVersion": "1.0.0", "name": "n", "timeoutSeconds": 0}),
+                "timeoutSeconds 0 is not in 1..=300",
+            ),
+        ] {
+            let failure = parse(&bad).unwrap_err();
+            assert_eq!((failure.code, failure.msg.as_str()), (7, msg));
+        }
+    }
+
+    #[test]
+    fn the_misnamed_attachments_key_of_libcni_is_read_too() {
+        let config = parse(&json!({"cniVersion": "1.1.0", "name": "n",
+            "cni.dev/attachments": [{"containerID": "a1", "ifname": "eth0"}]}))
+        .unwrap();
+        let a1 = Attachment { container_id: "a1".into(), ifname: "eth0".into() };
+        assert_eq!(config.valid, Some(vec![a1]));
+    }
+
+    #[test]
+    fn empty_values_of_unsupported_keys_are_not_requests() {
+        let config = parse(&json!({"cniVersion": "1.0.0", "name": "n", "ipam": {},
+            "runtimeConfig": {"portMappings": [], "bandwidth": {"ingressRate": 0}}}))
+        .unwrap();
+        assert_eq!(config.unsupported, None);
+        let config = parse(&json!({"cniVersion": "1.0.0", "name": "n",
+            "runtimeConfig": {"portMappings": [{"hostPort": 80}]}}))
+        .unwrap();
+        assert_eq!(
+            config.unsupported,
+            Some(("runtimeConfig.portMappings", "[{\"hostPort\":80}]".to_owned()))
+        );
+    }
+
+    #[test]
+    fn runtime_dns_wins_over_configured_dns_key_by_key() {
+        let config = parse(&json!({"cniVersion": "1.0.0", "name": "n",
+            "dns": {"nameservers": ["10.0.0.1"], "domain": "a.b"},
+            "runtimeConfig": {"dns": {"servers": ["10.0.0.2"], "searches": ["c.d"]}}}))
+        .unwrap();
+        assert_eq!(
+            serde_json::to_value(&config.dns).unwrap(),
+            json!({"nameservers": ["10.0.0.2"], "domain": "a.b", "search": ["c.d"]})
+        );
+    }
+}

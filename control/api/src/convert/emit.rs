@@ -1,0 +1,162 @@
+//! To the wire.
+
+use control_model::{
+    AddressLease, Direction, Endpoint, EndpointGroup, Global, Network, Node, Object, Peer, Permit,
+    PolicyKey, Rule, Tenant,
+};
+
+use crate::v1;
+use crate::v1::object::Kind as Wire;
+
+/// A stored object. `vtep_ip` of endpoints and what is known of a node's connection are for whoever
+/// answers a read to fill in.
+#[must_use]
+pub fn from_model(object: &Object) -> v1::Object {
+    let kind = match object {
+        Object::Tenant(o) => Wire::Tenant(tenant(o)),
+        Object::Network(o) => Wire::Network(network(o)),
+        Object::EndpointGroup(o) => Wire::EndpointGroup(group(o)),
+        Object::Policy(o) => Wire::Policy(policy(o)),
+        Object::Rule(o) => Wire::Rule(rule(o)),
+        Object::Global(o) => Wire::Global(global(o)),
+        Object::Endpoint(o) => Wire::Endpoint(endpoint(o)),
+        Object::Node(o) => Wire::Node(node(o)),
+        Object::AddressLease(o) => Wire::AddressLease(lease(o)),
+    };
+    v1::Object { kind: Some(kind) }
+}
+
+fn verdict(permit: Permit) -> String {
+    match permit {
+        Permit::Allow => "allow".to_owned(),
+        Permit::Deny => "deny".to_owned(),
+    }
+}
+
+fn text(value: Option<impl ToString>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
+}
+
+fn tenant(o: &Tenant) -> v1::Tenant {
+    v1::Tenant {
+        tenant_name: o.name.to_string(),
+        default_network: text(o.default_network.as_ref()),
+        default_verdict: verdict(o.default_verdict),
+        vrf: o.vrf.get(),
+    }
+}
+
+fn network(o: &Network) -> v1::Network {
+    v1::Network {
+        tenant_name: o.key.tenant.to_string(),
+        network_name: o.key.network.to_string(),
+        nw_type: "data".to_owned(),
+        encap: o.tag.encap().name().to_owned(),
+        pkt_tag: o.tag.number(),
+        subnet: o.subnet.to_string(),
+        gateway: text(o.gateway),
+        ipv6_subnet: String::new(),
+        ipv6_gateway: String::new(),
+        cfgd_tag: text(o.cfgd_tag.as_ref()),
+        bd: o.bd.get(),
+    }
+}
+
+fn group(o: &EndpointGroup) -> v1::EndpointGroup {
+    v1::EndpointGroup {
+        tenant_name: o.spec.key.tenant.to_string(),
+        group_name: o.spec.key.group.to_string(),
+        network_name: o.spec.network.to_string(),
+        ip_pool: text(o.spec.pool),
+        policies: o.spec.policies.iter().map(ToString::to_string).collect(),
+        net_profile: String::new(),
+        cfgd_tag: text(o.spec.cfgd_tag.as_ref()),
+        group_id: o.id.get(),
+    }
+}
+
+fn policy(o: &PolicyKey) -> v1::Policy {
+    v1::Policy { tenant_name: o.tenant.to_string(), policy_name: o.policy.to_string() }
+}
+
+fn rule(o: &Rule) -> v1::Rule {
+    let spec = &o.spec;
+    let (peer_group, peer_network, peer_address) = match &spec.peer {
+        Peer::Network(network) => (String::new(), network.to_string(), String::new()),
+        Peer::Match { group, address } => (text(group.as_ref()), String::new(), text(*address)),
+    };
+    let mut rule = v1::Rule {
+        tenant_name: spec.key.tenant.to_string(),
+        policy_name: spec.key.policy.to_string(),
+        rule_id: spec.key.rule.to_string(),
+        priority: spec.priority.into(),
+        protocol: text(spec.protocol),
+        port: spec.port.map(u32::from).unwrap_or_default(),
+        action: verdict(spec.permit),
+        cookie: o.cookie.0,
+        ..v1::Rule::default()
+    };
+    match spec.direction {
+        Direction::In => {
+            "in".clone_into(&mut rule.direction);
+            rule.from_endpoint_group = peer_group;
+            rule.from_network = peer_network;
+            rule.from_ip_address = peer_address;
+            rule.to_ip_address = text(spec.own_address);
+        }
+        Direction::Out => {
+            "out".clone_into(&mut rule.direction);
+            rule.to_endpoint_group = peer_group;
+            rule.to_network = peer_network;
+            rule.to_ip_address = peer_address;
+        }
+    }
+    rule
+}
+
+fn global(o: &Global) -> v1::Global {
+    v1::Global {
+        name: Global::NAME.to_owned(),
+        network_infra_type: Global::NETWORK_INFRA_TYPE.to_owned(),
+        vlans: o.vlans.to_string(),
+        vxlans: o.vxlans.to_string(),
+        fwd_mode: Global::FWD_MODE.to_owned(),
+        arp_mode: Global::ARP_MODE.to_owned(),
+        pvt_subnet: o.pvt_subnet.to_string(),
+    }
+}
+
+fn endpoint(o: &Endpoint) -> v1::Endpoint {
+    v1::Endpoint {
+        endpoint_id: o.id.to_string(),
+        tenant_name: o.network.tenant.to_string(),
+        network_name: o.network.network.to_string(),
+        endpoint_group: text(o.group.as_ref()),
+        ip_address: vec![o.address.to_string()],
+        mac_address: o.mac.to_string(),
+        homing_host: o.host.node.to_string(),
+        intf_name: o.host.intf_name.to_string(),
+        vtep_ip: String::new(),
+        container_id: o.host.container_id.to_string(),
+        container_name: o.host.container_name.to_string(),
+    }
+}
+
+fn node(o: &Node) -> v1::NodeInfo {
+    v1::NodeInfo {
+        node_name: o.name.to_string(),
+        vtep_ip: text(o.vtep),
+        version: o.version.to_string(),
+        acked_revision: 0,
+        connected: false,
+    }
+}
+
+fn lease(o: &AddressLease) -> v1::AddressLease {
+    v1::AddressLease {
+        tenant_name: o.network.tenant.to_string(),
+        network_name: o.network.network.to_string(),
+        address: o.address.to_string(),
+        owner: o.owner.to_string(),
+    }
+}

@@ -1,0 +1,212 @@
+//! From the wire.
+
+use control_model::{
+    AddressLease, Bd, CfgdTag, Encap, Endpoint, EndpointGroup, EndpointId, EndpointSpec, Global,
+    GlobalSpec, Group, GroupKey, GroupName, GroupSpec, Host, Label, LeaseSpec, Network, NetworkKey,
+    NetworkName, NetworkSpec, Node, NodeName, Object, Owner, Permit, PolicyKey, PolicyName, Reason,
+    Refused, Rule, RuleId, RuleKey, RuleName, RuleSpec, RuleText, Spec, Subnet, Tag, Tenant,
+    TenantName, TenantSpec, Vrf, check_nw_type,
+};
+
+use crate::v1;
+use crate::v1::object::Kind as Wire;
+
+/// What a user asks for.
+///
+/// # Errors
+/// [`Refused`] with the field at fault.
+pub fn to_spec(object: &v1::Object) -> Result<Spec, Refused> {
+    Ok(match kind_of(object)? {
+        Wire::Tenant(o) => Spec::Tenant(tenant(o)?),
+        Wire::Network(o) => Spec::Network(network(o)?),
+        Wire::EndpointGroup(o) => Spec::EndpointGroup(group(o)?),
+        Wire::Policy(o) => Spec::Policy(policy(o)?),
+        Wire::Rule(o) => Spec::Rule(rule(o)?),
+        Wire::Global(o) => Spec::Global(global(o)?),
+        Wire::Endpoint(o) => Spec::Endpoint(endpoint(o)?),
+        Wire::Node(o) => Spec::Node(node(o)?),
+        Wire::AddressLease(o) => Spec::AddressLease(lease(o)?),
+    })
+}
+
+/// A stored object.
+///
+/// # Errors
+/// [`Refused`] with the field at fault, also when an identifier is missing.
+pub fn to_model(object: &v1::Object) -> Result<Object, Refused> {
+    Ok(match kind_of(object)? {
+        Wire::Tenant(o) => {
+            let TenantSpec { name, default_network, default_verdict } = tenant(o)?;
+            let default_verdict = default_verdict.unwrap_or(Permit::Allow);
+            let vrf = given("vrf", o.vrf, Vrf::new)?;
+            Object::Tenant(Tenant { name, default_network, default_verdict, vrf })
+        }
+        Wire::Network(o) => {
+            let NetworkSpec { key, encap: _, tag, subnet, gateway, cfgd_tag } = network(o)?;
+            let tag = tag.ok_or_else(|| missing("pktTag", o.pkt_tag))?;
+            let bd = given("bd", o.bd, Bd::new)?;
+            Object::Network(Network { key, tag, subnet, gateway, cfgd_tag, bd })
+        }
+        Wire::EndpointGroup(o) => {
+            let id = given("groupId", o.group_id, Group::new)?;
+            Object::EndpointGroup(EndpointGroup { spec: group(o)?, id })
+        }
+        Wire::Policy(o) => Object::Policy(policy(o)?),
+        Wire::Rule(o) if o.cookie == 0 => return Err(missing("cookie", 0)),
+        Wire::Rule(o) => Object::Rule(Rule { spec: rule(o)?, cookie: RuleId(o.cookie) }),
+        Wire::Global(o) => Object::Global(Global::default().changed_by(&global(o)?)),
+        Wire::Endpoint(o) => {
+            let EndpointSpec { id, network, group, address, mac, host } = endpoint(o)?;
+            let address = address.ok_or_else(|| missing("ipAddress", 0))?;
+            let mac = mac.ok_or_else(|| missing("macAddress", 0))?;
+            Object::Endpoint(Endpoint { id, network, group, address, mac, host })
+        }
+        Wire::Node(o) => Object::Node(node(o)?),
+        Wire::AddressLease(o) => {
+            let LeaseSpec { network, group: _, address, owner } = lease(o)?;
+            let address = address.ok_or_else(|| missing("address", 0))?;
+            Object::AddressLease(AddressLease { network, address, owner })
+        }
+    })
+}
+
+fn kind_of(object: &v1::Object) -> Result<&Wire, Refused> {
+    object.kind.as_ref().ok_or_else(|| Refused::new("object", "", Reason::NoObject))
+}
+
+/// An identifier handed out by netmaster; it counts from 1, so that 0 is a field left out.
+fn given<T, E>(
+    field: &'static str,
+    number: u32,
+    new: impl Fn(u32) -> Result<T, E>,
+) -> Result<T, Refused> {
+    let checked = (number != 0).then(|| new(number).ok()).flatten();
+    checked.ok_or_else(|| missing(field, number))
+}
+
+fn missing(field: &'static str, value: u32) -> Refused {
+    Refused::new(field, &value, Reason::MissingId)
+}
+
+fn tenant(o: &v1::Tenant) -> Result<TenantSpec, Refused> {
+    Ok(TenantSpec {
+        name: TenantName::parse("tenantName", &o.tenant_name)?,
+        default_network: NetworkName::parse_optional("defaultNetwork", &o.default_network)?,
+        default_verdict: TenantSpec::parse_verdict("defaultVerdict", &o.default_verdict)?,
+    })
+}
+
+fn network_key(tenant: &str, network: &str) -> Result<NetworkKey, Refused> {
+    Ok(NetworkKey::new(
+        TenantName::parse("tenantName", tenant)?,
+        NetworkName::parse("networkName", network)?,
+    ))
+}
+
+fn network(o: &v1::Network) -> Result<NetworkSpec, Refused> {
+    let key = network_key(&o.tenant_name, &o.network_name)?;
+    check_nw_type("nwType", &o.nw_type)?;
+    let encap = Encap::parse("encap", &o.encap)?;
+    refuse_ipv6("ipv6Subnet", &o.ipv6_subnet)?;
+    refuse_ipv6("ipv6Gateway", &o.ipv6_gateway)?;
+    let subnet = Subnet::parse("subnet", &o.subnet)?;
+    let has_gateway = !o.gateway.is_empty();
+    let has_tag = o.pkt_tag != 0;
+    Ok(NetworkSpec {
+        key,
+        encap,
+        tag: has_tag.then(|| Tag::new("pktTag", encap, o.pkt_tag)).transpose()?,
+        subnet,
+        gateway: has_gateway.then(|| subnet.parse_gateway("gateway", &o.gateway)).transpose()?,
+        cfgd_tag: CfgdTag::parse_optional("cfgdTag", &o.cfgd_tag)?,
+    })
+}
+
+fn refuse_ipv6(field: &'static str, text: &str) -> Result<(), Refused> {
+    if text.is_empty() { Ok(()) } else { Err(Refused::new(field, text, Reason::Ipv6NotBuilt)) }
+}
+
+fn group(o: &v1::EndpointGroup) -> Result<GroupSpec, Refused> {
+    GroupSpec::check_net_profile("netProfile", &o.net_profile)?;
+    Ok(GroupSpec {
+        key: GroupKey {
+            tenant: TenantName::parse("tenantName", &o.tenant_name)?,
+            group: GroupName::parse("groupName", &o.group_name)?,
+        },
+        network: NetworkName::parse("networkName", &o.network_name)?,
+        pool: GroupSpec::parse_pool("ipPool", &o.ip_pool)?,
+        policies: GroupSpec::parse_policies("policies", &o.policies)?,
+        cfgd_tag: CfgdTag::parse_optional("cfgdTag", &o.cfgd_tag)?,
+    })
+}
+
+fn policy(o: &v1::Policy) -> Result<PolicyKey, Refused> {
+    Ok(PolicyKey {
+        tenant: TenantName::parse("tenantName", &o.tenant_name)?,
+        policy: PolicyName::parse("policyName", &o.policy_name)?,
+    })
+}
+
+fn rule(o: &v1::Rule) -> Result<RuleSpec, Refused> {
+    let key = RuleKey {
+        tenant: TenantName::parse("tenantName", &o.tenant_name)?,
+        policy: PolicyName::parse("policyName", &o.policy_name)?,
+        rule: RuleName::parse("ruleId", &o.rule_id)?,
+    };
+    let text = RuleText {
+        direction: &o.direction,
+        priority: o.priority,
+        from_group: &o.from_endpoint_group,
+        to_group: &o.to_endpoint_group,
+        from_network: &o.from_network,
+        to_network: &o.to_network,
+        from_address: &o.from_ip_address,
+        to_address: &o.to_ip_address,
+        protocol: &o.protocol,
+        port: o.port,
+        action: &o.action,
+    };
+    RuleSpec::parse(key, &text)
+}
+
+fn global(o: &v1::Global) -> Result<GlobalSpec, Refused> {
+    if !o.name.is_empty() && o.name != Global::NAME {
+        return Err(Refused::new("name", &o.name, Reason::GlobalName));
+    }
+    GlobalSpec::check_modes(&o.network_infra_type, &o.fwd_mode, &o.arp_mode)?;
+    GlobalSpec::parse(&o.vlans, &o.vxlans, &o.pvt_subnet)
+}
+
+/// `vtep_ip` is the node's: read from there, ignored here.
+fn endpoint(o: &v1::Endpoint) -> Result<EndpointSpec, Refused> {
+    Ok(EndpointSpec {
+        id: EndpointId::parse("endpointID", &o.endpoint_id)?,
+        network: network_key(&o.tenant_name, &o.network_name)?,
+        group: GroupName::parse_optional("endpointGroup", &o.endpoint_group)?,
+        address: EndpointSpec::parse_addresses("ipAddress", &o.ip_address)?,
+        mac: EndpointSpec::parse_mac("macAddress", &o.mac_address)?,
+        host: Host {
+            node: NodeName::parse("homingHost", &o.homing_host)?,
+            intf_name: Label::parse("intfName", &o.intf_name)?,
+            container_id: Label::parse("containerID", &o.container_id)?,
+            container_name: Label::parse("containerName", &o.container_name)?,
+        },
+    })
+}
+
+fn node(o: &v1::NodeInfo) -> Result<Node, Refused> {
+    Ok(Node {
+        name: NodeName::parse("nodeName", &o.node_name)?,
+        vtep: Node::parse_vtep("vtepIP", &o.vtep_ip)?,
+        version: Label::parse("version", &o.version)?,
+    })
+}
+
+fn lease(o: &v1::AddressLease) -> Result<LeaseSpec, Refused> {
+    Ok(LeaseSpec {
+        network: network_key(&o.tenant_name, &o.network_name)?,
+        group: None,
+        address: LeaseSpec::parse_address("address", &o.address)?,
+        owner: Owner::parse("owner", &o.owner)?,
+    })
+}

@@ -1,0 +1,165 @@
+//! Objects survive the wire, and every refused field is named.
+
+use super::*;
+use crate::v1::object::Kind as Wire;
+
+fn wire(kind: Wire) -> v1::Object {
+    v1::Object { kind: Some(kind) }
+}
+
+fn network() -> v1::Network {
+    v1::Network {
+        tenant_name: "red".into(),
+        network_name: "net".into(),
+        nw_type: "data".into(),
+        encap: "vxlan".into(),
+        pkt_tag: 1000,
+        subnet: "10.1.1.1/24".into(),
+        gateway: "10.1.1.254".into(),
+        bd: 7,
+        ..v1::Network::default()
+    }
+}
+
+fn rule(direction: &str) -> v1::Rule {
+    v1::Rule {
+        tenant_name: "red".into(),
+        policy_name: "first".into(),
+        rule_id: "1".into(),
+        direction: direction.into(),
+        priority: 100,
+        protocol: "tcp".into(),
+        port: 8000,
+        action: "deny".into(),
+        cookie: u64::MAX,
+        ..v1::Rule::default()
+    }
+}
+
+fn configuration() -> Vec<v1::Object> {
+    let tenant_name = || "red".to_owned();
+    vec![
+        wire(Wire::Tenant(v1::Tenant {
+            tenant_name: tenant_name(),
+            default_network: "net".into(),
+            default_verdict: "deny".into(),
+            vrf: 3,
+        })),
+        wire(Wire::Network(network())),
+        wire(Wire::Network(v1::Network {
+            encap: "vlan".into(),
+            pkt_tag: 4094,
+            subnet: "10.1.2.5-10.1.2.9/24".into(),
+            gateway: String::new(),
+            cfgd_tag: "io.contiv.network.test".into(),
+            ..network()
+        })),
+        wire(Wire::EndpointGroup(v1::EndpointGroup {
+            tenant_name: tenant_name(),
+            group_name: "web".into(),
+            network_name: "net".into(),
+            ip_pool: "10.1.1.10-10.1.1.20".into(),
+            policies: vec!["second".into(), "first".into()],
+            net_profile: String::new(),
+            cfgd_tag: "x".into(),
+            group_id: 9,
+        })),
+        wire(Wire::Policy(v1::Policy { tenant_name: tenant_name(), policy_name: "first".into() })),
+        wire(Wire::Rule(v1::Rule {
+            from_endpoint_group: "web".into(),
+            from_ip_address: "10.1.1.1/24".into(),
+            to_ip_address: "10.1.1.7".into(),
+            ..rule("in")
+        })),
+        wire(Wire::Rule(v1::Rule { from_network: "net".into(), ..rule("in") })),
+        wire(Wire::Rule(v1::Rule { to_network: "net".into(), ..rule("out") })),
+        wire(Wire::Rule(v1::Rule { to_ip_address: "10.0.0.0/8".into(), ..rule("out") })),
+        wire(Wire::Global(v1::Global {
+            name: "global".into(),
+            network_infra_type: "default".into(),
+            vlans: "1-4094".into(),
+            vxlans: "1-10000".into(),
+            fwd_mode: "routing".into(),
+            arp_mode: "proxy".into(),
+            pvt_subnet: "172.19.0.0/16".into(),
+        })),
+    ]
+}
+
+fn living() -> Vec<v1::Object> {
+    vec![
+        wire(Wire::Endpoint(v1::Endpoint {
+            endpoint_id: "0123:eth0".into(),
+            tenant_name: "red".into(),
+            network_name: "net".into(),
+            endpoint_group: "web".into(),
+            ip_address: vec!["10.1.1.10".into()],
+            mac_address: "02:00:0a:01:01:0a".into(),
+            homing_host: "node1".into(),
+            intf_name: "wr0123456789".into(),
+            vtep_ip: String::new(),
+            container_id: "0123".into(),
+            container_name: "web-1".into(),
+        })),
+        wire(Wire::Node(v1::NodeInfo {
+            node_name: "node1".into(),
+            vtep_ip: "192.168.0.1".into(),
+            version: "0.1.0".into(),
+            acked_revision: 0,
+            connected: false,
+        })),
+        wire(Wire::AddressLease(v1::AddressLease {
+            tenant_name: "red".into(),
+            network_name: "net".into(),
+            address: "10.1.1.5".into(),
+            owner: "db".into(),
+        })),
+    ]
+}
+
+#[test]
+fn stored_objects_survive_the_way_through_the_model() {
+    for object in configuration().into_iter().chain(living()) {
+        let model = to_model(&object).unwrap();
+        assert_eq!(from_model(&model), object);
+        let removed = from_key(&model.key());
+        assert_eq!(to_key(removed.kind, &removed.key).unwrap(), model.key());
+    }
+}
+
+#[test]
+fn what_is_not_built_is_refused_by_field() {
+    let refused = |object: Wire| to_spec(&wire(object)).unwrap_err();
+    let v6 =
+        refused(Wire::Network(v1::Network { ipv6_subnet: "2016:0617::/120".into(), ..network() }));
+    assert_eq!(v6.field, "ipv6Subnet");
+    assert_eq!(v6.to_string(), "IPv6 subnets are not allocated by this version");
+    let infra = refused(Wire::Network(v1::Network { nw_type: "infra".into(), ..network() }));
+    assert_eq!(infra.field, "nwType");
+    let group = v1::EndpointGroup {
+        tenant_name: "red".into(),
+        group_name: "web".into(),
+        network_name: "net".into(),
+        net_profile: "gold".into(),
+        ..v1::EndpointGroup::default()
+    };
+    let profile = refused(Wire::EndpointGroup(group));
+    assert_eq!(
+        (profile.field, profile.to_string().as_str()),
+        ("netProfile", "netprofile not found")
+    );
+}
+
+#[test]
+fn an_object_without_its_identifiers_is_a_request_and_not_stored() {
+    let tag = to_model(&wire(Wire::Network(v1::Network { pkt_tag: 0, ..network() })));
+    assert_eq!(tag.unwrap_err().field, "pktTag");
+    assert!(to_spec(&wire(Wire::Network(v1::Network { pkt_tag: 0, ..network() }))).is_ok());
+}
+
+#[test]
+fn an_empty_request_is_refused() {
+    assert_eq!(to_spec(&v1::Object { kind: None }).unwrap_err().field, "object");
+    assert_eq!(to_key(0, "x").unwrap_err().field, "kind");
+    assert_eq!(to_key(77, "x").unwrap_err().field, "kind");
+}

@@ -1,0 +1,221 @@
+//! Intent to the tables of one node: a pure function, so that anyone can ask what a node would get.
+//!
+//! Everything is looked up by name here, once. A name that does not resolve makes no entry: it never
+//! becomes "any". Entries of a tenant carry that tenant's VRF and nothing of another's.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use flowtable::entry::{
+    Direction, Entry, GroupEntry, Ipv6, MacEntry, NetworkEntry, NextHop, PortEntry, PortRange,
+    Prefix, RouteEntry, RuleEntry, TenantEntry, TunnelEntry, VlanEntry, VtepEntry,
+};
+use flowtable::ids::{Group, Mac, PortId, Vrf};
+
+use crate::endpoint::Endpoint;
+use crate::intent::Intent;
+use crate::key::{GroupKey, NetworkKey, PolicyKey};
+use crate::name::{EndpointId, NodeName};
+use crate::network::{Network, Tag};
+use crate::rule::{AddressMatch, Peer, Protocol, Rule};
+
+/// What only the node knows: which port each of its endpoints has.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Placement {
+    /// Ports of this node's endpoints.
+    pub ports: BTreeMap<EndpointId, PortId>,
+    /// The uplink's port; without one VLAN networks stay on the node.
+    pub uplink: Option<PortId>,
+    /// sFlow: one packet in this many is sampled; 0 is none.
+    pub sample_rate: u32,
+}
+
+/// The tables of `node`.
+#[must_use]
+pub fn compile(intent: &Intent, node: &NodeName, placement: &Placement) -> Vec<Entry> {
+    let node = NodeView { intent, node, placement };
+    let mut entries = Vec::new();
+    for tenant in intent.tenants.values() {
+        let default = tenant.default_verdict;
+        entries.push(Entry::Tenant(TenantEntry { vrf: tenant.vrf, default }));
+    }
+    node.vteps(&mut entries);
+    for network in intent.networks.values() {
+        if let Some(vrf) = node.vrf(&network.key) {
+            node.network(network, vrf, &mut entries);
+        }
+    }
+    for endpoint in intent.endpoints.values() {
+        let network = intent.networks.get(&endpoint.network);
+        if let Some((network, vrf)) = network.zip(node.vrf(&endpoint.network)) {
+            node.endpoint(endpoint, network, vrf, &mut entries);
+        }
+    }
+    node.rules(&mut entries);
+    entries
+}
+
+/// Group and address blocks of a rule's other end; `None` inside is any.
+type PeerMatch = (Option<Group>, Vec<Option<Prefix>>);
+
+struct NodeView<'a> {
+    intent: &'a Intent,
+    node: &'a NodeName,
+    placement: &'a Placement,
+}
+
+impl NodeView<'_> {
+    fn vrf(&self, network: &NetworkKey) -> Option<Vrf> {
+        self.intent.tenants.get(&network.tenant).map(|tenant| tenant.vrf)
+    }
+
+    fn vtep(&self, node: &NodeName) -> Option<IpAddr> {
+        self.intent.nodes.get(node)?.vtep
+    }
+
+    fn vteps(&self, entries: &mut Vec<Entry>) {
+        let Some(local) = self.vtep(self.node) else { return };
+        let others = self.intent.nodes.values().filter(|other| other.name != *self.node);
+        // A tunnel joins two addresses of one family.
+        let remotes = others.filter_map(|o| o.vtep).filter(|ip| ip.is_ipv4() == local.is_ipv4());
+        entries.extend(remotes.map(|ip| Entry::Vtep(VtepEntry { ip, local })));
+    }
+
+    fn network(&self, network: &Network, vrf: Vrf, entries: &mut Vec<Entry>) {
+        let bd = network.bd;
+        let wire = match network.tag {
+            Tag::Vlan(vid) => self.placement.uplink.map(|port| (port, vid)),
+            Tag::Vxlan(vni) => {
+                entries.push(Entry::Tunnel(TunnelEntry { vni, bd, vrf }));
+                None
+            }
+        };
+        if let Some((port, vid)) = wire {
+            entries.push(Entry::Vlan(VlanEntry { port, vid, bd, vrf }));
+        }
+        entries.push(Entry::Network(NetworkEntry {
+            bd,
+            vrf,
+            subnets: network.subnet.block().prefixes(),
+            gateways: network.gateway.map(IpAddr::V4).into_iter().collect(),
+            wire,
+        }));
+        // On a VLAN network there may be hosts that are no endpoints; inside VXLAN nobody else is.
+        if matches!(network.tag, Tag::Vxlan(_)) {
+            entries.extend(network.subnet.range().prefixes().into_iter().map(|prefix| {
+                let next_hop = NextHop::UnknownEndpoint;
+                Entry::Route(RouteEntry { vrf, prefix, bd, mac: Mac::default(), next_hop })
+            }));
+        }
+    }
+
+    fn endpoint(&self, endpoint: &Endpoint, network: &Network, vrf: Vrf, entries: &mut Vec<Entry>) {
+        let (bd, mac) = (network.bd, endpoint.mac);
+        let prefix = Prefix::host(IpAddr::V4(endpoint.address));
+        let group = self.intent.group_of(endpoint).map(|group| group.id);
+        // Every node knows the group of every address: in-rules name groups of remote senders.
+        entries.extend(group.map(|group| Entry::Group(GroupEntry { vrf, prefix, group })));
+        let Some(next_hop) = self.next_hop(endpoint, network) else { return };
+        if let NextHop::Local(port) = next_hop {
+            entries.push(Entry::Port(PortEntry {
+                port,
+                vrf,
+                bd,
+                group: group.unwrap_or(Group::NONE),
+                mac,
+                ips: vec![IpAddr::V4(endpoint.address)],
+                ipv6: Ipv6::Off,
+                sample_rate: self.placement.sample_rate,
+            }));
+        }
+        entries.push(Entry::Route(RouteEntry { vrf, prefix, bd, mac, next_hop }));
+        entries.push(Entry::Mac(MacEntry { bd, mac, next_hop }));
+    }
+
+    /// `None`: not reachable from here now, which leaves the network's `unknown-endpoint` route.
+    fn next_hop(&self, endpoint: &Endpoint, network: &Network) -> Option<NextHop> {
+        if endpoint.host.node == *self.node {
+            return self.placement.ports.get(&endpoint.id).map(|port| NextHop::Local(*port));
+        }
+        match network.tag {
+            Tag::Vlan(vid) => self.placement.uplink.map(|port| NextHop::Vlan { port, vid }),
+            Tag::Vxlan(vni) => {
+                self.vtep(&endpoint.host.node).map(|vtep| NextHop::Tunnel { vtep, vni })
+            }
+        }
+    }
+
+    fn rules(&self, entries: &mut Vec<Entry>) {
+        // One pass over the groups, so that rules need no search among them.
+        let mut users: BTreeMap<PolicyKey, Vec<Group>> = BTreeMap::new();
+        for group in self.intent.groups.values() {
+            for policy in &group.spec.policies {
+                let tenant = group.spec.key.tenant.clone();
+                let key = PolicyKey { tenant, policy: policy.clone() };
+                users.entry(key).or_default().push(group.id);
+            }
+        }
+        for rule in self.intent.rules.values() {
+            let groups = users.get(&rule.spec.key.policy_key());
+            let vrf = self.intent.tenants.get(&rule.spec.key.tenant).map(|tenant| tenant.vrf);
+            if let Some((groups, vrf)) = groups.zip(vrf) {
+                self.rule(rule, groups, vrf, entries);
+            }
+        }
+    }
+
+    /// One entry per attached group and address block of the other end.
+    fn rule(&self, rule: &Rule, groups: &[Group], vrf: Vrf, entries: &mut Vec<Entry>) {
+        let spec = &rule.spec;
+        let Some((peer_group, blocks)) = self.peer(rule) else { return };
+        let own_block = spec.own_address.map(AddressMatch::prefix);
+        let ends = groups.iter().flat_map(|own| blocks.iter().map(move |block| (*own, *block)));
+        for (seq, (own_group, block)) in (0..).zip(ends) {
+            let own = (Some(own_group), own_block);
+            let peer = (peer_group, block);
+            let ((src_group, src), (dst_group, dst)) = match spec.direction {
+                Direction::In => (peer, own),
+                Direction::Out => (own, peer),
+            };
+            entries.push(Entry::Rule(RuleEntry {
+                rule: rule.cookie,
+                seq,
+                priority: u16::from(spec.priority),
+                direction: spec.direction,
+                vrf,
+                src_group,
+                dst_group,
+                src,
+                dst,
+                protocol: spec.protocol.map(Protocol::number),
+                src_ports: None,
+                dst_ports: spec.port.map(|port| PortRange { first: port, last: port }),
+                permit: spec.permit,
+            }));
+        }
+    }
+
+    /// `None` when a name is unknown.
+    fn peer(&self, rule: &Rule) -> Option<PeerMatch> {
+        let tenant = &rule.spec.key.tenant;
+        match &rule.spec.peer {
+            Peer::Network(name) => {
+                let key = NetworkKey::new(tenant.clone(), name.clone());
+                let network = self.intent.networks.get(&key)?;
+                let blocks = network.subnet.range().prefixes();
+                Some((None, blocks.into_iter().map(Some).collect()))
+            }
+            Peer::Match { group: None, address } => {
+                Some((None, vec![address.map(AddressMatch::prefix)]))
+            }
+            Peer::Match { group: Some(name), address } => {
+                let key = GroupKey { tenant: tenant.clone(), group: name.clone() };
+                let group = self.intent.groups.get(&key)?;
+                Some((Some(group.id), vec![address.map(AddressMatch::prefix)]))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

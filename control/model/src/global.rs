@@ -1,0 +1,159 @@
+//! Settings of the whole installation: which tags may be used, and the private subnet.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use crate::refusal::{Reason, Refused};
+use crate::tag::TagRange;
+
+/// An IPv4 block of 16 bits, Contiv's host access subnet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PrivateSubnet(Ipv4Addr);
+
+impl fmt::Display for PrivateSubnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/16", self.0)
+    }
+}
+
+/// The settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Global {
+    /// VLAN tags networks may have.
+    pub vlans: TagRange,
+    /// VNIs networks may have.
+    pub vxlans: TagRange,
+    /// Contiv's host access subnet.
+    pub pvt_subnet: PrivateSubnet,
+}
+
+impl Default for Global {
+    fn default() -> Self {
+        Self {
+            vlans: TagRange::VLANS,
+            vxlans: TagRange::VXLANS,
+            pvt_subnet: PrivateSubnet(Ipv4Addr::new(172, 19, 0, 0)),
+        }
+    }
+}
+
+impl Global {
+    /// The name of the only object of its kind.
+    pub const NAME: &'static str = "global";
+    /// The only fabric: no ACI.
+    pub const NETWORK_INFRA_TYPE: &'static str = "default";
+    /// The only forwarding mode of this version.
+    pub const FWD_MODE: &'static str = "routing";
+    /// The only ARP mode of this version.
+    pub const ARP_MODE: &'static str = "proxy";
+
+    /// These settings with the wanted changes.
+    #[must_use]
+    pub fn changed_by(&self, spec: &GlobalSpec) -> Self {
+        Self {
+            vlans: spec.vlans.unwrap_or(self.vlans),
+            vxlans: spec.vxlans.unwrap_or(self.vxlans),
+            pvt_subnet: spec.pvt_subnet.unwrap_or(self.pvt_subnet),
+        }
+    }
+}
+
+/// A wanted change; `None` leaves a setting as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GlobalSpec {
+    vlans: Option<TagRange>,
+    vxlans: Option<TagRange>,
+    pvt_subnet: Option<PrivateSubnet>,
+}
+
+impl GlobalSpec {
+    /// Checks the ranges; an empty one leaves the setting as it is.
+    ///
+    /// # Errors
+    /// [`Refused`] with Contiv's texts for ranges.
+    pub fn parse(vlans: &str, vxlans: &str, pvt_subnet: &str) -> Result<Self, Refused> {
+        let given = |text: &str| !text.is_empty();
+        let vlans = given(vlans).then(|| TagRange::parse_vlans("vlans", vlans)).transpose()?;
+        let vxlans = given(vxlans).then(|| TagRange::parse_vxlans("vxlans", vxlans)).transpose()?;
+        let pvt_subnet = given(pvt_subnet).then(|| private(pvt_subnet)).transpose()?;
+        Ok(Self { vlans, vxlans, pvt_subnet })
+    }
+
+    /// Checks the modes, each empty or the only one of this version.
+    ///
+    /// # Errors
+    /// [`Refused`] for modes that are not built, left out, or unknown.
+    pub fn check_modes(infra_type: &str, fwd_mode: &str, arp_mode: &str) -> Result<(), Refused> {
+        match infra_type {
+            "" | Global::NETWORK_INFRA_TYPE => {}
+            "aci" | "aci-opflex" => {
+                return Err(Refused::new("networkInfraType", infra_type, Reason::AciLeftOut));
+            }
+            _ => return Err(not_one_of("networkInfraType", infra_type, "default")),
+        }
+        match fwd_mode {
+            "" | Global::FWD_MODE => {}
+            "bridge" => return Err(Refused::new("fwdMode", fwd_mode, Reason::BridgeNotBuilt)),
+            _ => return Err(not_one_of("fwdMode", fwd_mode, "bridge, routing")),
+        }
+        match arp_mode {
+            "" | Global::ARP_MODE => Ok(()),
+            "flood" => Err(Refused::new("arpMode", arp_mode, Reason::FloodNotBuilt)),
+            _ => Err(not_one_of("arpMode", arp_mode, "proxy, flood")),
+        }
+    }
+}
+
+fn not_one_of(field: &'static str, value: &str, list: &'static str) -> Refused {
+    Refused::new(field, value, Reason::NotOneOf { list })
+}
+
+fn private(text: &str) -> Result<PrivateSubnet, Refused> {
+    let refuse = || Refused::new("pvtSubnet", text, Reason::PrivateSubnetFormat);
+    let address: Ipv4Addr =
+        text.strip_suffix("/16").and_then(|address| address.parse().ok()).ok_or_else(refuse)?;
+    Ok(PrivateSubnet(Ipv4Addr::from_bits(address.to_bits() & 0xffff_0000)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contivs_global_vectors_are_refused_with_their_field() {
+        let bad = [
+            ("1-5000", "", "", "vlans"),
+            ("0-4094", "", "", "vlans"),
+            ("1", "", "", "vlans"),
+            ("1?2", "", "", "vlans"),
+            ("abcd", "", "", "vlans"),
+            ("", "1-16777216", "", "vxlans"),
+            ("", "", "172.21.0.0/24", "pvtSubnet"),
+            ("", "", "fd00::/16", "pvtSubnet"),
+        ];
+        for (vlans, vxlans, private, field) in bad {
+            assert_eq!(GlobalSpec::parse(vlans, vxlans, private).unwrap_err().field, field);
+        }
+        for good in ["172.20.0.0/16", "172.21.0.0/16"] {
+            let spec = GlobalSpec::parse("1-1000", "1001-2000", good).unwrap();
+            assert_eq!(spec.pvt_subnet.unwrap().to_string(), good);
+        }
+    }
+
+    #[test]
+    fn modes_that_are_not_built_are_refused_and_not_faked() {
+        assert_eq!(GlobalSpec::check_modes("default", "routing", "proxy"), Ok(()));
+        assert_eq!(GlobalSpec::check_modes("", "", ""), Ok(()));
+        let refused = [
+            (("xyz", "", ""), "networkInfraType"),
+            (("aci", "", ""), "networkInfraType"),
+            (("", "bridge", ""), "fwdMode"),
+            (("", "xyz", ""), "fwdMode"),
+            (("", "", "flood"), "arpMode"),
+            (("", "", "xyz"), "arpMode"),
+        ];
+        for ((infra, fwd, arp), field) in refused {
+            assert_eq!(GlobalSpec::check_modes(infra, fwd, arp).unwrap_err().field, field);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Endpoint groups: the endpoints of one network that policies speak about.
+
+use std::collections::BTreeSet;
+
+use flowtable::ids::Group;
+
+use crate::key::GroupKey;
+use crate::name::{CfgdTag, NetworkName, PolicyName};
+use crate::refusal::{Reason, Refused};
+use crate::subnet::AddressRange;
+
+/// A group as a user asks for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupSpec {
+    /// Tenant and name.
+    pub key: GroupKey,
+    /// Its network, in the same tenant.
+    pub network: NetworkName,
+    /// Its own addresses; `None`: those of the network.
+    pub pool: Option<AddressRange>,
+    /// Its policies, in the same tenant, each once.
+    pub policies: Vec<PolicyName>,
+    /// The user's own tag.
+    pub cfgd_tag: Option<CfgdTag>,
+}
+
+impl GroupSpec {
+    /// Checks a list of policies; one named twice counts once.
+    ///
+    /// # Errors
+    /// [`Refused`] for a name that is none.
+    pub fn parse_policies(
+        field: &'static str,
+        texts: &[String],
+    ) -> Result<Vec<PolicyName>, Refused> {
+        let (mut policies, mut seen) = (Vec::new(), BTreeSet::new());
+        for text in texts {
+            let policy = PolicyName::parse(field, text)?;
+            if seen.insert(text) {
+                policies.push(policy);
+            }
+        }
+        Ok(policies)
+    }
+
+    /// Checks a pool; empty is `None`.
+    ///
+    /// # Errors
+    /// [`Refused`] with Contiv's texts for pools.
+    pub fn parse_pool(field: &'static str, text: &str) -> Result<Option<AddressRange>, Refused> {
+        if text.is_empty() { Ok(None) } else { AddressRange::parse(field, text).map(Some) }
+    }
+
+    /// Checks a net profile: this version has none.
+    ///
+    /// # Errors
+    /// [`Refused`] unless it is empty.
+    pub fn check_net_profile(field: &'static str, text: &str) -> Result<(), Refused> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        Err(Refused::new(field, text, Reason::NetprofileNotFound))
+    }
+}
+
+/// A stored group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointGroup {
+    /// What was asked for.
+    pub spec: GroupSpec,
+    /// Its number in the tables.
+    pub id: Group,
+}
+
+impl EndpointGroup {
+    /// The tag shown to users: their own, or `group.tenant`.
+    #[must_use]
+    pub fn shown_tag(&self) -> String {
+        match &self.spec.cfgd_tag {
+            Some(tag) => tag.to_string(),
+            None => format!("{}.{}", self.spec.key.group, self.spec.key.tenant),
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Who holds which address and MAC of a network, and how all of it is rebuilt from stored objects.
+//! A group with a pool has addresses of its own, carved from the network's.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use flowtable::ids::Mac;
+
+use super::{Counters, Ledger};
+use crate::intent::Object;
+use crate::key::{Key, NetworkKey};
+use crate::name::{EndpointId, GroupName, Owner};
+use crate::pool::{AddressPool, Holder, Unavailable};
+use crate::refusal::{Reason, Refused};
+use crate::subnet::{AddressRange, Subnet};
+
+/// Stored objects that contradict each other: a bug, or a store edited by hand.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Damaged {
+    /// An object of a network that is not there.
+    #[error("{key} names network {network}, which is not stored")]
+    NoNetwork {
+        /// The object.
+        key: String,
+        /// The network.
+        network: String,
+    },
+    /// Two objects hold one address, or an object holds one it can't have.
+    #[error("{key} holds {address}, which it can't have")]
+    Address {
+        /// The object.
+        key: String,
+        /// The address, or pool of addresses.
+        address: String,
+    },
+    /// Two networks have one tag.
+    #[error("network {network} has tag {tag}, which another has")]
+    Tag {
+        /// The network.
+        network: String,
+        /// The tag.
+        tag: u32,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct GroupPool {
+    range: AddressRange,
+    addresses: AddressPool,
+}
+
+/// The addresses and MACs of a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holdings {
+    subnet: Subnet,
+    own: AddressPool,
+    groups: BTreeMap<GroupName, GroupPool>,
+    macs: BTreeMap<Mac, EndpointId>,
+}
+
+impl Holdings {
+    pub(super) fn new(subnet: Subnet, gateway: Option<Ipv4Addr>) -> Self {
+        let mut own = AddressPool::new(subnet.hosts());
+        if let Some(gateway) = gateway {
+            // A gateway outside the range is in no pool, so that nothing needs to hold it.
+            let outside = own.take(gateway, Holder::Gateway);
+            debug_assert!(matches!(outside, Ok(()) | Err(Unavailable::Outside)));
+        }
+        Self { subnet, own, groups: BTreeMap::new(), macs: BTreeMap::new() }
+    }
+
+    /// The network's own addresses: all but those of groups with a pool.
+    #[must_use]
+    pub const fn network(&self) -> &AddressPool {
+        &self.own
+    }
+
+    /// The addresses endpoints of a group get: the group's own, or the network's.
+    #[must_use]
+    pub fn group(&self, group: &GroupName) -> &AddressPool {
+        self.groups.get(group).map_or(&self.own, |pool| &pool.addresses)
+    }
+
+    /// How many addresses endpoints and reservations hold, in all pools.
+    #[must_use]
+    pub fn held_count(&self) -> usize {
+        let pools = self.groups.values().map(|pool| &pool.addresses).chain([&self.own]);
+        pools.flat_map(AddressPool::holders).filter(|(_, h)| **h != Holder::Gateway).count()
+    }
+
+    pub(super) fn carve(
+        &mut self,
+        field: &'static str,
+        group: &GroupName,
+        range: AddressRange,
+    ) -> Result<(), Refused> {
+        let refuse = |reason| Refused::new(field, &range, reason);
+        if !self.subnet.hosts().is_some_and(|hosts| hosts.covers(range)) {
+            let subnet = format!("{}/{}", self.subnet.network_address(), self.subnet.length());
+            return Err(refuse(Reason::PoolOutside { pool: range.to_string(), subnet }));
+        }
+        if let Some(taken) = self.own.first_unavailable(range) {
+            return Err(refuse(Reason::PoolTaken { address: taken.to_string() }));
+        }
+        self.own.carve(range);
+        let addresses = AddressPool::new(Some(range));
+        self.groups.insert(group.clone(), GroupPool { range, addresses });
+        Ok(())
+    }
+
+    /// Gives a group's pool back to the network, with the reservations that are in it.
+    pub(super) fn restore(&mut self, group: &GroupName) {
+        let Some(pool) = self.groups.remove(group) else { return };
+        self.own.restore(pool.range);
+        for (address, holder) in pool.addresses.holders() {
+            let moved = self.own.take(address, holder.clone());
+            debug_assert_eq!(moved, Ok(()), "the whole range was just given back");
+        }
+    }
+
+    /// The address `claimant` gets: the asked one, the one it has reserved, or the lowest.
+    pub(super) fn choose(
+        &self,
+        group: Option<&GroupName>,
+        wanted: Option<Ipv4Addr>,
+        claimant: &str,
+    ) -> Result<Ipv4Addr, Refused> {
+        let own_pool = group.and_then(|group| self.groups.get(group));
+        let pool = own_pool.map_or(&self.own, |pool| &pool.addresses);
+        let name = own_pool.map_or_else(|| self.subnet.to_string(), |pool| pool.range.to_string());
+        if let Some(address) = wanted {
+            let refused = match pool.check(address) {
+                Ok(()) => return Ok(address),
+                Err(Unavailable::Held(Holder::Lease(owner))) if owner.as_str() == claimant => {
+                    return Ok(address);
+                }
+                Err(refused) => refused,
+            };
+            return Err(self.unavailable(address, refused, name));
+        }
+        let reserved = pool.holders().find(
+            |(_, holder)| matches!(holder, Holder::Lease(owner) if owner.as_str() == claimant),
+        );
+        let address = reserved.map(|(address, _)| address).or_else(|| pool.lowest());
+        address.ok_or_else(|| {
+            let reason = match own_pool {
+                Some(_) => Reason::PoolExhausted { pool: name },
+                None => Reason::SubnetExhausted { subnet: name },
+            };
+            Refused::new("ipAddress", "", reason)
+        })
+    }
+
+    fn unavailable(&self, address: Ipv4Addr, why: Unavailable, pool: String) -> Refused {
+        let text = address.to_string();
+        let reason = match why {
+            Unavailable::Outside => Reason::AddressOutside { address: text, pool },
+            Unavailable::Held(holder) => {
+                Reason::AddressTaken { address: text, owner: holder.to_string() }
+            }
+            Unavailable::Carved => {
+                let group = self.groups.iter().find(|(_, pool)| pool.range.contains(address));
+                let owner =
+                    group.map_or_else(String::new, |(name, _)| format!("the pool of {name}"));
+                Reason::AddressTaken { address: text, owner }
+            }
+        };
+        Refused::new("ipAddress", &address, reason)
+    }
+
+    /// Gives `address`, as chosen, to `holder`; a reservation it replaces ends.
+    pub(super) fn hand_over(
+        &mut self,
+        address: Ipv4Addr,
+        holder: Holder,
+    ) -> Result<(), Unavailable> {
+        let pool = self.pool_at(address);
+        pool.release(address);
+        pool.take(address, holder)
+    }
+
+    pub(super) fn release(&mut self, address: Ipv4Addr) {
+        self.pool_at(address).release(address);
+    }
+
+    /// Who holds `address`.
+    #[must_use]
+    pub fn holder(&self, address: Ipv4Addr) -> Option<&Holder> {
+        let group = self.groups.values().find(|pool| pool.range.contains(address));
+        group.map_or(&self.own, |pool| &pool.addresses).holder(address)
+    }
+
+    pub(super) fn mac_owner(&self, mac: Mac) -> Option<&EndpointId> {
+        self.macs.get(&mac)
+    }
+
+    pub(super) fn add_mac(&mut self, mac: Mac, endpoint: EndpointId) {
+        self.macs.insert(mac, endpoint);
+    }
+
+    pub(super) fn remove_mac(&mut self, mac: Mac) {
+        self.macs.remove(&mac);
+    }
+
+    fn pool_at(&mut self, address: Ipv4Addr) -> &mut AddressPool {
+        let group = self.groups.values_mut().find(|pool| pool.range.contains(address));
+        group.map_or(&mut self.own, |pool| &mut pool.addresses)
+    }
+}
+
+impl Ledger {
+    /// Rebuilds everything from what is stored. References by name alone are not checked again.
+    ///
+    /// # Errors
+    /// [`Damaged`] when two objects hold one thing.
+    pub fn rebuild(
+        objects: impl IntoIterator<Item = Object>,
+        counters: Counters,
+    ) -> Result<Self, Damaged> {
+        let mut ledger = Self { counters, ..Self::default() };
+        for object in objects {
+            ledger.counters.note(&object);
+            ledger.intent.put(object);
+        }
+        ledger.vlans.set_range(ledger.intent.global.vlans);
+        ledger.vxlans.set_range(ledger.intent.global.vxlans);
+        ledger.rebuild_networks()?;
+        ledger.rebuild_pools()?;
+        ledger.rebuild_holders()?;
+        Ok(ledger)
+    }
+
+    fn rebuild_networks(&mut self) -> Result<(), Damaged> {
+        let networks: Vec<_> = self.intent.networks.values().cloned().collect();
+        for network in networks {
+            let tag = network.tag.number();
+            let pool = self.tags_mut(network.tag.encap());
+            if !pool.is_available(tag) {
+                return Err(Damaged::Tag { network: network.key.to_string(), tag });
+            }
+            pool.take(tag);
+            self.holdings.insert(network.key, Holdings::new(network.subnet, network.gateway));
+        }
+        Ok(())
+    }
+
+    fn rebuild_pools(&mut self) -> Result<(), Damaged> {
+        for group in self.intent.groups.values() {
+            let spec = &group.spec;
+            let Some(pool) = spec.pool else { continue };
+            let network = NetworkKey::new(spec.key.tenant.clone(), spec.network.clone());
+            let key = || Key::EndpointGroup(spec.key.clone()).to_string();
+            let holdings = self.holdings.get_mut(&network);
+            let holdings = holdings.ok_or_else(|| no_network(key(), &network))?;
+            let carved = holdings.carve("ipPool", &spec.key.group, pool);
+            carved
+                .map_err(|_refused| Damaged::Address { key: key(), address: pool.to_string() })?;
+        }
+        Ok(())
+    }
+
+    fn rebuild_holders(&mut self) -> Result<(), Damaged> {
+        let endpoints = self.intent.endpoints.values().map(|endpoint| {
+            let holder = Holder::Endpoint(endpoint.id.clone());
+            (&endpoint.network, endpoint.address, holder, endpoint.id.to_string())
+        });
+        let leases = self.intent.leases.values().map(|lease| {
+            let holder = Holder::Lease(lease.owner.clone());
+            (&lease.network, lease.address, holder, lease.key().to_string())
+        });
+        for (network, address, holder, key) in endpoints.chain(leases) {
+            let Some(holdings) = self.holdings.get_mut(network) else {
+                return Err(no_network(key, network));
+            };
+            let taken = holdings.pool_at(address).take(address, holder);
+            taken.map_err(|_why| Damaged::Address { key, address: address.to_string() })?;
+        }
+        for endpoint in self.intent.endpoints.values() {
+            if let Some(holdings) = self.holdings.get_mut(&endpoint.network) {
+                holdings.add_mac(endpoint.mac, endpoint.id.clone());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn no_network(key: String, network: &NetworkKey) -> Damaged {
+    Damaged::NoNetwork { key, network: network.to_string() }
+}
+
+impl Holder {
+    /// The reservation's owner, when it is one.
+    pub(super) const fn lease_owner(&self) -> Option<&Owner> {
+        match self {
+            Self::Lease(owner) => Some(owner),
+            Self::Gateway | Self::Endpoint(_) => None,
+        }
+    }
+}

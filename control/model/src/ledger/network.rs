@@ -1,0 +1,117 @@
+//! Writes of networks: tags and overlaps.
+
+use super::address::Holdings;
+use super::{Change, Ledger, Outcome, unchanged};
+use crate::intent::Object;
+use crate::key::{GroupKey, Key, NetworkKey};
+use crate::name::GroupName;
+use crate::network::{Encap, Network, NetworkSpec, Tag};
+use crate::refusal::{Reason, Refused};
+use crate::tag::TagPool;
+
+impl Ledger {
+    pub(super) fn create_network(&mut self, spec: NetworkSpec) -> Result<Outcome, Refused> {
+        if let Some(network) = self.intent.networks.get(&spec.key) {
+            if network.is_asked_by(&spec) {
+                return Ok(unchanged(Object::Network(network.clone())));
+            }
+            let reason = Reason::NetworkImmutable;
+            return Err(Refused::new("networkName", &spec.key.network, reason));
+        }
+        self.require_tenant(&spec.key.tenant)?;
+        self.check_network_name(&spec)?;
+        self.check_overlap(&spec)?;
+        let tag = self.choose_tag(&spec)?;
+        let bd = self.counters.next_bd()?;
+        let NetworkSpec { key, encap, tag: _, subnet, gateway, cfgd_tag } = spec;
+        self.tags_mut(encap).take(tag.number());
+        self.holdings.insert(key.clone(), Holdings::new(subnet, gateway));
+        let network = Network { key, tag, subnet, gateway, cfgd_tag, bd };
+        Ok(self.commit_one(Object::Network(network)))
+    }
+
+    pub(super) fn delete_network(&mut self, key: &NetworkKey) -> Result<Vec<Change>, Refused> {
+        let refuse = |reason| Refused::new("key", key, reason);
+        let Some(network) = self.intent.networks.get(key) else {
+            return Err(refuse(Reason::NetworkNotFound));
+        };
+        let name = key.network.to_string();
+        let members = self.intent.groups.values().map(|group| &group.spec);
+        let groups = members
+            .filter(|spec| spec.key.tenant == key.tenant && spec.network == key.network)
+            .count();
+        if groups > 0 {
+            return Err(refuse(Reason::NetworkHasGroups { name, count: groups }));
+        }
+        if self.intent.endpoints.values().any(|endpoint| endpoint.network == *key) {
+            return Err(refuse(Reason::NetworkHasEndpoints));
+        }
+        let leases = self.intent.leases.keys().filter(|lease| lease.network == *key).count();
+        if leases > 0 {
+            return Err(refuse(Reason::NetworkHasLeases { name, count: leases }));
+        }
+        let tag = network.tag;
+        self.tags_mut(tag.encap()).release(tag.number());
+        self.holdings.remove(key);
+        Ok(self.commit(vec![Change::Remove(Key::Network(key.clone()))]))
+    }
+
+    fn check_network_name(&self, spec: &NetworkSpec) -> Result<(), Refused> {
+        let name = &spec.key.network;
+        let tenant = spec.key.tenant.clone();
+        let group = GroupName::parse("networkName", name.as_str())?;
+        if self.intent.groups.contains_key(&GroupKey { tenant, group }) {
+            let reason = Reason::GroupHasNetworkName { name: name.to_string() };
+            return Err(Refused::new("networkName", name, reason));
+        }
+        Ok(())
+    }
+
+    fn check_overlap(&self, spec: &NetworkSpec) -> Result<(), Refused> {
+        let mut others = self.intent.networks.values().filter(|n| n.key.tenant == spec.key.tenant);
+        let Some(other) = others.find(|n| n.subnet.range().overlaps(spec.subnet.range())) else {
+            return Ok(());
+        };
+        let reason = Reason::SubnetOverlap {
+            network: other.key.network.to_string(),
+            subnet: other.subnet.to_string(),
+        };
+        Err(Refused::new("subnet", &spec.subnet, reason))
+    }
+
+    fn choose_tag(&self, spec: &NetworkSpec) -> Result<Tag, Refused> {
+        let pool = self.tags(spec.encap);
+        let Some(tag) = spec.tag else {
+            let exhausted = match spec.encap {
+                Encap::Vlan => Reason::NoVlans,
+                Encap::Vxlan => Reason::NoVxlans,
+            };
+            let lowest = pool.lowest().ok_or_else(|| Refused::new("pktTag", &0, exhausted))?;
+            return Tag::new("pktTag", spec.encap, lowest);
+        };
+        let number = tag.number();
+        if pool.is_available(number) {
+            return Ok(tag);
+        }
+        let reason = match spec.encap {
+            Encap::Vlan => Reason::VlanUnavailable { tag: number },
+            Encap::Vxlan if pool.range().contains(number) => Reason::VxlanUnavailable,
+            Encap::Vxlan => Reason::VxlanOutOfRange,
+        };
+        Err(Refused::new("pktTag", &number, reason))
+    }
+
+    const fn tags(&self, encap: Encap) -> &TagPool {
+        match encap {
+            Encap::Vlan => &self.vlans,
+            Encap::Vxlan => &self.vxlans,
+        }
+    }
+
+    pub(super) const fn tags_mut(&mut self, encap: Encap) -> &mut TagPool {
+        match encap {
+            Encap::Vlan => &mut self.vlans,
+            Encap::Vxlan => &mut self.vxlans,
+        }
+    }
+}

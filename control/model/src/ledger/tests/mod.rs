@@ -1,0 +1,160 @@
+//! Contiv's input vectors for references, mutability, tags, pools and addresses, and a property: any
+//! run of writes leaves a ledger that its own stored objects rebuild. Here: what the tests share.
+
+mod addresses;
+mod property;
+mod references;
+mod tags;
+
+use super::*;
+use crate::endpoint::{EndpointSpec, Host, LeaseSpec, Node};
+use crate::global::GlobalSpec;
+use crate::group::GroupSpec;
+use crate::key::{Kind, LeaseKey, PolicyKey, RuleKey};
+use crate::name::{EndpointId, GroupName, Label, NetworkName, NodeName, Owner};
+use crate::network::{Encap, NetworkSpec, Tag};
+use crate::refusal::Class;
+use crate::rule::{RuleSpec, RuleText};
+use crate::subnet::Subnet;
+use crate::tenant::TenantSpec;
+use flowtable::entry::Permit;
+
+pub(crate) fn tenant(name: &str) -> Spec {
+    Spec::Tenant(TenantSpec {
+        name: TenantName::parse("tenantName", name).unwrap(),
+        default_network: None,
+        default_verdict: None,
+    })
+}
+
+/// `tenant:network`, `subnet [gateway]`, `vlan|vxlan [tag]`
+pub(crate) fn network(key: &str, subnet: &str, wire: &str) -> Spec {
+    let mut addresses = subnet.split(' ');
+    let subnet = Subnet::parse("subnet", addresses.next().unwrap()).unwrap();
+    let mut wire = wire.split(' ');
+    let encap = Encap::parse("encap", wire.next().unwrap()).unwrap();
+    Spec::Network(NetworkSpec {
+        key: NetworkKey::parse("key", key).unwrap(),
+        encap,
+        tag: wire.next().map(|tag| Tag::new("pktTag", encap, tag.parse().unwrap()).unwrap()),
+        subnet,
+        gateway: addresses.next().map(|gw| subnet.parse_gateway("gateway", gw).unwrap()),
+        cfgd_tag: None,
+    })
+}
+
+pub(crate) fn group(key: &str, network: &str, pool: &str, policies: &[&str]) -> Spec {
+    let policies: Vec<_> = policies.iter().map(ToString::to_string).collect();
+    Spec::EndpointGroup(GroupSpec {
+        key: GroupKey::parse("key", key).unwrap(),
+        network: NetworkName::parse("networkName", network).unwrap(),
+        pool: GroupSpec::parse_pool("ipPool", pool).unwrap(),
+        policies: GroupSpec::parse_policies("policies", &policies).unwrap(),
+        cfgd_tag: None,
+    })
+}
+
+pub(crate) fn policy(key: &str) -> Spec {
+    Spec::Policy(PolicyKey::parse("key", key).unwrap())
+}
+
+pub(crate) fn rule(key: &str, text: RuleText<'_>) -> Spec {
+    let action = if text.action.is_empty() { "allow" } else { text.action };
+    let key = RuleKey::parse("key", key).unwrap();
+    Spec::Rule(RuleSpec::parse(key, &RuleText { action, ..text }).unwrap())
+}
+
+pub(crate) fn node(name: &str, vtep: &str) -> Spec {
+    Spec::Node(Node {
+        name: NodeName::parse("nodeName", name).unwrap(),
+        vtep: Node::parse_vtep("vtepIP", vtep).unwrap(),
+        version: Label::parse("version", "0.1.0").unwrap(),
+    })
+}
+
+/// In `network`, optionally `group`, with a wanted address or "", on `node`.
+pub(crate) fn endpoint(id: &str, network: &str, group: &str, address: &str, node: &str) -> Spec {
+    let wanted = Some(address.to_owned()).filter(|a| !a.is_empty());
+    Spec::Endpoint(EndpointSpec {
+        id: EndpointId::parse("endpointID", id).unwrap(),
+        network: NetworkKey::parse("key", network).unwrap(),
+        group: GroupName::parse_optional("endpointGroup", group).unwrap(),
+        address: EndpointSpec::parse_addresses("ipAddress", wanted.as_slice()).unwrap(),
+        mac: None,
+        host: Host {
+            node: NodeName::parse("homingHost", node).unwrap(),
+            intf_name: Label::parse("intfName", "wr0").unwrap(),
+            container_id: Label::parse("containerID", id).unwrap(),
+            container_name: Label::parse("containerName", "").unwrap(),
+        },
+    })
+}
+
+fn lease(network: &str, group: &str, address: &str, owner: &str) -> Spec {
+    Spec::AddressLease(LeaseSpec {
+        network: NetworkKey::parse("key", network).unwrap(),
+        group: GroupName::parse_optional("endpointGroup", group).unwrap(),
+        address: LeaseSpec::parse_address("address", address).unwrap(),
+        owner: Owner::parse("owner", owner).unwrap(),
+    })
+}
+
+/// Tenant default and two nodes.
+pub(crate) fn ledger(specs: impl IntoIterator<Item = Spec>) -> Ledger {
+    let mut ledger = Ledger::default();
+    let start = [tenant("default"), node("n1", "192.168.0.1"), node("n2", "192.168.0.2")];
+    for spec in start.into_iter().chain(specs) {
+        ledger.create(spec).unwrap();
+    }
+    ledger
+}
+
+fn refuse(ledger: &mut Ledger, spec: Spec) -> Refused {
+    let before = ledger.clone();
+    let refused = ledger.create(spec).unwrap_err();
+    assert_eq!(*ledger, before, "a refused write changes nothing");
+    refused
+}
+
+fn delete(ledger: &mut Ledger, kind: Kind, key: &str) -> Result<Vec<Change>, Refused> {
+    ledger.delete(&Key::parse(kind, key).unwrap())
+}
+
+fn refuse_delete(ledger: &mut Ledger, kind: Kind, key: &str) -> Refused {
+    let before = ledger.clone();
+    let refused = delete(ledger, kind, key).unwrap_err();
+    assert_eq!(*ledger, before, "a refused delete changes nothing");
+    refused
+}
+
+fn address_of(outcome: &Outcome) -> String {
+    if let Object::Endpoint(endpoint) = &outcome.object {
+        return endpoint.address.to_string();
+    }
+    let Object::AddressLease(lease) = &outcome.object else { panic!("no address: {outcome:?}") };
+    lease.address.to_string()
+}
+
+fn texts(ledger: &Ledger, network: &str) -> (String, String) {
+    let holdings = ledger.holdings(&NetworkKey::parse("key", network).unwrap()).unwrap();
+    (holdings.network().allocated(), holdings.network().available())
+}
+
+fn group_texts(ledger: &Ledger, network: &str, group: &str) -> (String, String) {
+    let holdings = ledger.holdings(&NetworkKey::parse("key", network).unwrap()).unwrap();
+    let pool = holdings.group(&GroupName::parse("groupName", group).unwrap());
+    (pool.allocated(), pool.available())
+}
+
+fn tag_of(outcome: &Outcome) -> u32 {
+    let Object::Network(network) = &outcome.object else { panic!("no tag: {outcome:?}") };
+    network.tag.number()
+}
+
+fn stored(ledger: &Ledger) -> Vec<Object> {
+    Kind::ALL.iter().flat_map(|kind| ledger.intent().objects(*kind)).collect()
+}
+
+fn rebuilt(ledger: &Ledger) -> Ledger {
+    Ledger::rebuild(stored(ledger), ledger.counters()).unwrap()
+}

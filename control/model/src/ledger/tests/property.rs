@@ -1,0 +1,103 @@
+//! Any run of writes against plain sets, and what a rebuilt ledger must be.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[test]
+fn contradictory_stored_objects_are_named() {
+    let ledger = ledger([
+        network("default:net", "10.1.1.0/24", "vxlan"),
+        endpoint("a", "default:net", "", "", "n1"),
+    ]);
+    let mut objects = stored(&ledger);
+    let Some(Object::Endpoint(twin)) = objects.last().cloned() else {
+        panic!("an endpoint is last")
+    };
+    let id = EndpointId::parse("endpointID", "b").unwrap();
+    objects.push(Object::Endpoint(crate::endpoint::Endpoint { id, ..twin }));
+    let damaged = Ledger::rebuild(objects, ledger.counters()).unwrap_err();
+    assert_eq!(damaged.to_string(), "b holds 10.1.1.1, which it can't have");
+}
+
+#[derive(Debug, Clone)]
+enum Write {
+    Create(Spec),
+    Delete(Kind, String),
+}
+
+fn any_write() -> impl Strategy<Value = Write> {
+    let tenants = prop::sample::select(vec!["default", "red"]);
+    let nets = prop::sample::select(vec!["a", "b"]);
+    let groups = prop::sample::select(vec!["g", "h"]);
+    let ids = prop::sample::select(vec!["e1", "e2", "e3", "e4"]);
+    let address = prop::sample::select(vec!["", "10.1.1.1", "10.1.1.2", "10.1.1.6", "10.1.1.7"]);
+    let pool = prop::sample::select(vec!["", "10.1.1.1-10.1.1.2", "10.1.1.2-10.1.1.6"]);
+    (0u8..9, tenants, nets, groups, ids, address, pool).prop_map(
+        |(which, tenant_name, net, grp, id, address, pool)| {
+            let net_key = format!("{tenant_name}:{net}");
+            let group_key = format!("{tenant_name}:{grp}");
+            match which {
+                0 => Write::Create(tenant(tenant_name)),
+                1 => Write::Create(network(&net_key, "10.1.1.0/29 10.1.1.5", "vxlan")),
+                2 => Write::Create(group(&group_key, net, pool, &[])),
+                3 | 4 => Write::Create(endpoint(
+                    id,
+                    &net_key,
+                    if pool.is_empty() { "" } else { grp },
+                    address,
+                    "n1",
+                )),
+                5 => Write::Create(lease(&net_key, "", address, id)),
+                6 => Write::Delete(Kind::Endpoint, id.to_owned()),
+                7 => Write::Delete(Kind::EndpointGroup, group_key),
+                _ => Write::Delete(
+                    Kind::AddressLease,
+                    format!("{net_key}:{}", if address.is_empty() { "10.1.1.1" } else { address }),
+                ),
+            }
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn any_writes_leave_one_owner_per_address_and_a_ledger_that_is_rebuilt_from_its_objects(
+        writes in prop::collection::vec(any_write(), 0..60)
+    ) {
+        let mut ledger = ledger([]);
+        let mut replay = ledger.intent().clone();
+        for write in writes {
+            let before = ledger.clone();
+            let result = match write {
+                Write::Create(spec) => ledger.create(spec).map(|outcome| outcome.changes),
+                Write::Delete(kind, key) => delete(&mut ledger, kind, &key),
+            };
+            match result {
+                Err(_) => prop_assert_eq!(&ledger, &before),
+                Ok(changes) => for change in changes {
+                    match change {
+                        Change::Put(object) => replay.put(object),
+                        Change::Remove(key) => replay.remove(&key),
+                    }
+                },
+            }
+            // The returned changes are the whole truth: a node that applies them has the same intent.
+            prop_assert_eq!(&replay, ledger.intent());
+            let mut owners = BTreeSet::new();
+            for endpoint in ledger.intent().endpoints() {
+                prop_assert!(owners.insert((endpoint.network.clone(), endpoint.address)));
+                prop_assert!(endpoint.address != Ipv4Addr::new(10, 1, 1, 5), "the gateway's");
+            }
+            for lease in ledger.intent.leases.values() {
+                prop_assert!(owners.insert((lease.network.clone(), lease.address)));
+            }
+            let held: usize = ledger.holdings.values().map(Holdings::held_count).sum();
+            prop_assert_eq!(held, owners.len(), "nothing leaks");
+            prop_assert_eq!(rebuilt(&ledger), ledger.clone());
+        }
+    }
+}

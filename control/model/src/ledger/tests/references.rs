@@ -1,0 +1,263 @@
+//! What must exist, what can't change, and what can't be deleted.
+
+use super::*;
+
+#[test]
+fn what_exists_alike_is_accepted_and_what_differs_refused_with_contivs_text() {
+    let mut ledger = ledger([
+        network("default:net", "10.1.1.0/24 10.1.1.254", "vxlan"),
+        policy("default:p"),
+        rule("default:p:1", RuleText { direction: "in", ..RuleText::default() }),
+    ]);
+    for again in [
+        tenant("default"),
+        network("default:net", "10.1.1.0/24 10.1.1.254", "vxlan"),
+        network("default:net", "10.1.1.0/24 10.1.1.254", "vxlan 1"),
+        policy("default:p"),
+        rule("default:p:1", RuleText { direction: "in", ..RuleText::default() }),
+        node("n1", "192.168.0.1"),
+    ] {
+        assert_eq!(ledger.create(again).unwrap().changes, []);
+    }
+    let other_rule = RuleText { direction: "out", ..RuleText::default() };
+    for (spec, field, text) in [
+        (
+            network("default:net", "10.1.1.0/24", "vxlan"),
+            "networkName",
+            "Cant change network parameters after its created",
+        ),
+        (rule("default:p:1", other_rule), "ruleId", "can not update a rule after its created"),
+        (
+            Spec::Tenant(TenantSpec {
+                name: TenantName::default_tenant(),
+                default_network: NetworkName::parse_optional("x", "net").unwrap(),
+                default_verdict: None,
+            }),
+            "defaultNetwork",
+            "Cant change tenant parameters after its created",
+        ),
+    ] {
+        let refused = refuse(&mut ledger, spec);
+        assert_eq!((refused.field, refused.to_string().as_str()), (field, text));
+        assert_eq!(refused.class(), Class::Exists);
+        assert!(!refused.next_step().is_empty());
+    }
+}
+
+#[test]
+fn a_second_create_never_turns_deny_into_allow_and_an_update_does() {
+    let spec = |default_verdict| {
+        let Spec::Tenant(spec) = tenant("red") else { panic!("a tenant") };
+        Spec::Tenant(TenantSpec { default_verdict, ..spec })
+    };
+    let mut ledger = ledger([spec(Some(Permit::Deny))]);
+    assert_eq!(ledger.create(spec(None)).unwrap().changes, []);
+    assert_eq!(refuse(&mut ledger, spec(Some(Permit::Allow))).field, "defaultVerdict");
+    assert_eq!(ledger.update(spec(None)).unwrap().changes, []);
+    let Object::Tenant(red) = ledger.update(spec(Some(Permit::Allow))).unwrap().object else {
+        panic!("a tenant was updated");
+    };
+    assert_eq!(red.default_verdict, Permit::Allow);
+}
+
+#[test]
+fn overlapping_subnets_are_refused_inside_a_tenant_only() {
+    let mut ledger =
+        ledger([tenant("blue"), network("default:a", "10.1.1.0/24 10.1.1.220", "vlan")]);
+    for (subnet, wire) in [
+        ("10.1.1.0/24", "vxlan"),
+        ("10.1.1.0/24 10.1.1.233", "vlan"),
+        ("10.1.0.0/16", "vxlan"),
+        ("10.1.1.77-10.1.1.80/24", "vlan"),
+    ] {
+        let refused = refuse(&mut ledger, network("default:b", subnet, wire));
+        assert_eq!(refused.to_string(), "network a conflicts with subnet 10.1.1.0/24");
+        assert_eq!(refused.field, "subnet");
+    }
+    ledger.create(network("default:b", "10.1.2.0/24 10.1.2.254", "vlan")).unwrap();
+    ledger.create(network("blue:a", "10.1.0.0/16", "vxlan")).unwrap();
+    for (name, range) in
+        [("r1", "20.1.1.10-20.1.1.45"), ("r2", "20.1.1.46-20.1.1.100"), ("r3", "20.1.1.0-20.1.1.9")]
+    {
+        ledger
+            .create(network(&format!("default:{name}"), &format!("{range}/24"), "vxlan"))
+            .unwrap();
+    }
+    for range in ["20.1.1.45-20.1.1.100", "20.1.1.0-20.1.1.10"] {
+        let refused = refuse(&mut ledger, network("default:r4", &format!("{range}/24"), "vxlan"));
+        assert!(matches!(refused.reason, Reason::SubnetOverlap { .. }));
+    }
+}
+
+#[test]
+fn deletes_are_refused_while_something_depends_on_the_object() {
+    let mut ledger = ledger([
+        tenant("t"),
+        network("t:net", "10.1.1.1/16 10.1.1.254", "vlan 1"),
+        policy("t:p"),
+        rule("t:p:1", RuleText { direction: "in", ..RuleText::default() }),
+        group("t:g", "net", "", &["p"]),
+        endpoint("e", "t:net", "g", "", "n1"),
+        lease("t:net", "", "10.1.0.9", "me"),
+    ]);
+    let mut refused = |kind, key| refuse_delete(&mut ledger, kind, key).to_string();
+    assert_eq!(refused(Kind::Tenant, "t"), "cannot delete t has 1 endpoint groups");
+    assert_eq!(refused(Kind::Network, "t:net"), "cannot delete net has 1 endpoint groups");
+    assert_eq!(refused(Kind::EndpointGroup, "t:g"), "Error: EPG g has active endpoints");
+    assert_eq!(refused(Kind::Policy, "t:p"), "Policy is being used");
+    assert_eq!(refused(Kind::Node, "n1"), "cannot delete n1 has 1 endpoints");
+    assert_eq!(refused(Kind::Global, "global"), "the global object cannot be deleted");
+    assert_eq!(refused(Kind::AddressLease, "t:net:10.1.0.1"), "the address is used by endpoint e");
+    delete(&mut ledger, Kind::Endpoint, "e").unwrap();
+    delete(&mut ledger, Kind::EndpointGroup, "t:g").unwrap();
+    let mut refused = |kind, key| refuse_delete(&mut ledger, kind, key).to_string();
+    assert_eq!(refused(Kind::Tenant, "t"), "cannot delete t has 1 policies");
+    assert_eq!(refused(Kind::Network, "t:net"), "cannot delete net has 1 address leases");
+    let changes = delete(&mut ledger, Kind::Policy, "t:p").unwrap();
+    assert_eq!(changes.len(), 2, "its rule goes with it");
+    assert_eq!(
+        refuse_delete(&mut ledger, Kind::Tenant, "t").to_string(),
+        "cannot delete t has 1 networks"
+    );
+    delete(&mut ledger, Kind::AddressLease, "t:net:10.1.0.9").unwrap();
+    delete(&mut ledger, Kind::Network, "t:net").unwrap();
+    delete(&mut ledger, Kind::Tenant, "t").unwrap();
+    assert_eq!(refuse_delete(&mut ledger, Kind::Tenant, "default").class(), Class::InUse);
+    for (kind, key) in [
+        (Kind::Tenant, "t"),
+        (Kind::Network, "t:net"),
+        (Kind::EndpointGroup, "t:g"),
+        (Kind::Node, "n9"),
+        (Kind::Policy, "t:p"),
+        (Kind::Rule, "t:p:1"),
+        (Kind::Endpoint, "e"),
+        (Kind::AddressLease, "t:net:10.1.0.9"),
+    ] {
+        assert_eq!(refuse_delete(&mut ledger, kind, key).class(), Class::NotFound, "{key}");
+    }
+}
+
+#[test]
+fn groups_and_networks_share_names_and_references_must_exist() {
+    let mut ledger = ledger([network("default:net", "10.1.1.0/24", "vxlan"), policy("default:p")]);
+    ledger.create(group("default:g", "net", "", &["p"])).unwrap();
+    ledger.create(network("default:net2", "10.1.2.0/24", "vxlan")).unwrap();
+    for (spec, field, text) in [
+        (
+            group("default:net", "net", "", &[]),
+            "groupName",
+            "Network net conflicts with the endpointGroup name",
+        ),
+        (
+            network("default:g", "10.9.1.0/24", "vxlan"),
+            "networkName",
+            "EndpointGroup g conflicts with the network name",
+        ),
+        (group("none:h", "net", "", &[]), "tenantName", "Tenant not found"),
+        (group("default:h", "none", "", &[]), "networkName", "Network none not found"),
+        (group("default:h", "net", "", &["none"]), "policies", "Policy not found"),
+        (group("default:g", "net", "", &["none"]), "policies", "Policy not found"),
+        (
+            group("default:g", "net2", "", &[]),
+            "networkName",
+            "Cannot change network association after epg is created.",
+        ),
+        (
+            group("default:g", "net", "10.1.1.5", &[]),
+            "ipPool",
+            "Cannot change IP pool after epg is created.",
+        ),
+        (network("none:x", "10.9.1.0/24", "vxlan"), "tenantName", "Tenant not found"),
+        (policy("none:p"), "tenantName", "Tenant not found"),
+        (node("n3", "192.168.0.1"), "vtepIP", "the tunnel end point belongs to node n1"),
+    ] {
+        let refused = refuse(&mut ledger, spec);
+        assert_eq!((refused.field, refused.to_string().as_str()), (field, text));
+    }
+}
+
+#[test]
+fn policies_of_a_group_are_replaced_live() {
+    let mut ledger = ledger([
+        network("default:net", "10.1.1.0/24", "vxlan"),
+        policy("default:policy1"),
+        policy("default:policy2"),
+        group("default:g", "net", "", &["policy1"]),
+    ]);
+    let id = |ledger: &Ledger| ledger.intent().groups().next().unwrap().id;
+    let before = id(&ledger);
+    ledger.update(group("default:g", "net", "", &["policy2", "policy2"])).unwrap();
+    assert_eq!(id(&ledger), before);
+    delete(&mut ledger, Kind::Policy, "default:policy1").unwrap();
+    assert_eq!(
+        refuse_delete(&mut ledger, Kind::Policy, "default:policy2").reason,
+        Reason::PolicyInUse
+    );
+    delete(&mut ledger, Kind::EndpointGroup, "default:g").unwrap();
+    delete(&mut ledger, Kind::Policy, "default:policy2").unwrap();
+    // Ids are never used again.
+    ledger.create(group("default:g", "net", "", &[])).unwrap();
+    assert!(id(&ledger) > before);
+}
+
+#[test]
+fn rules_need_their_policy_groups_and_networks() {
+    let mut ledger = ledger([network("default:net", "10.1.1.0/24", "vxlan"), policy("default:p")]);
+    let (inward, outward) = (
+        RuleText { direction: "in", ..RuleText::default() },
+        RuleText { direction: "out", ..RuleText::default() },
+    );
+    for (spec, field, text) in [
+        (rule("default:none:1", inward), "policyName", "Policy not found"),
+        (rule("none:p:1", inward), "policyName", "Policy not found"),
+        (
+            rule("default:p:1", RuleText { from_group: "x", ..inward }),
+            "fromEndpointGroup",
+            "endpoint group not found",
+        ),
+        (
+            rule("default:p:1", RuleText { to_group: "x", ..outward }),
+            "toEndpointGroup",
+            "endpoint group not found",
+        ),
+        (
+            rule("default:p:1", RuleText { from_network: "x", ..inward }),
+            "fromNetwork",
+            "from Network not found",
+        ),
+        (
+            rule("default:p:1", RuleText { to_network: "x", ..outward }),
+            "toNetwork",
+            "to Network not found",
+        ),
+    ] {
+        let refused = refuse(&mut ledger, spec);
+        assert_eq!((refused.field, refused.to_string().as_str()), (field, text));
+        assert_eq!(refused.class(), Class::NotFound);
+    }
+}
+
+#[test]
+fn an_in_rule_for_one_address_needs_one_group_that_has_it() {
+    let text = |from, to| RuleText {
+        direction: "in",
+        from_address: from,
+        to_address: to,
+        ..RuleText::default()
+    };
+    let mut ledger = ledger([
+        network("default:net", "10.1.1.0/24", "vxlan"),
+        policy("default:p"),
+        group("default:g", "net", "", &[]),
+    ]);
+    ledger.create(endpoint("e", "default:net", "g", "10.1.1.15", "n1")).unwrap();
+    let refused = refuse(&mut ledger, rule("default:p:1", text("10.1.1.15", "10.2.1.31")));
+    assert_eq!(
+        refused.to_string(),
+        "failed to configure default:p:1, 0 endpoint groups linked to policy p "
+    );
+    ledger.update(group("default:g", "net", "", &["p"])).unwrap();
+    let refused = refuse(&mut ledger, rule("default:p:1", text("10.2.1.115", "10.1.1.19")));
+    assert_eq!(refused.to_string(), "failed to configure default:p:1, ip address is not in epg g");
+    ledger.create(rule("default:p:1", text("10.2.1.11", "10.1.1.15"))).unwrap();
+}

@@ -1,0 +1,332 @@
+//! Refusals: which field, which value, why, and what to do. Every text a user of the API can read
+//! as the reason of a refusal is in one table here. Where Contiv has a text for the case it is
+//! Contiv's, to the letter, because scripts match on it.
+
+/// What kind of answer a refusal is; the API maps it to a status code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// The input is wrong by itself.
+    Invalid,
+    /// Something that it names does not exist.
+    NotFound,
+    /// It is there already, differently, or belongs to someone else.
+    Exists,
+    /// The state of other objects forbids it.
+    InUse,
+    /// A pool is empty.
+    Exhausted,
+}
+
+/// A refused input.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refused {
+    /// The field at fault, by its JSON name.
+    pub field: &'static str,
+    /// What it held.
+    pub value: String,
+    /// Why that is refused.
+    pub reason: Reason,
+}
+
+impl Refused {
+    /// Refuses `value` of `field`.
+    pub fn new(field: &'static str, value: &(impl ToString + ?Sized), reason: Reason) -> Self {
+        Self { field, value: value.to_string(), reason }
+    }
+
+    /// What the user can do about it.
+    #[must_use]
+    pub const fn next_step(&self) -> &'static str {
+        self.reason.next_step()
+    }
+
+    /// What kind of answer it is.
+    #[must_use]
+    pub const fn class(&self) -> Class {
+        self.reason.class()
+    }
+}
+
+// One table, so that no reason can miss its class or its next step.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident $({ $($field:ident: $type:ty),* })?
+        => $class:ident, $text:literal, $step:literal;)*) => {
+        /// Why an input is refused. The displayed text is the message of the API.
+        #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+        pub enum Reason { $(
+            $(#[$doc])*
+            #[error($text)]
+            $variant $({ $(#[doc = "Named in the text."] $field: $type),* })?,
+        )* }
+
+        impl Reason {
+            /// What kind of answer it is.
+            #[must_use]
+            pub const fn class(&self) -> Class {
+                match self { $(Self::$variant { .. } => Class::$class,)* }
+            }
+
+            /// What the user can do about it.
+            #[must_use]
+            pub const fn next_step(&self) -> &'static str {
+                match self { $(Self::$variant { .. } => $step,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Not a name.
+    BadName { len_max: usize } => Invalid,
+        "a name has 1 to {len_max} letters, digits, dots and dashes and starts and ends with a letter or digit",
+        "use only letters, digits, '.' and '-'";
+    /// Not an identifier of an endpoint or owner.
+    BadIdentifier => Invalid,
+        "an identifier has 1 to 255 visible ASCII characters", "remove spaces and control characters";
+    /// Not a text for people.
+    BadLabel => Invalid,
+        "at most 255 bytes without control characters", "shorten it";
+    /// A value outside a closed list.
+    NotOneOf { list: &'static str } => Invalid,
+        "the value is not one of: {list}", "use one of the listed values";
+    /// A key with the wrong number of names.
+    BadKey { form: &'static str } => Invalid,
+        "the key does not have the form {form}", "join the names with colons";
+    /// The request carries no object, or no kind.
+    NoObject => Invalid, "no object given", "set exactly one kind of object";
+    /// Objects that only netmaster makes.
+    NotByUsers { maker: &'static str } => Invalid,
+        "objects of this kind are made by {maker}", "do not create or update it here";
+    /// A field a stored object must have.
+    MissingId => Invalid, "an identifier that netmaster hands out is missing", "restore the store from a backup";
+    /// IPv6 allocation.
+    Ipv6NotBuilt => Invalid,
+        "IPv6 subnets are not allocated by this version", "leave the IPv6 fields empty";
+    /// IPv6 in an address field.
+    Ipv6AddressNotBuilt => Invalid,
+        "IPv6 addresses are not supported by this version", "use an IPv4 address";
+    /// Infrastructure networks.
+    InfraNotBuilt => Invalid,
+        "infra networks are not built in this version", "use nwType data";
+    /// Forwarding mode bridge.
+    BridgeNotBuilt => Invalid,
+        "forwarding mode bridge is not built in this version", "use fwdMode routing";
+    /// ARP mode flood.
+    FloodNotBuilt => Invalid,
+        "ARP mode flood is not built in this version", "use arpMode proxy";
+    /// ACI.
+    AciLeftOut => Invalid, "the ACI fabric modes are not supported", "use networkInfraType default";
+    /// Not an IPv4 address.
+    BadAddress => Invalid, "not an IPv4 address", "write it like 10.1.1.5";
+    /// Not an IP address.
+    BadIpAddress => Invalid, "not an IP address", "write it like 192.0.2.1";
+    /// Not an address with an optional prefix length.
+    BadPrefix => Invalid, "not an IPv4 address or block with a length of 1 to 32", "write it like 10.1.1.0/24 or 10.1.1.5";
+    /// Not a usable MAC.
+    BadMac => Invalid, "not a unicast MAC address", "write it like 02:00:0a:01:01:05";
+    /// More than one address of a family.
+    TooManyAddresses => Invalid, "an endpoint has one IPv4 address", "ask for one address or none";
+
+    /// Tenant changed.
+    TenantImmutable => Exists, "Cant change tenant parameters after its created",
+        "delete the tenant and create it again";
+    /// Network changed.
+    NetworkImmutable => Exists, "Cant change network parameters after its created",
+        "delete the network and create it again";
+    /// Rule changed.
+    RuleImmutable => Exists, "can not update a rule after its created",
+        "remove the rule and add it again";
+    /// A group moved to another network.
+    GroupNetworkImmutable => Exists, "Cannot change network association after epg is created.",
+        "create another group in that network";
+    /// A group's pool changed.
+    GroupPoolImmutable => Exists, "Cannot change IP pool after epg is created.",
+        "create another group with that pool";
+    /// An endpoint's identity changed.
+    EndpointImmutable => Exists, "the endpoint exists with another value",
+        "delete the endpoint first";
+
+    /// No tenant name given.
+    NoTenant => Invalid, "Invalid tenant name", "name a tenant";
+    /// Unknown tenant.
+    TenantNotFound => NotFound, "Tenant not found", "create the tenant first";
+    /// Unknown network, named by an endpoint or lease, or read or deleted.
+    NetworkNotFound => NotFound, "network not found", "create the network first";
+    /// Unknown network, named by a group.
+    GroupNetworkNotFound { network: String } => NotFound, "Network {network} not found",
+        "create the network first";
+    /// Unknown group.
+    GroupNotFound => NotFound, "endpoint group not found", "create the group first";
+    /// A group of another network.
+    GroupOfOtherNetwork { network: String } => Invalid, "the endpoint group belongs to network {network}",
+        "name a group of the endpoint's network";
+    /// Unknown policy.
+    PolicyNotFound => NotFound, "Policy not found", "create the policy first";
+    /// Unknown rule.
+    RuleNotFound => NotFound, "rule not found", "see `netctl policy rule-ls`";
+    /// Unknown profile.
+    NetprofileNotFound => NotFound, "netprofile not found", "leave netProfile empty: this version has none";
+    /// Unknown endpoint.
+    EndpointNotFound => NotFound, "endpoint not found", "see `netctl endpoint ls`";
+    /// Unknown node.
+    NodeNotFound => NotFound, "node not found", "start netplugin on the node: it registers itself";
+    /// Unknown lease.
+    LeaseNotFound => NotFound, "address lease not found", "see the network's allocated addresses";
+    /// Unknown network in an in-rule.
+    FromNetworkNotFound => NotFound, "from Network not found", "create the network first";
+    /// Unknown network in an out-rule.
+    ToNetworkNotFound => NotFound, "to Network not found", "create the network first";
+
+    /// Group and network share one namespace.
+    NetworkHasGroupName { name: String } => Exists, "Network {name} conflicts with the endpointGroup name",
+        "choose another group name";
+    /// Group and network share one namespace.
+    GroupHasNetworkName { name: String } => Exists, "EndpointGroup {name} conflicts with the network name",
+        "choose another network name";
+    /// Overlapping subnets inside a tenant.
+    SubnetOverlap { network: String, subnet: String } => Exists,
+        "network {network} conflicts with subnet {subnet}", "choose addresses that no network of the tenant has";
+
+    /// Tenant in use.
+    TenantHasGroups { name: String, count: usize } => InUse, "cannot delete {name} has {count} endpoint groups",
+        "delete the endpoint groups first";
+    /// Tenant in use.
+    TenantHasPolicies { name: String, count: usize } => InUse, "cannot delete {name} has {count} policies",
+        "delete the policies first";
+    /// Tenant in use.
+    TenantHasNetworks { name: String, count: usize } => InUse, "cannot delete {name} has {count} networks",
+        "delete the networks first";
+    /// The tenant that always exists.
+    TenantIsDefault => InUse, "the tenant default cannot be deleted", "leave it empty";
+    /// Network in use.
+    NetworkHasGroups { name: String, count: usize } => InUse, "cannot delete {name} has {count} endpoint groups",
+        "delete the endpoint groups first";
+    /// Network in use.
+    NetworkHasEndpoints => InUse, "Error: Network has active endpoints", "detach the containers first";
+    /// Network in use.
+    NetworkHasLeases { name: String, count: usize } => InUse, "cannot delete {name} has {count} address leases",
+        "release the addresses first";
+    /// Group in use.
+    GroupHasEndpoints { name: String } => InUse, "Error: EPG {name} has active endpoints",
+        "detach the containers first";
+    /// Policy in use.
+    PolicyInUse => InUse, "Policy is being used", "take the policy off its endpoint groups first";
+    /// Node in use.
+    NodeHasEndpoints { name: String, count: usize } => InUse, "cannot delete {name} has {count} endpoints",
+        "delete the endpoints first";
+    /// Node in use.
+    NodeConnected => InUse, "the node is connected", "stop its netplugin first";
+    /// Address in use.
+    LeaseHasEndpoint { endpoint: String } => InUse, "the address is used by endpoint {endpoint}",
+        "delete the endpoint: that releases its address";
+    /// The global object.
+    GlobalPermanent => InUse, "the global object cannot be deleted", "set its fields instead";
+    /// Networks depend on it.
+    PrivateSubnetInUse { networks: String } => InUse,
+        "Unable to update private subnet due to existing {networks}", "delete the networks first";
+    /// Tags in use would fall outside.
+    TagRangeInUse { kind: &'static str } => InUse, "process failed on error checks {kind}",
+        "choose a range that keeps every tag in use";
+
+    /// In-rule mix.
+    InRuleWithTo => Invalid, "can not specify 'to' parameters in incoming rule", "use 'from' parameters";
+    /// In-rule mix.
+    FromNetworkAndAddress => Invalid, "can not specify both from network and from ip address", "give one of them";
+    /// In-rule mix.
+    FromNetworkAndGroup => Invalid, "can not specify both from network and from EndpointGroup", "give one of them";
+    /// Out-rule mix.
+    OutRuleWithFrom => Invalid, "can not specify 'from' parameters in outgoing rule", "use 'to' parameters";
+    /// Out-rule mix.
+    ToNetworkAndAddress => Invalid, "can not specify both to-network and to-ip address", "give one of them";
+    /// Out-rule mix.
+    ToNetworkAndGroup => Invalid, "can not specify both to-network and to-EndpointGroup", "give one of them";
+    /// Direction.
+    BadDirection => Invalid, "invalid direction for the rule", "use in or out";
+    /// In-rule with to-ip.
+    RuleGroupCount { rule: String, count: usize, policy: String } => InUse,
+        "failed to configure {rule}, {count} endpoint groups linked to policy {policy} ",
+        "link exactly one endpoint group to the policy";
+    /// In-rule with to-ip.
+    RuleAddressNotInGroup { rule: String, group: String } => NotFound,
+        "failed to configure {rule}, ip address is not in epg {group}", "name the address of an endpoint of the group";
+    /// Priority.
+    BadPriority => Invalid, "a priority is 1 to 100", "choose 1 to 100; higher wins";
+    /// Protocol.
+    BadProtocol => Invalid, "a protocol is tcp, udp, icmp, a number 0 to 255, or empty", "use one of these";
+    /// Port number.
+    BadPort => Invalid, "a port is 1 to 65535, or 0 for any", "choose a port in the range";
+    /// Port without a protocol that has ports.
+    PortWithoutProtocol => Invalid, "a port needs protocol tcp or udp", "set the protocol to tcp or udp";
+
+    /// Subnet text.
+    SubnetFormat => Invalid, "Network subnet format not valid", "write it like 10.1.1.0/24 or 10.1.1.10-10.1.1.20/24";
+    /// Subnet length.
+    SubnetLength { length: u32 } => Invalid, "subnet length {length} not supported", "use a length of 8 to 31";
+    /// Gateway outside.
+    GatewayOutside { gateway: String, subnet: String, host: u32 } => Invalid,
+        "hostIP {gateway} is exceeding beyond subnet {subnet}, hostID {host}", "choose an address inside the subnet";
+    /// Gateway is no host address.
+    GatewayReserved => Invalid, "the gateway is the subnet's network or broadcast address",
+        "choose a host address of the subnet";
+    /// VLAN given.
+    VlanUnavailable { tag: u32 } => Exists, "requested vlan not available - vlan:{tag}",
+        "choose another tag, or 0 to have one allocated";
+    /// No VLAN.
+    NoVlans => Exhausted, "no vlans available", "widen the vlan range with `netctl global set`";
+    /// VNI given, outside the range.
+    VxlanOutOfRange => Invalid, "requested vxlan is out of range", "choose a tag in the global vxlan range";
+    /// VNI given, taken.
+    VxlanUnavailable => Exists, "requested vxlan not available", "choose another tag, or 0 to have one allocated";
+    /// No VNI.
+    NoVxlans => Exhausted, "no vxlans available", "widen the vxlan range with `netctl global set`";
+    /// Ids are never used again, so they can run out.
+    NoIds => Exhausted, "no identifiers are left", "start with a new store";
+
+    /// Pool of a group.
+    PoolIpv6 => Invalid, "ipv6 address pool is not supported for Endpoint Groups", "use IPv4 addresses";
+    /// Pool of a group.
+    PoolFormat { pool: String } => Invalid, "invalid ip-pool {pool}", "write it like 10.1.1.10-10.1.1.20";
+    /// Pool of a group.
+    PoolOutside { pool: String, subnet: String } => Invalid,
+        "bad ip-pool {pool}, EPG ip-pool must be a subset of network {subnet}", "choose host addresses of the network";
+    /// Pool of a group.
+    PoolTaken { address: String } => Exists, "ip address {address} is not available",
+        "choose addresses that are available in the network";
+    /// Asked address, taken.
+    AddressTaken { address: String, owner: String } => Exists,
+        "ip address {address} is not available: it belongs to {owner}", "choose another address, or none to have one allocated";
+    /// Asked address, outside.
+    AddressOutside { address: String, pool: String } => Invalid,
+        "ip address {address} is not one of {pool}", "choose an address of the network or of the group's pool";
+    /// Asked MAC, taken.
+    MacTaken { owner: String } => Exists, "the MAC address belongs to endpoint {owner}", "choose another, or none";
+    /// Pool empty.
+    SubnetExhausted { subnet: String } => Exhausted, "auto allocation failed - address exhaustion in subnet {subnet}",
+        "release addresses or use a larger subnet";
+    /// Pool empty.
+    PoolExhausted { pool: String } => Exhausted, "auto allocation failed - address exhaustion in pool {pool}",
+        "release addresses or use a group without a pool";
+    /// Release by someone else.
+    NotOwner { owner: String } => Exists, "the address belongs to {owner}", "release it as its owner";
+    /// Two nodes with one address.
+    VtepTaken { node: String } => Exists, "the tunnel end point belongs to node {node}",
+        "give each node its own --vtep; delete the other node if it is gone";
+    /// Another node asked for the same host.
+    NodeGone { host: String } => NotFound, "node {host} not found", "start netplugin on the node: it registers itself";
+
+    /// Tag range text.
+    RangeFormat { range: String } => Invalid, "invalid range {range}, it is not min-max", "write it like 1-4094";
+    /// Tag range order.
+    RangeReversed { range: String } => Invalid, "invalid range {range}, min is greater than max", "write the smaller number first";
+    /// Tag range low end.
+    RangeLow { range: String } => Invalid, "invalid range {range}, values less than 1", "start at 1 or above";
+    /// VLAN range high end.
+    VlanRangeHigh { range: String } => Invalid, "invalid range {range}, vlan values exceed 4095 max allowed", "end at 4094 or below";
+    /// VNI range high end.
+    VxlanRangeHigh { range: String } => Invalid, "invalid range {range}, vxlan values exceed 16777215 max allowed", "end at 16777215 or below";
+    /// Private subnet.
+    PrivateSubnetFormat => Invalid, "the private subnet must be an IPv4 /16", "write it like 172.19.0.0/16";
+    /// Only one global object.
+    GlobalName => Invalid, "the global object has the name global", "use the name global";
+}

@@ -1,0 +1,271 @@
+//! The service `control.v1.NetMaster`: what netctl, scripts and nodes ask for.
+
+use control_api::v1::net_master_server::NetMaster;
+use control_api::{convert, v1};
+use control_model::{
+    GroupName, Key, Kind, LeaseKey, LeaseSpec, NetworkKey, NetworkName, NodeName, Object, Owner,
+    Reason, Refused, Spec, TenantName,
+};
+use tonic::{Request, Response, Status};
+
+use crate::master::{Failure, Master, State, Written};
+use crate::oper;
+use crate::sessions::Sessions;
+use crate::status::status;
+
+/// The service.
+#[derive(Debug)]
+pub(crate) struct Api {
+    pub(crate) master: Master,
+    pub(crate) sessions: Sessions,
+}
+
+/// Whether the caller waits for the nodes.
+#[derive(Debug, Clone, Copy)]
+enum Wait {
+    ForNodes,
+    No,
+}
+
+impl From<bool> for Wait {
+    fn from(no_wait: bool) -> Self {
+        if no_wait { Self::No } else { Self::ForNodes }
+    }
+}
+
+#[tonic::async_trait]
+impl NetMaster for Api {
+    async fn create(
+        &self,
+        request: Request<v1::CreateRequest>,
+    ) -> Result<Response<v1::WriteReply>, Status> {
+        let v1::CreateRequest { object, no_wait } = request.into_inner();
+        let written = self.master.create(user_spec(object)?).await?;
+        self.reply(written, no_wait.into()).await
+    }
+
+    async fn update(
+        &self,
+        request: Request<v1::UpdateRequest>,
+    ) -> Result<Response<v1::WriteReply>, Status> {
+        let v1::UpdateRequest { object, no_wait } = request.into_inner();
+        let written = self.master.update(user_spec(object)?).await?;
+        self.reply(written, no_wait.into()).await
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Result<Response<v1::WriteReply>, Status> {
+        let v1::DeleteRequest { kind, key, no_wait } = request.into_inner();
+        let key = convert::to_key(kind, &key).map_err(refused)?;
+        let node = self.check_node(&key)?;
+        let written = self.master.delete(key).await?;
+        if let Some(node) = node {
+            self.sessions.forget(&node);
+        }
+        self.reply(written, no_wait.into()).await
+    }
+
+    async fn get(
+        &self,
+        request: Request<v1::GetRequest>,
+    ) -> Result<Response<v1::GetReply>, Status> {
+        let v1::GetRequest { kind, key } = request.into_inner();
+        let key = convert::to_key(kind, &key).map_err(refused)?;
+        let found = self.master.read(|state| {
+            let intent = state.ledger.intent();
+            intent.object(&key).map(|object| v1::GetReply {
+                object: Some(oper::shown(&object, intent, &self.sessions)),
+                oper: Some(oper::oper(&object, &state.ledger)),
+                revision: state.revision,
+            })
+        });
+        let reply = found.await?.ok_or_else(|| status(&not_found(&key)))?;
+        Ok(Response::new(reply))
+    }
+
+    async fn list(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::ListReply>, Status> {
+        let v1::ListRequest { kind, tenant, parent, stats } = request.into_inner();
+        let kind = convert::to_kind(kind).map_err(refused)?;
+        let tenant = TenantName::parse_optional("tenant", &tenant).map_err(refused)?;
+        let wanted = Selection { kind, tenant, parent };
+        let mut reply = self.master.read(|state| wanted.list(state, &self.sessions)).await?;
+        if stats && kind == Kind::Rule {
+            let (mut counters, late) = self.sessions.rule_counters().await;
+            reply.counters = rule_cookies(&reply)
+                .map(|cookie| {
+                    let none = v1::RuleCounter { cookie, packets: 0, bytes: 0 };
+                    counters.remove(&cookie).unwrap_or(none)
+                })
+                .collect();
+            reply.late_nodes = late;
+        }
+        Ok(Response::new(reply))
+    }
+
+    async fn allocate_address(
+        &self,
+        request: Request<v1::AllocateAddressRequest>,
+    ) -> Result<Response<v1::AllocateAddressReply>, Status> {
+        let spec = lease_spec(&request.into_inner()).map_err(refused)?;
+        let network = spec.network.clone();
+        let written = self.master.create(Spec::AddressLease(spec)).await?;
+        let Some(Object::AddressLease(lease)) = written.object else {
+            return Err(Status::internal("a lease was written and is none"));
+        };
+        let reply = self.master.read(|state| {
+            state.ledger.intent().network(&network).map(|network| v1::AllocateAddressReply {
+                address: lease.address.to_string(),
+                prefix_length: network.subnet.length().into(),
+                gateway: network.gateway.map(|ip| ip.to_string()).unwrap_or_default(),
+            })
+        });
+        let gone = || status(&not_found(&Key::Network(network.clone())));
+        Ok(Response::new(reply.await?.ok_or_else(gone)?))
+    }
+
+    async fn release_address(
+        &self,
+        request: Request<v1::ReleaseAddressRequest>,
+    ) -> Result<Response<v1::ReleaseAddressReply>, Status> {
+        let (key, owner) = lease_key(&request.into_inner()).map_err(refused)?;
+        let release = Box::new(move |ledger: &mut control_model::Ledger| {
+            Ok((None, ledger.release(&key, &owner)?))
+        });
+        self.master.write(release).await?;
+        Ok(Response::new(v1::ReleaseAddressReply {}))
+    }
+}
+
+impl Api {
+    /// Answers a write once it is in force on the nodes, or they are late.
+    async fn reply(
+        &self,
+        written: Written,
+        wait: Wait,
+    ) -> Result<Response<v1::WriteReply>, Status> {
+        let Written { object, revision } = written;
+        let late_nodes = match wait {
+            Wait::ForNodes => self.sessions.wait_for(revision).await,
+            Wait::No => Vec::new(),
+        };
+        if !late_nodes.is_empty() {
+            tracing::warn!(revision, late = late_nodes.join(","), "nodes have not acknowledged");
+        }
+        let shown = self.master.read(|state| {
+            object.map(|object| oper::shown(&object, state.ledger.intent(), &self.sessions))
+        });
+        Ok(Response::new(v1::WriteReply { object: shown.await?, revision, late_nodes }))
+    }
+
+    /// A node that is there would only be half deleted.
+    fn check_node(&self, key: &Key) -> Result<Option<NodeName>, Status> {
+        let Key::Node(name) = key else { return Ok(None) };
+        if self.sessions.standing(name).connected {
+            return Err(status(&Refused::new("key", name, Reason::NodeConnected)));
+        }
+        Ok(Some(name.clone()))
+    }
+}
+
+struct Selection {
+    kind: Kind,
+    tenant: Option<TenantName>,
+    parent: String,
+}
+
+impl Selection {
+    fn list(&self, state: &State, sessions: &Sessions) -> v1::ListReply {
+        let intent = state.ledger.intent();
+        let objects = intent.objects(self.kind);
+        let objects = objects.iter().filter(|object| self.has(object));
+        v1::ListReply {
+            objects: objects.map(|object| oper::shown(object, intent, sessions)).collect(),
+            revision: state.revision,
+            ..v1::ListReply::default()
+        }
+    }
+
+    fn has(&self, object: &Object) -> bool {
+        // What belongs to no tenant is the same for all of them.
+        let in_tenant = match (&self.tenant, object.tenant()) {
+            (Some(wanted), Some(tenant)) => wanted == tenant,
+            (None, _) | (_, None) => true,
+        };
+        let in_parent = match object {
+            Object::Rule(rule) => {
+                self.parent.is_empty() || rule.spec.key.policy.as_str() == self.parent
+            }
+            Object::Tenant(_)
+            | Object::Network(_)
+            | Object::EndpointGroup(_)
+            | Object::Policy(_)
+            | Object::Global(_)
+            | Object::Endpoint(_)
+            | Object::Node(_)
+            | Object::AddressLease(_) => true,
+        };
+        in_tenant && in_parent
+    }
+}
+
+fn rule_cookies(reply: &v1::ListReply) -> impl Iterator<Item = u64> {
+    reply.objects.iter().filter_map(|object| match &object.kind {
+        Some(v1::object::Kind::Rule(rule)) => Some(rule.cookie),
+        Some(_) | None => None,
+    })
+}
+
+fn user_spec(object: Option<v1::Object>) -> Result<Spec, Status> {
+    let spec = convert::to_spec(&object.unwrap_or_default()).map_err(refused)?;
+    if let Spec::Node(node) = &spec {
+        let maker = "netplugin, which registers its node";
+        return Err(status(&Refused::new("object", &node.name, Reason::NotByUsers { maker })));
+    }
+    Ok(spec)
+}
+
+fn lease_spec(request: &v1::AllocateAddressRequest) -> Result<LeaseSpec, Refused> {
+    Ok(LeaseSpec {
+        network: network_key(&request.tenant_name, &request.network_name)?,
+        group: GroupName::parse_optional("endpointGroup", &request.endpoint_group)?,
+        address: LeaseSpec::parse_address("preferredAddress", &request.preferred_address)?,
+        owner: Owner::parse("owner", &request.owner)?,
+    })
+}
+
+fn lease_key(request: &v1::ReleaseAddressRequest) -> Result<(LeaseKey, Owner), Refused> {
+    let network = network_key(&request.tenant_name, &request.network_name)?;
+    let address = LeaseSpec::parse_address("address", &request.address)?;
+    let missing = || Refused::new("address", "", Reason::BadAddress);
+    let key = LeaseKey { network, address: address.ok_or_else(missing)? };
+    Ok((key, Owner::parse("owner", &request.owner)?))
+}
+
+fn network_key(tenant: &str, network: &str) -> Result<NetworkKey, Refused> {
+    let tenant = TenantName::parse("tenantName", tenant)?;
+    Ok(NetworkKey::new(tenant, NetworkName::parse("networkName", network)?))
+}
+
+fn refused(refused: Refused) -> Status {
+    Failure::Refused(refused).into()
+}
+
+fn not_found(key: &Key) -> Refused {
+    let reason = match key.kind() {
+        Kind::Tenant => Reason::TenantNotFound,
+        Kind::Network => Reason::NetworkNotFound,
+        Kind::EndpointGroup => Reason::GroupNotFound,
+        Kind::Policy => Reason::PolicyNotFound,
+        Kind::Rule => Reason::RuleNotFound,
+        Kind::Endpoint => Reason::EndpointNotFound,
+        Kind::Node => Reason::NodeNotFound,
+        Kind::AddressLease => Reason::LeaseNotFound,
+        Kind::Global => Reason::GlobalName,
+    };
+    Refused::new("key", key, reason)
+}

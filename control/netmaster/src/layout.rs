@@ -1,0 +1,146 @@
+//! How objects lie in the store: `object/KIND/KEY` holds the object as a `control.v1.Object`
+//! message, whose rules of growth make old stores readable. `meta/schema` is the number of this
+//! layout and `meta/counters` the identifiers given last.
+
+use control_api::{convert, v1};
+use control_model::{Change, Counters, Key, Kind, Ledger, Object, Refused};
+use control_store::{Listing, Op};
+use prost::Message as _;
+
+/// Every object's key starts with this.
+pub(crate) const OBJECTS: &[u8] = b"object/";
+const SCHEMA: &[u8] = b"meta/schema";
+const COUNTERS: &[u8] = b"meta/counters";
+const SCHEMA_NUMBER: &[u8] = b"1";
+
+/// Why a store's content can't be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unreadable {
+    #[error("the store has layout {0}, and this netmaster knows layout 1")]
+    Schema(String),
+    #[error("the store has a key that is none of netmaster's: {0}")]
+    Key(String),
+    #[error("{key} is no message")]
+    Message { key: String, source: prost::DecodeError },
+    #[error("{key} is no object: {source} ({} {:?})", source.field, source.value)]
+    Object { key: String, source: Box<Refused> },
+    #[error("the counters are unreadable")]
+    Counters(#[source] serde_json::Error),
+    #[error("the stored objects contradict each other")]
+    Damaged(#[from] control_model::Damaged),
+}
+
+/// The ledger of everything listed.
+pub(crate) fn read(listing: &Listing) -> Result<Ledger, Unreadable> {
+    let (mut objects, mut counters) = (Vec::new(), Counters::default());
+    for (key, value) in &listing.items {
+        match key.as_slice() {
+            SCHEMA if value.bytes == SCHEMA_NUMBER => {}
+            SCHEMA => return Err(Unreadable::Schema(text(&value.bytes))),
+            COUNTERS => {
+                counters = serde_json::from_slice(&value.bytes).map_err(Unreadable::Counters)?;
+            }
+            key if key.starts_with(OBJECTS) => objects.push(read_object(key, &value.bytes)?),
+            key => return Err(Unreadable::Key(text(key))),
+        }
+    }
+    Ok(Ledger::rebuild(objects, counters)?)
+}
+
+fn read_object(key: &[u8], bytes: &[u8]) -> Result<Object, Unreadable> {
+    let message = read_message(key, bytes)?;
+    convert::to_model(&message)
+        .map_err(|source| Unreadable::Object { key: text(key), source: Box::new(source) })
+}
+
+fn read_message(key: &[u8], bytes: &[u8]) -> Result<v1::Object, Unreadable> {
+    v1::Object::decode(bytes).map_err(|source| Unreadable::Message { key: text(key), source })
+}
+
+/// What brings the store from before `changes` to after them.
+pub(crate) fn operations(changes: &[Change], counters: Option<Counters>) -> Vec<Op> {
+    let mut ops: Vec<_> = changes.iter().map(operation).collect();
+    ops.extend(counters.map(|counters| Op::Put(COUNTERS.to_vec(), counters_text(counters))));
+    ops.push(Op::Put(SCHEMA.to_vec(), SCHEMA_NUMBER.to_vec()));
+    ops
+}
+
+// Four plain numbers always have a JSON form; were it not so, empty text would be refused when read.
+fn counters_text(counters: Counters) -> Vec<u8> {
+    serde_json::to_vec(&counters).unwrap_or_default()
+}
+
+fn operation(change: &Change) -> Op {
+    match change {
+        Change::Put(object) => {
+            Op::Put(store_key(&object.key()), convert::from_model(object).encode_to_vec())
+        }
+        Change::Remove(key) => Op::Delete(store_key(key)),
+    }
+}
+
+fn store_key(key: &Key) -> Vec<u8> {
+    format!("object/{}/{key}", key.kind().name()).into_bytes()
+}
+
+/// A stored object, or a step of a write, as a node receives it.
+pub(crate) fn event(op: &Op) -> Result<v1::watch_event::Kind, Unreadable> {
+    match op {
+        Op::Put(key, bytes) => read_message(key, bytes).map(v1::watch_event::Kind::Put),
+        Op::Delete(key) => {
+            let unknown = || Unreadable::Key(text(key));
+            let name = std::str::from_utf8(key).map_err(|_not_text| unknown())?;
+            let (kind, name) = name
+                .strip_prefix("object/")
+                .and_then(|rest| rest.split_once('/'))
+                .ok_or_else(unknown)?;
+            let mut kinds = Kind::ALL.into_iter();
+            let kind = kinds.find(|known| known.name() == kind).ok_or_else(unknown)?;
+            let kind = convert::from_kind(kind).into();
+            Ok(v1::watch_event::Kind::Removed(v1::Removed { kind, key: name.to_owned() }))
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use control_store::Value;
+
+    use super::*;
+
+    fn listing(items: &[(&str, &[u8])]) -> Listing {
+        let value = |bytes: &[u8]| Value { bytes: bytes.to_vec(), revision: 1 };
+        let items = items.iter().map(|(key, bytes)| (key.as_bytes().to_vec(), value(bytes)));
+        Listing { items: items.collect(), revision: 1 }
+    }
+
+    #[test]
+    fn foreign_and_broken_content_is_named() {
+        for (items, part) in [
+            (listing(&[("meta/schema", b"2")]), "layout 2"),
+            (listing(&[("other", b"")]), "none of netmaster's: other"),
+            (listing(&[("object/tenant/x", b"\xff")]), "object/tenant/x is no message"),
+            (listing(&[("object/tenant/x", b"")]), "object/tenant/x is no object"),
+            (listing(&[("meta/counters", b"")]), "counters are unreadable"),
+        ] {
+            let error = read(&items).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn removals_are_told_by_kind_and_key() {
+        let key = Key::parse(Kind::Rule, "red:first:1").unwrap();
+        let Op::Delete(stored) = operation(&Change::Remove(key)) else { panic!("a deletion") };
+        assert_eq!(stored, b"object/rule/red:first:1");
+        let v1::watch_event::Kind::Removed(removed) = event(&Op::Delete(stored)).unwrap() else {
+            panic!("a removal");
+        };
+        assert_eq!((removed.kind(), removed.key.as_str()), (v1::Kind::Rule, "red:first:1"));
+        assert!(event(&Op::Delete(b"object/none/x".to_vec())).is_err());
+    }
+}

@@ -1,0 +1,152 @@
+//! The one writer: reads state, applies a write in the model and commits all that it touched in one
+//! transaction of the store. What is kept here is a cache of the store at one revision; whenever it
+//! may be wrong it is thrown away and read again.
+
+use std::sync::Arc;
+
+use control_model::{Change, Key, Ledger, Object, Outcome, Refused, Spec, TenantName, TenantSpec};
+use control_store::{AnyStore, Commit, Compare, Store as _, StoreError, Watch};
+use tokio::sync::RwLock;
+
+use crate::layout::{self, Unreadable};
+
+/// How often a write is tried again because something else has written.
+const CONFLICTS_MAX: u32 = 8;
+
+/// Why a read or write was not done.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    #[error("the store is written by something else all the time")]
+    Conflicts,
+    #[error("the write ended early")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// The ledger at a revision of the store.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) ledger: Ledger,
+    pub(crate) revision: u64,
+}
+
+/// What a write left behind.
+#[derive(Debug)]
+pub(crate) struct Written {
+    /// The object, unless it was removed.
+    pub(crate) object: Option<Object>,
+    /// The revision at which it is so.
+    pub(crate) revision: u64,
+}
+
+/// A write, in the model. It may run more than once, each time on the newest state.
+type Apply = dyn Fn(&mut Ledger) -> Result<(Option<Object>, Vec<Change>), Refused> + Send + Sync;
+
+/// netmaster's state. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Master {
+    store: AnyStore,
+    // `None`: to be read again.
+    cache: Arc<RwLock<Option<State>>>,
+}
+
+impl Master {
+    /// Reads the store, and makes what always exists.
+    pub(crate) async fn start(store: AnyStore) -> Result<Self, Failure> {
+        let master = Self { store, cache: Arc::default() };
+        let name = TenantName::default_tenant();
+        let exists = master.read(|state| state.ledger.intent().tenant(&name).is_some()).await?;
+        if !exists {
+            let spec = TenantSpec { name, default_network: None, default_verdict: None };
+            master.create(Spec::Tenant(spec)).await?;
+        }
+        Ok(master)
+    }
+
+    /// Looks at the state.
+    pub(crate) async fn read<T>(&self, look: impl FnOnce(&State) -> T) -> Result<T, Failure> {
+        if let Some(state) = self.cache.read().await.as_ref() {
+            return Ok(look(state));
+        }
+        let mut cache = self.cache.write().await;
+        let state = match cache.take() {
+            Some(state) => state,
+            None => self.load().await?,
+        };
+        Ok(look(cache.insert(state)))
+    }
+
+    pub(crate) async fn create(&self, spec: Spec) -> Result<Written, Failure> {
+        self.write(Box::new(move |ledger| ledger.create(spec.clone()).map(whole))).await
+    }
+
+    pub(crate) async fn update(&self, spec: Spec) -> Result<Written, Failure> {
+        self.write(Box::new(move |ledger| ledger.update(spec.clone()).map(whole))).await
+    }
+
+    pub(crate) async fn delete(&self, key: Key) -> Result<Written, Failure> {
+        self.write(Box::new(move |ledger| Ok((None, ledger.delete(&key)?)))).await
+    }
+
+    /// In a task of its own, so that a client that goes away can't stop it half way.
+    pub(crate) async fn write(&self, apply: Box<Apply>) -> Result<Written, Failure> {
+        let master = self.clone();
+        tokio::spawn(async move { master.write_here(&apply).await }).await?
+    }
+
+    async fn write_here(&self, apply: &Apply) -> Result<Written, Failure> {
+        let mut cache = self.cache.write().await;
+        for _ in 0..CONFLICTS_MAX {
+            // Taken out while it is ahead of the store: an early end leaves nothing to trust.
+            let mut state = match cache.take() {
+                Some(state) => state,
+                None => self.load().await?,
+            };
+            let before = state.ledger.counters();
+            let (object, changes) = match apply(&mut state.ledger) {
+                Ok(applied) => applied,
+                Err(refused) => {
+                    *cache = Some(state);
+                    return Err(refused.into());
+                }
+            };
+            if !changes.is_empty() {
+                let counters = Some(state.ledger.counters()).filter(|now| *now != before);
+                let ops = layout::operations(&changes, counters);
+                let unchanged = vec![Compare::StoreRevision(state.revision)];
+                match self.store.txn(unchanged, ops).await? {
+                    Commit::Committed(revision) => state.revision = revision,
+                    Commit::Conflict => continue,
+                }
+            }
+            let revision = state.revision;
+            *cache = Some(state);
+            return Ok(Written { object, revision });
+        }
+        Err(Failure::Conflicts)
+    }
+
+    async fn load(&self) -> Result<State, Failure> {
+        let listing = self.store.list(b"").await?;
+        Ok(State { ledger: layout::read(&listing)?, revision: listing.revision })
+    }
+
+    /// Every object as stored, and the revision.
+    pub(crate) async fn snapshot(&self) -> Result<control_store::Listing, StoreError> {
+        self.store.list(layout::OBJECTS).await
+    }
+
+    /// Every later write of objects.
+    pub(crate) fn watch(&self, from_revision: u64) -> Watch<AnyStore> {
+        self.store.watch(layout::OBJECTS, from_revision)
+    }
+}
+
+fn whole(outcome: Outcome) -> (Option<Object>, Vec<Change>) {
+    (Some(outcome.object), outcome.changes)
+}

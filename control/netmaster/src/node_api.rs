@@ -1,0 +1,227 @@
+//! The service `control.v1.Node`: nodes register, follow intent and say what they have in force.
+//!
+//! Each stream reads the store's own log. One that is too slow for its length is not queued for: it
+//! gets a new snapshot. Only the last event of a write carries the write's revision, so that a node
+//! that acknowledges it has the whole write.
+
+use std::convert::Infallible;
+
+use control_api::v1::node_server::Node as NodeService;
+use control_api::v1::watch_event::Kind as Event;
+use control_api::{convert, v1};
+use control_model::{Node, NodeName, Reason, Refused, Spec};
+use control_store::{AnyStore, Op, Watch, WatchEvent};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::layout;
+use crate::master::{Failure, Master};
+use crate::sessions::{Session, Sessions};
+use crate::status::status;
+
+/// This version of the protocol, and the oldest node that is served.
+const API_VERSION: u32 = 1;
+/// Events on their way to one node beyond what its connection holds.
+const EVENTS_MAX: usize = 64;
+
+/// The service.
+#[derive(Debug)]
+pub(crate) struct NodeApi {
+    pub(crate) master: Master,
+    pub(crate) sessions: Sessions,
+    /// Becomes true when the process is to end: streams never end by themselves.
+    pub(crate) stopping: watch::Receiver<bool>,
+}
+
+#[tonic::async_trait]
+impl NodeService for NodeApi {
+    type WatchStream = ReceiverStream<Result<v1::WatchEvent, Status>>;
+
+    async fn register(
+        &self,
+        request: Request<v1::RegisterRequest>,
+    ) -> Result<Response<v1::RegisterReply>, Status> {
+        let request = request.into_inner();
+        if request.api_version < API_VERSION {
+            let reason = Reason::NotOneOf { list: "1 and above" };
+            return Err(status(&Refused::new("apiVersion", &request.api_version, reason)));
+        }
+        let node = registration(request)?;
+        tracing::info!(node = %node.name, vtep = ?node.vtep, version = %node.version, "registers");
+        let written = self.master.create(Spec::Node(node)).await?;
+        let revision = written.revision;
+        Ok(Response::new(v1::RegisterReply { api_version: API_VERSION, features: 0, revision }))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<v1::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let v1::WatchRequest { node_name, from_revision } = request.into_inner();
+        let node = self.known(&node_name).await?;
+        let (events, stream) = mpsc::channel(EVENTS_MAX);
+        let follower = Follower {
+            master: self.master.clone(),
+            session: self.sessions.open(node),
+            stopping: self.stopping.clone(),
+            events,
+        };
+        tokio::spawn(follower.run(from_revision));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn ack(
+        &self,
+        request: Request<v1::AckRequest>,
+    ) -> Result<Response<v1::AckReply>, Status> {
+        let ack = request.into_inner();
+        let node = self.known(&ack.node_name).await?;
+        if !ack.error.is_empty() {
+            tracing::warn!(%node, revision = ack.revision, error = ack.error, "node reports an error");
+        }
+        self.sessions.acknowledge(node, &ack);
+        Ok(Response::new(v1::AckReply {}))
+    }
+}
+
+fn registration(request: v1::RegisterRequest) -> Result<Node, Status> {
+    let v1::RegisterRequest { node_name, vtep_ip, version, .. } = request;
+    let info = v1::NodeInfo { node_name, vtep_ip, version, ..v1::NodeInfo::default() };
+    let object = v1::Object { kind: Some(v1::object::Kind::Node(info)) };
+    match convert::to_spec(&object).map_err(Failure::Refused)? {
+        Spec::Node(node) => Ok(node),
+        Spec::Tenant(_)
+        | Spec::Network(_)
+        | Spec::EndpointGroup(_)
+        | Spec::Policy(_)
+        | Spec::Rule(_)
+        | Spec::Global(_)
+        | Spec::Endpoint(_)
+        | Spec::AddressLease(_) => Err(Status::internal("a node was read as something else")),
+    }
+}
+
+impl NodeApi {
+    async fn known(&self, name: &str) -> Result<NodeName, Status> {
+        let name = NodeName::parse("nodeName", name).map_err(Failure::Refused)?;
+        if self.master.read(|state| state.ledger.intent().node(&name).is_some()).await? {
+            return Ok(name);
+        }
+        Err(status(&Refused::new("nodeName", &name, Reason::NodeNotFound)))
+    }
+}
+
+/// One node's stream.
+struct Follower {
+    master: Master,
+    session: Session,
+    stopping: watch::Receiver<bool>,
+    events: mpsc::Sender<Result<v1::WatchEvent, Status>>,
+}
+
+/// What a stream has to do next.
+enum Next {
+    /// Send what was written.
+    Events(WatchEvent),
+    /// Ask for counters, under this id.
+    Question(u64),
+}
+
+/// Why a stream ends.
+enum End {
+    /// The node has gone, or has opened another stream.
+    Gone,
+    /// With this status.
+    Status(Box<Status>),
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Status(Box::new(failure.into()))
+    }
+}
+
+impl Follower {
+    async fn run(mut self, from_revision: u64) {
+        let Err(end) = self.follow(from_revision).await;
+        match end {
+            End::Gone => {}
+            // A full queue belongs to a node that does not read: closing says it as well.
+            End::Status(status) => drop(self.events.try_send(Err(*status))),
+        }
+    }
+
+    async fn follow(&mut self, from_revision: u64) -> Result<Infallible, End> {
+        let mut position = from_revision;
+        if position == 0 {
+            position = self.snapshot().await?;
+        }
+        loop {
+            position = self.deltas(position).await?;
+        }
+    }
+
+    /// Sends what happens after `position`, until a new snapshot was necessary; its revision.
+    async fn deltas(&mut self, mut position: u64) -> Result<u64, End> {
+        let mut watch = self.master.watch(position);
+        loop {
+            match self.next(&mut watch).await? {
+                Next::Question(id) => {
+                    self.send(position, Event::StatsRequest(v1::StatsRequest { id })).await?;
+                }
+                Next::Events(WatchEvent::Compacted) => return self.snapshot().await,
+                Next::Events(WatchEvent::Batches { batches, up_to: _ }) => {
+                    position = self.writes(batches, position).await?;
+                }
+            }
+        }
+    }
+
+    async fn next(&mut self, watch: &mut Watch<AnyStore>) -> Result<Next, End> {
+        let stopping = &mut self.stopping;
+        tokio::select! {
+            event = watch.next() => Ok(Next::Events(event.map_err(Failure::Store)?)),
+            id = self.session.question() => id.map(Next::Question).ok_or(End::Gone),
+            () = self.events.closed() => Err(End::Gone),
+            () = async { drop(stopping.wait_for(|stopping| *stopping).await) } => {
+                Err(End::Status(Box::new(Status::unavailable("netmaster stops"))))
+            }
+        }
+    }
+
+    async fn writes(&self, batches: Vec<(u64, Vec<Op>)>, before: u64) -> Result<u64, End> {
+        let mut position = before;
+        for (revision, ops) in batches {
+            self.write(&ops, position, revision).await?;
+            position = revision;
+        }
+        Ok(position)
+    }
+
+    async fn write(&self, ops: &[Op], before: u64, revision: u64) -> Result<(), End> {
+        for (left, op) in (0..ops.len()).rev().zip(ops) {
+            let event = layout::event(op).map_err(Failure::Unreadable)?;
+            self.send(if left == 0 { revision } else { before }, event).await?;
+        }
+        Ok(())
+    }
+
+    async fn snapshot(&self) -> Result<u64, End> {
+        let listing = self.master.snapshot().await.map_err(Failure::Store)?;
+        self.send(0, Event::SnapshotBegin(v1::SnapshotBegin {})).await?;
+        for (key, value) in listing.items {
+            let put = Op::Put(key, value.bytes);
+            let event = layout::event(&put).map_err(Failure::Unreadable)?;
+            // Before the end of the snapshot nothing is complete.
+            self.send(0, event).await?;
+        }
+        self.send(listing.revision, Event::SnapshotEnd(v1::SnapshotEnd {})).await?;
+        Ok(listing.revision)
+    }
+
+    async fn send(&self, revision: u64, kind: Event) -> Result<(), End> {
+        let event = v1::WatchEvent { revision, kind: Some(kind) };
+        self.events.send(Ok(event)).await.map_err(|_closed| End::Gone)
+    }
+}

@@ -1,0 +1,116 @@
+//! What is known beside an object: counts, addresses, the endpoints that belong to it. Computed when
+//! asked for, so that it can't differ from what is enforced.
+
+use control_api::{convert, v1};
+use control_model::{
+    AddressPool, Endpoint, EndpointGroup, Intent, Ledger, NetworkKey, Node, Object,
+};
+
+use crate::sessions::Sessions;
+
+/// An object as users read it: with what others know of it filled in.
+pub(crate) fn shown(object: &Object, intent: &Intent, sessions: &Sessions) -> v1::Object {
+    let mut message = convert::from_model(object);
+    match (&mut message.kind, object) {
+        (Some(v1::object::Kind::Endpoint(shown)), Object::Endpoint(endpoint)) => {
+            shown.vtep_ip = vtep(endpoint, intent);
+        }
+        (Some(v1::object::Kind::Node(shown)), Object::Node(Node { name, .. })) => {
+            let standing = sessions.standing(name);
+            shown.acked_revision = standing.acked;
+            shown.connected = standing.connected;
+        }
+        (Some(_) | None, _) => {}
+    }
+    message
+}
+
+fn vtep(endpoint: &Endpoint, intent: &Intent) -> String {
+    let vtep = intent.node(&endpoint.host.node).and_then(|node| node.vtep);
+    vtep.map(|ip| ip.to_string()).unwrap_or_default()
+}
+
+/// What is known beside an object.
+pub(crate) fn oper(object: &Object, ledger: &Ledger) -> v1::Oper {
+    let intent = ledger.intent();
+    match object {
+        Object::Tenant(tenant) => {
+            let members = endpoints(intent, |e| e.network.tenant == tenant.name);
+            v1::Oper {
+                total_networks: count(intent.networks().filter(|n| n.key.tenant == tenant.name)),
+                total_epgs: count(intent.groups().filter(|g| g.spec.key.tenant == tenant.name)),
+                total_policies: count(intent.policies().filter(|p| p.tenant == tenant.name)),
+                total_endpoints: count(members.iter()),
+                ..with_endpoints(members)
+            }
+        }
+        Object::Network(network) => v1::Oper {
+            pkt_tag: network.tag.number(),
+            network_tag: network.shown_tag(),
+            ..network_addresses(&network.key, ledger)
+        },
+        Object::EndpointGroup(group) => group_oper(group, ledger),
+        Object::Policy(key) => {
+            let members = |e: &Endpoint| {
+                let group = intent.group_of(e).map(|group| &group.spec);
+                group
+                    .is_some_and(|g| g.key.tenant == key.tenant && g.policies.contains(&key.policy))
+            };
+            with_endpoints(endpoints(intent, members))
+        }
+        Object::Global(_) => v1::Oper {
+            num_networks: count(intent.networks()),
+            vlans_in_use: ledger.vlans().in_use(),
+            vxlans_in_use: ledger.vxlans().in_use(),
+            ..v1::Oper::default()
+        },
+        Object::Node(node) => with_endpoints(endpoints(intent, |e| e.host.node == node.name)),
+        Object::Rule(_) | Object::Endpoint(_) | Object::AddressLease(_) => v1::Oper::default(),
+    }
+}
+
+fn network_addresses(key: &NetworkKey, ledger: &Ledger) -> v1::Oper {
+    let members = endpoints(ledger.intent(), |e| e.network == *key);
+    let Some(holdings) = ledger.holdings(key) else { return with_endpoints(members) };
+    v1::Oper {
+        allocated_ip_addresses: holdings.network().allocated(),
+        available_ip_addresses: holdings.network().available(),
+        allocated_addresses_count: u32::try_from(holdings.held_count()).unwrap_or(u32::MAX),
+        ..with_endpoints(members)
+    }
+}
+
+fn group_oper(group: &EndpointGroup, ledger: &Ledger) -> v1::Oper {
+    let intent = ledger.intent();
+    let spec = &group.spec;
+    let network = NetworkKey::new(spec.key.tenant.clone(), spec.network.clone());
+    let members = endpoints(intent, |e| {
+        e.network.tenant == spec.key.tenant && e.group.as_ref() == Some(&spec.key.group)
+    });
+    let pool = ledger.holdings(&network).map(|holdings| holdings.group(&spec.key.group));
+    v1::Oper {
+        pkt_tag: intent.network(&network).map(|n| n.tag.number()).unwrap_or_default(),
+        group_tag: group.shown_tag(),
+        allocated_ip_addresses: pool.map(AddressPool::allocated).unwrap_or_default(),
+        available_ip_addresses: pool.map(AddressPool::available).unwrap_or_default(),
+        ..with_endpoints(members)
+    }
+}
+
+fn endpoints(intent: &Intent, belongs: impl Fn(&Endpoint) -> bool) -> Vec<v1::Endpoint> {
+    let members = intent.endpoints().filter(|endpoint| belongs(endpoint));
+    let shown = members.filter_map(|endpoint| {
+        let message = convert::from_model(&Object::Endpoint(endpoint.clone()));
+        let Some(v1::object::Kind::Endpoint(message)) = message.kind else { return None };
+        Some(v1::Endpoint { vtep_ip: vtep(endpoint, intent), ..message })
+    });
+    shown.collect()
+}
+
+fn with_endpoints(endpoints: Vec<v1::Endpoint>) -> v1::Oper {
+    v1::Oper { num_endpoints: count(endpoints.iter()), endpoints, ..v1::Oper::default() }
+}
+
+fn count<T>(items: impl Iterator<Item = T>) -> u32 {
+    u32::try_from(items.count()).unwrap_or(u32::MAX)
+}

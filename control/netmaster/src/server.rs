@@ -1,0 +1,165 @@
+//! Serving `control.v1`, health and reflection on every address asked for.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use control_api::v1::net_master_server::NetMasterServer;
+use control_api::v1::node_server::NodeServer;
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use crate::api::Api;
+use crate::config::Listen;
+use crate::master::Master;
+use crate::node_api::NodeApi;
+use crate::sessions::Sessions;
+
+/// A silent client is asked this often whether it is still there ...
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// ... and given up after this.
+const KEEP_ALIVE_PATIENCE: Duration = Duration::from_secs(5);
+/// Requests one connection may have under way.
+const STREAMS_MAX: u32 = 1024;
+
+/// Why an address can't be served.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("listening at {listen}")]
+    Listen { listen: Listen, source: std::io::Error },
+    #[error("{0} is served by another process")]
+    Taken(Listen),
+    #[error("reflection")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    #[error("serving")]
+    Serve(#[from] tonic::transport::Error),
+    #[error("a server died")]
+    Died(#[from] tokio::task::JoinError),
+}
+
+/// An address that is bound.
+#[derive(Debug)]
+pub(crate) enum Bound {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A socket file.
+    Unix(UnixListener),
+}
+
+impl Bound {
+    /// Binds an address; all are bound before the first is served.
+    pub(crate) async fn bind(listen: &Listen) -> Result<Self, Error> {
+        let failed = |source| Error::Listen { listen: listen.clone(), source };
+        match listen {
+            Listen::Tcp(address) => TcpListener::bind(address).await.map(Self::Tcp).map_err(failed),
+            // A file left by a crash refuses connections; a living server accepts them.
+            Listen::Unix(path) if UnixStream::connect(path).await.is_ok() => {
+                Err(Error::Taken(listen.clone()))
+            }
+            Listen::Unix(path) => bind_private(path).map(Self::Unix).map_err(failed),
+        }
+    }
+
+    /// The TCP address, with the port the system chose.
+    pub(crate) fn tcp_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+/// Nobody but the owner could ever connect: the socket gets its name after its mode.
+fn bind_private(path: &Path) -> std::io::Result<UnixListener> {
+    let fresh = path.with_extension("new");
+    match std::fs::remove_file(&fresh) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(&fresh)?;
+    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&fresh, path)?;
+    Ok(listener)
+}
+
+/// Serves until `stopping` becomes true and the requests under way have been answered.
+pub(crate) async fn serve(
+    master: Master,
+    bound: Vec<Bound>,
+    stopping: watch::Receiver<bool>,
+) -> Result<(), Error> {
+    let sessions = Sessions::default();
+    let node_api =
+        NodeApi { master: master.clone(), sessions: sessions.clone(), stopping: stopping.clone() };
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<NetMasterServer<Api>>().await;
+    reporter.set_serving::<NodeServer<NodeApi>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(control_api::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let routes = Routes::new(health)
+        .add_service(reflection)
+        .add_service(NetMasterServer::new(Api { master, sessions }))
+        .add_service(NodeServer::new(node_api))
+        .prepare();
+    let mut servers = JoinSet::new();
+    for address in bound {
+        servers.spawn(serve_one(address, routes.clone(), stopping.clone()));
+    }
+    while let Some(ended) = servers.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+async fn serve_one(
+    bound: Bound,
+    routes: Routes,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<(), Error> {
+    let router = Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_PATIENCE))
+        .max_concurrent_streams(STREAMS_MAX)
+        .add_routes(routes);
+    // A sender that is gone stops the server as well.
+    let stop = async move { drop(stopping.wait_for(|stopping| *stopping).await) };
+    match bound {
+        Bound::Tcp(listener) => {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            router.serve_with_incoming_shutdown(incoming, stop).await?;
+        }
+        Bound::Unix(listener) => {
+            let incoming = UnixListenerStream::new(listener);
+            router.serve_with_incoming_shutdown(incoming, stop).await?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_is_the_owners_alone_and_not_taken_from_a_living_server() {
+        let dir = tempfile::tempdir().unwrap();
+        let listen = Listen::Unix(dir.path().join("m.sock"));
+        let living = Bound::bind(&listen).await.unwrap();
+        let mode = std::fs::metadata(dir.path().join("m.sock")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(matches!(Bound::bind(&listen).await, Err(Error::Taken(_))));
+        drop(living);
+        assert!(
+            matches!(Bound::bind(&listen).await, Ok(Bound::Unix(_))),
+            "a dead one's place is free"
+        );
+    }
+}

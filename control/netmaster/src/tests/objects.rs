@@ -1,0 +1,274 @@
+//! What users and nodes create, read and delete.
+
+use std::collections::BTreeSet;
+
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::*;
+
+#[tokio::test]
+async fn objects_are_created_listed_read_and_deleted() {
+    let (_server, mut client) = Server::memory().await;
+    populate(&mut client).await;
+    let (Wire::Network(net), oper) = client.get(v1::Kind::Network, "red:net").await.unwrap() else {
+        panic!("a network");
+    };
+    assert_eq!((net.pkt_tag, net.bd, net.nw_type.as_str()), (1, 1, "data"));
+    assert_eq!(oper.allocated_ip_addresses, "10.1.1.254");
+    assert_eq!((oper.pkt_tag, oper.network_tag.as_str()), (1, "net.red"));
+    let names: Vec<_> = client
+        .list(v1::Kind::Tenant, "")
+        .await
+        .into_iter()
+        .map(|o| if let Wire::Tenant(tenant) = o { tenant.tenant_name } else { String::new() })
+        .collect();
+    assert_eq!(names, ["default", "red"]);
+    assert_eq!(client.list(v1::Kind::Network, "default").await, []);
+    assert_eq!(client.list(v1::Kind::Network, "red").await.len(), 1);
+    client.delete(v1::Kind::EndpointGroup, "red:web").await.unwrap();
+    client.delete(v1::Kind::Policy, "red:first").await.unwrap();
+    assert_eq!(client.list(v1::Kind::Rule, "").await, []);
+    client.delete(v1::Kind::Network, "red:net").await.unwrap();
+    client.delete(v1::Kind::Tenant, "red").await.unwrap();
+    let gone = refusal(client.get(v1::Kind::Tenant, "red").await);
+    assert_eq!(gone, (Code::NotFound, "key".into(), "Tenant not found".into()));
+}
+
+#[tokio::test]
+async fn an_endpoint_gets_address_and_mac_and_gives_them_back() {
+    let (_server, mut client) = Server::memory().await;
+    populate(&mut client).await;
+    let asked =
+        v1::Endpoint { endpoint_group: "web".into(), ..endpoint("c1:eth0", "red", "net", "n1") };
+    let reply = client.create(Wire::Endpoint(asked.clone())).await.unwrap();
+    let Some(Wire::Endpoint(first)) = reply.object.unwrap().kind else { panic!("an endpoint") };
+    assert_eq!(first.ip_address, ["10.1.1.1"]);
+    assert_eq!(first.vtep_ip, "192.168.0.1");
+    assert_eq!(first.mac_address.len(), 17);
+    let again = client.create(Wire::Endpoint(asked)).await.unwrap();
+    assert_eq!(again.object.unwrap().kind, Some(Wire::Endpoint(first.clone())));
+    assert_eq!(again.revision, reply.revision);
+    for (kind, key) in [
+        (v1::Kind::Network, "red:net"),
+        (v1::Kind::EndpointGroup, "red:web"),
+        (v1::Kind::Policy, "red:first"),
+        (v1::Kind::Tenant, "red"),
+    ] {
+        let (_, oper) = client.get(kind, key).await.unwrap();
+        assert_eq!(
+            (oper.num_endpoints, oper.endpoints.as_slice()),
+            (1, [first.clone()].as_slice()),
+            "{key}"
+        );
+    }
+    let (_, oper) = client.get(v1::Kind::Tenant, "red").await.unwrap();
+    let totals = (oper.total_networks, oper.total_epgs, oper.total_policies, oper.total_endpoints);
+    assert_eq!(totals, (1, 1, 1, 1));
+    client.delete(v1::Kind::Endpoint, "c1:eth0").await.unwrap();
+    let (_, oper) = client.get(v1::Kind::Network, "red:net").await.unwrap();
+    assert_eq!((oper.num_endpoints, oper.allocated_addresses_count), (0, 0));
+    assert_eq!(oper.available_ip_addresses, "10.1.1.1-10.1.1.253");
+}
+
+#[tokio::test]
+async fn every_refused_create_has_its_code_field_and_reason() {
+    use Code::{AlreadyExists, InvalidArgument, NotFound};
+    let (_server, mut client) = Server::memory().await;
+    populate(&mut client).await;
+    client.create(Wire::Endpoint(endpoint("c1", "red", "net", "n1"))).await.unwrap();
+    let net = |subnet| network("red", "net2", subnet);
+    let tag = v1::Network { pkt_tag: 20000, ..net("10.2.1.0/24") };
+    let v6 = v1::Network { ipv6_subnet: "2016::/64".into(), ..net("10.2.1.0/24") };
+    let both = v1::Rule { direction: "both".into(), ..rule("red", "first", "2") };
+    let changed = v1::Rule { direction: "out".into(), ..rule("red", "first", "1") };
+    let taken =
+        v1::Endpoint { ip_address: vec!["10.1.1.1".into()], ..endpoint("c2", "red", "net", "n1") };
+    let bridge = v1::Global { fwd_mode: "bridge".into(), ..Default::default() };
+    let node = v1::NodeInfo { node_name: "n9".into(), ..Default::default() };
+    let orphan = group("red", "g", "none", &[]);
+    for (object, code, field, reason) in [
+        (tenant("in_valid"), InvalidArgument, "tenantName", "a name has 1 to 64"),
+        (Wire::Network(net("10.1.1.0/33")), InvalidArgument, "subnet", "subnet length 33 not"),
+        (Wire::Network(net("10.1.1.0/24")), AlreadyExists, "subnet", "network net conflicts with"),
+        (Wire::Network(tag), InvalidArgument, "pktTag", "requested vxlan is out of range"),
+        (Wire::Network(v6), InvalidArgument, "ipv6Subnet", "IPv6 subnets are not allocated"),
+        (Wire::EndpointGroup(orphan), NotFound, "networkName", "Network none not found"),
+        (Wire::Rule(both), InvalidArgument, "direction", "invalid direction for the rule"),
+        (Wire::Rule(changed), AlreadyExists, "ruleId", "can not update a rule after its"),
+        (Wire::Endpoint(taken), AlreadyExists, "ipAddress", "ip address 10.1.1.1 is not"),
+        (Wire::Global(bridge), InvalidArgument, "fwdMode", "forwarding mode bridge is not built"),
+        (Wire::Node(node), InvalidArgument, "object", "objects of this kind are made by"),
+    ] {
+        let refused = refusal(client.create(object).await);
+        assert_eq!((refused.0, refused.1.as_str()), (code, field));
+        assert!(refused.2.starts_with(reason), "{}", refused.2);
+    }
+    let empty = client.master.create(v1::CreateRequest::default()).await;
+    assert_eq!(refusal(empty).1, "object");
+}
+
+#[tokio::test]
+async fn refused_reads_updates_and_deletes_have_code_and_field_too() {
+    let (_server, mut client) = Server::memory().await;
+    populate(&mut client).await;
+    let kind = client.master.get(v1::GetRequest { kind: 99, key: "x".into() }).await;
+    assert_eq!(refusal(kind).1, "kind");
+    let used = refusal(client.delete(v1::Kind::Network, "red:net").await);
+    assert_eq!((used.0, used.1.as_str()), (Code::FailedPrecondition, "key"));
+    let unknown = refusal(client.update(tenant("none")).await);
+    assert_eq!((unknown.0, unknown.1.as_str()), (Code::NotFound, "tenantName"));
+}
+
+#[tokio::test]
+async fn a_refusal_of_a_huge_value_still_reaches_the_client() {
+    let (_server, mut client) = Server::memory().await;
+    let refused = refusal(client.create(tenant(&"\u{e4}".repeat(1_000_000))).await);
+    assert_eq!((refused.0, refused.1.as_str()), (Code::InvalidArgument, "tenantName"));
+    let pool =
+        v1::EndpointGroup { ip_pool: "x".repeat(1_000_000), ..group("default", "g", "n", &[]) };
+    assert_eq!(refusal(client.create(Wire::EndpointGroup(pool)).await).1, "ipPool");
+}
+
+#[tokio::test]
+async fn of_64_clients_that_ask_for_one_address_exactly_one_gets_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(redb(&dir)).await;
+    populate(&mut server.client().await).await;
+    let ask = |owner: usize, mut client: Client| async move {
+        let request = v1::AllocateAddressRequest {
+            tenant_name: "red".into(),
+            network_name: "net".into(),
+            preferred_address: "10.1.1.77".into(),
+            owner: format!("owner-{owner}"),
+            ..Default::default()
+        };
+        client.master.allocate_address(request).await.map(tonic::Response::into_inner)
+    };
+    let mut asking = Vec::new();
+    for owner in 0..64 {
+        asking.push(tokio::spawn(ask(owner, server.client().await)));
+    }
+    let (mut winners, mut told) = (Vec::new(), BTreeSet::new());
+    for answer in asking {
+        match answer.await.unwrap() {
+            Ok(reply) => winners.push(reply),
+            Err(status) => {
+                told.insert(refusal(Err::<(), _>(status)).2);
+            }
+        }
+    }
+    assert_eq!(winners.len(), 1);
+    assert_eq!(
+        (winners[0].address.as_str(), winners[0].prefix_length, winners[0].gateway.as_str()),
+        ("10.1.1.77", 24, "10.1.1.254")
+    );
+    let Wire::AddressLease(lease) =
+        server.client().await.list(v1::Kind::AddressLease, "red").await.remove(0)
+    else {
+        panic!("a lease");
+    };
+    let reason = format!("ip address 10.1.1.77 is not available: it belongs to {}", lease.owner);
+    assert_eq!(told, BTreeSet::from([reason]), "every loser is told who has it");
+}
+
+#[tokio::test]
+async fn a_reserved_address_is_released_by_its_owner_only() {
+    let (_server, mut client) = Server::memory().await;
+    populate(&mut client).await;
+    let request = v1::AllocateAddressRequest {
+        tenant_name: "red".into(),
+        network_name: "net".into(),
+        owner: "me".into(),
+        ..Default::default()
+    };
+    client.master.allocate_address(request).await.unwrap();
+    let release = |owner: &str| v1::ReleaseAddressRequest {
+        tenant_name: "red".into(),
+        network_name: "net".into(),
+        address: "10.1.1.1".into(),
+        owner: owner.into(),
+    };
+    assert_eq!(refusal(client.master.release_address(release("other")).await).1, "owner");
+    client.master.release_address(release("me")).await.unwrap();
+    client.master.release_address(release("me")).await.unwrap();
+    assert_eq!(client.list(v1::Kind::AddressLease, "").await, []);
+}
+
+#[tokio::test]
+async fn a_restart_keeps_everything_and_identifiers_are_never_used_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(redb(&dir)).await;
+    let mut client = server.client().await;
+    populate(&mut client).await;
+    client.create(Wire::Endpoint(endpoint("c1", "red", "net", "n1"))).await.unwrap();
+    let settings = v1::Global { vxlans: "1-16777215".into(), ..Default::default() };
+    client.update(Wire::Global(settings)).await.unwrap();
+    client.create(tenant("blue")).await.unwrap();
+    client.delete(v1::Kind::Tenant, "blue").await.unwrap();
+    let before = client.everything().await;
+    drop(client);
+    server.stop().await;
+    let server = Server::start(redb(&dir)).await;
+    let mut client = server.client().await;
+    assert_eq!(client.everything().await, before);
+    let reply = client.create(tenant("blue")).await.unwrap();
+    let Some(Wire::Tenant(blue)) = reply.object.unwrap().kind else { panic!("a tenant") };
+    assert_eq!(blue.vrf, 4, "1 is default's, 2 red's, 3 was the old blue's");
+    let reply = client.create(Wire::Endpoint(endpoint("c2", "red", "net", "n1"))).await.unwrap();
+    let Some(Wire::Endpoint(second)) = reply.object.unwrap().kind else { panic!("an endpoint") };
+    assert_eq!(second.ip_address, ["10.1.1.2"]);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_leaves_its_write_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(redb(&dir)).await;
+    populate(&mut server.client().await).await;
+    for i in 0..20 {
+        let mut client = server.client().await;
+        let id = format!("c{i}");
+        let create = client.create(Wire::Endpoint(endpoint(&id, "red", "net", "n1")));
+        // Cut off at some moment of the request.
+        drop(tokio::time::timeout(std::time::Duration::from_micros(200 * i), create).await);
+    }
+    let mut client = server.client().await;
+    let before = client.everything().await;
+    let (_, oper) = client.get(v1::Kind::Network, "red:net").await.unwrap();
+    assert_eq!(oper.num_endpoints, oper.allocated_addresses_count);
+    drop(client);
+    server.stop().await;
+    let server = Server::start(redb(&dir)).await;
+    let mut client = server.client().await;
+    let after = client.everything().await;
+    assert!(before.iter().all(|object| after.contains(object)), "what was seen is kept");
+}
+
+#[tokio::test]
+async fn health_says_serving_and_reflection_knows_the_services() {
+    let (server, client) = Server::memory().await;
+    let mut health = HealthClient::new(client.channel.clone());
+    for service in ["", "control.v1.NetMaster", "control.v1.Node"] {
+        let request = HealthCheckRequest { service: service.into() };
+        let status = health.check(request).await.unwrap().into_inner().status;
+        assert_eq!(status, 1, "{service}");
+    }
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    let request = tonic_reflection::pb::v1::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut reflection = ServerReflectionClient::new(client.channel.clone());
+    let stream = reflection.server_reflection_info(tokio_stream::iter([request])).await.unwrap();
+    let answer = stream.into_inner().message().await.unwrap().unwrap().message_response;
+    let Some(MessageResponse::ListServicesResponse(list)) = answer else { panic!("a list") };
+    let names: BTreeSet<_> = list.service.into_iter().map(|service| service.name).collect();
+    assert!(
+        names.contains("control.v1.NetMaster") && names.contains("control.v1.Node"),
+        "{names:?}"
+    );
+    drop((client, health, reflection));
+    server.stop().await;
+}

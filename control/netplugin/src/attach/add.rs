@@ -1,0 +1,302 @@
+//! ADD: returns when the interface forwards and its policy is in force, or leaves nothing behind.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use control_api::v1::Endpoint as EndpointObject;
+use control_model::{EndpointId, Tag};
+use flowtable::ids::PortId;
+use netdev::Namespace;
+use tokio::time::{Instant, timeout_at};
+use tracing::{info, warn};
+
+use super::blocking;
+use super::release::{Released, release};
+use crate::attachment::{Address, Attachment, AttachmentId, Interface, Sandbox, State};
+use crate::links::{self, Pair};
+use crate::mirror::Stamp;
+use crate::mtu::{MTU_WITHOUT_UPLINK, Wrapping, container_mtu};
+use crate::naming::{host_ifname, host_mac};
+use crate::node::{Node, wanted};
+use crate::program::Applied;
+use crate::refusal::Refusal;
+
+/// A restart of vrouterd takes well under a second; beyond this the runtime learns what is wrong.
+const ENGINE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a runtime asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct Wish {
+    pub(crate) id: AttachmentId,
+    pub(crate) netns: PathBuf,
+    pub(crate) config_name: String,
+    pub(crate) tenant: String,
+    pub(crate) network: String,
+    pub(crate) group: String,
+    pub(crate) ips: Vec<WishedAddress>,
+    /// Empty: netmaster's choice.
+    pub(crate) mac: String,
+    /// Bytes; 0: as large as fits.
+    pub(crate) mtu: u32,
+    pub(crate) container_name: String,
+}
+
+/// An address a runtime asks for; podman leaves the prefix length out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WishedAddress {
+    pub(crate) ip: IpAddr,
+    pub(crate) prefix_len: Option<u8>,
+}
+
+/// What a runtime gets.
+#[derive(Debug)]
+pub(crate) struct Added {
+    pub(crate) host_ifname: String,
+    pub(crate) interface: Interface,
+}
+
+/// Attaches, once: the same ADD again returns what is there.
+pub(crate) async fn add(node: &Arc<Node>, wish: Wish, deadline: Instant) -> Result<Added, Refusal> {
+    let started = Instant::now();
+    let slot = timeout_at(deadline, node.adds.acquire());
+    let _slot = slot.await.map_err(|_elapsed| Refusal::Late("other ADDs"))?;
+    let turn = timeout_at(deadline, node.roster.turn(&wish.id));
+    let _turn =
+        turn.await.map_err(|_elapsed| Refusal::Late("another operation on this attachment"))?;
+    let netns = wish.netns.clone();
+    let (namespace, sandbox) = blocking(move || links::open_sandbox(&netns)).await?;
+    let namespace = Arc::new(namespace);
+    if let Some(earlier) = node.roster.row(&wish.id)
+        && let Some(added) = settle_earlier(node, earlier, &wish, &sandbox).await?
+    {
+        return Ok(added);
+    }
+    node.master.connected(deadline).await?;
+    let row = begin(node, &wish, sandbox, &namespace).await?;
+    match build(node, row.clone(), &wish, &namespace, deadline).await {
+        Ok(added) => {
+            let millis = started.elapsed().as_millis() as u64;
+            let (id, addresses) = (&wish.id, &added.interface.addresses);
+            info!(%id, network = wish.network, ?addresses, millis, "attached");
+            Ok(added)
+        }
+        Err(refusal) => {
+            warn!(id = %wish.id, error = %refusal, "cannot attach; undoing");
+            if let Err(error) = release(node, row).await {
+                warn!(id = %wish.id, %error, "cannot undo yet; trying again later");
+            }
+            Err(refusal)
+        }
+    }
+}
+
+/// Returns the earlier attachment if it is just what is asked for; otherwise undoes it.
+async fn settle_earlier(
+    node: &Arc<Node>,
+    row: Attachment,
+    wish: &Wish,
+    sandbox: &Sandbox,
+) -> Result<Option<Added>, Refusal> {
+    let same = row.state == State::Attached
+        && row.sandbox.cookie == sandbox.cookie
+        && (&row.tenant, &row.network, &row.group) == (&wish.tenant, &wish.network, &wish.group);
+    if same && let Some(interface) = row.interface.clone() {
+        let ends = blocking(links::host_ends).await?;
+        if ends.contains(&row.host_ifname) {
+            return Ok(Some(Added { host_ifname: row.host_ifname, interface }));
+        }
+    }
+    let unfinished = |error| Refusal::Unfinished("life", Box::new(error));
+    match release(node, row).await.map_err(unfinished)? {
+        Released::Whole => Ok(None),
+        Released::ButEndpoint(error) => Err(unfinished(error.into())),
+    }
+}
+
+/// Takes a port id and writes the row that says what to undo.
+async fn begin(
+    node: &Arc<Node>,
+    wish: &Wish,
+    sandbox: Sandbox,
+    namespace: &Arc<Namespace>,
+) -> Result<Attachment, Refusal> {
+    let (inside, ifname) = (Arc::clone(namespace), wish.id.ifname().to_owned());
+    blocking(move || links::require_free(&inside, &ifname)).await?;
+    let port = node.roster.allocate_port()?;
+    let row = Attachment {
+        id: wish.id.clone(),
+        state: State::Attaching,
+        config_name: wish.config_name.clone(),
+        tenant: wish.tenant.clone(),
+        network: wish.network.clone(),
+        group: wish.group.clone(),
+        sandbox,
+        port: port.get(),
+        host_ifname: host_ifname(&wish.id),
+        interface: None,
+    };
+    if let Err(error) = node.roster.put(row.clone()).await {
+        node.roster.free_port(port);
+        return Err(error.into());
+    }
+    Ok(row)
+}
+
+async fn build(
+    node: &Arc<Node>,
+    row: Attachment,
+    wish: &Wish,
+    namespace: &Arc<Namespace>,
+    deadline: Instant,
+) -> Result<Added, Refusal> {
+    let stamp = register(node, &row, wish, deadline).await?;
+    let mut interface = plan(node, wish, stamp, deadline).await?;
+    let (inside, of_row, of_plan) = (Arc::clone(namespace), row.clone(), interface.clone());
+    interface.default_routes = blocking(move || {
+        // A crash between row and release may have left a link under this very name.
+        links::remove(&of_row.host_ifname)?;
+        let pair = Pair {
+            host_ifname: &of_row.host_ifname,
+            host_mac: host_mac(&of_row.id),
+            ifname: of_row.id.ifname(),
+            interface: &of_plan,
+        };
+        links::create(&pair, &inside)
+    })
+    .await?;
+    program(node, &row, stamp, deadline).await?;
+    let host_ifname = row.host_ifname.clone();
+    blocking(move || links::open_host_end(&host_ifname)).await?;
+    let host_ifname = row.host_ifname.clone();
+    let done = Attachment { state: State::Attached, interface: Some(interface.clone()), ..row };
+    node.roster.put(done).await?;
+    Ok(Added { host_ifname, interface })
+}
+
+/// Makes the endpoint at netmaster, which hands out address and MAC; returns the intent it is part
+/// of. When this returns, the other nodes know the way here, or were named as late.
+async fn register(
+    node: &Arc<Node>,
+    row: &Attachment,
+    wish: &Wish,
+    deadline: Instant,
+) -> Result<Stamp, Refusal> {
+    let id = wish.id.to_string();
+    if is_left_over(node, &id) {
+        node.master.delete_endpoint(&id).await?;
+    }
+    let endpoint = EndpointObject {
+        endpoint_id: id,
+        tenant_name: wish.tenant.clone(),
+        network_name: wish.network.clone(),
+        endpoint_group: wish.group.clone(),
+        ip_address: wish.ips.iter().map(|wished| wished.ip.to_string()).collect(),
+        mac_address: wish.mac.clone(),
+        homing_host: node.config.node.to_string(),
+        intf_name: row.host_ifname.clone(),
+        vtep_ip: node.config.vtep.map(|ip| ip.to_string()).unwrap_or_default(),
+        container_id: wish.id.container_id().to_owned(),
+        container_name: wish.container_name.clone(),
+    };
+    let (revision, late_nodes) = node.master.create_endpoint(endpoint, deadline).await?;
+    if !late_nodes.is_empty() {
+        warn!(id = %wish.id, ?late_nodes, "some nodes do not know the new endpoint yet");
+    }
+    Ok(Stamp { epoch: node.mirror.stamp().epoch, revision })
+}
+
+/// An endpoint of this node whose row is gone: from a state directory that was lost.
+fn is_left_over(node: &Node, id: &str) -> bool {
+    let Ok(id) = EndpointId::parse("endpointID", id) else { return false };
+    node.mirror.read(|intent| intent.endpoint(&id).is_some_and(|e| e.host.node == node.config.node))
+}
+
+/// What the container's interface is to carry, from intent of at least `stamp`.
+async fn plan(
+    node: &Arc<Node>,
+    wish: &Wish,
+    stamp: Stamp,
+    deadline: Instant,
+) -> Result<Interface, Refusal> {
+    hear_of(node, stamp, deadline).await?;
+    let id = EndpointId::parse("endpointID", &wish.id.to_string())
+        .map_err(|refused| Refusal::Request { field: "attachment", reason: refused.to_string() })?;
+    let found = node.mirror.read(|intent| {
+        let endpoint = intent.endpoint(&id)?;
+        let network = intent.network(&endpoint.network)?;
+        Some((endpoint.mac, endpoint.address, network.subnet, network.gateway, network.tag))
+    });
+    let gone = || Refusal::Differs(format!("endpoint {id} was deleted while it was attached"));
+    let (mac, address, subnet, gateway, tag) = found.ok_or_else(gone)?;
+    let prefix_len = subnet.length();
+    let other = |wished: &&WishedAddress| wished.prefix_len.is_some_and(|len| len != prefix_len);
+    if let Some(WishedAddress { ip, .. }) = wish.ips.iter().find(other) {
+        let reason = format!("{ip} is in subnet {subnet}: its prefix length is {prefix_len}");
+        return Err(Refusal::Request { field: "ips", reason });
+    }
+    let underlay = match node.config.uplink.clone() {
+        Some(device) => blocking(move || links::uplink_mtu(&device)).await?,
+        None => MTU_WITHOUT_UPLINK,
+    };
+    let mtu = container_mtu(wish.mtu, underlay, wrapping(node, tag))?;
+    let gateway = gateway.map(IpAddr::V4);
+    let addresses = vec![Address { ip: IpAddr::V4(address), prefix_len, gateway }];
+    Ok(Interface { mac, mtu, addresses, default_routes: Vec::new() })
+}
+
+/// Waits until this node's intent is at least `stamp`.
+async fn hear_of(node: &Node, stamp: Stamp, deadline: Instant) -> Result<(), Refusal> {
+    let mut known = node.mirror.watch();
+    match timeout_at(deadline, known.wait_for(|known| *known >= stamp)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(Refusal::Late("netmaster to announce the endpoint")),
+    }
+}
+
+fn wrapping(node: &Node, tag: Tag) -> Wrapping {
+    match (tag, node.config.vtep) {
+        (Tag::Vxlan(_), Some(vtep)) => Wrapping::Vxlan(vtep),
+        // Without a VTEP nothing leaves the node.
+        (Tag::Vlan(_), _) | (Tag::Vxlan(_), None) => Wrapping::Vlan,
+    }
+}
+
+/// Has the engine take the port and the tables that name it.
+async fn program(
+    node: &Arc<Node>,
+    row: &Attachment,
+    stamp: Stamp,
+    deadline: Instant,
+) -> Result<(), Refusal> {
+    let deadline = deadline.min(Instant::now() + ENGINE_PATIENCE);
+    let bad_id = || Refusal::Differs(format!("{} is no endpoint id", row.id));
+    let (port, port_wanted) = wanted(row).ok_or_else(bad_id)?;
+    let generation = node.programmer.place(port, port_wanted);
+    let mut applied = node.programmer.watch();
+    let outcome = applied.wait_for(|now| verdict(now, port, generation, stamp).is_some());
+    match timeout_at(deadline, outcome).await {
+        Ok(Ok(now)) => verdict(&now, port, generation, stamp).unwrap_or(Ok(())),
+        Ok(Err(_)) | Err(_) => Err(Refusal::Late("vrouterd")),
+    }
+}
+
+/// What is known of a port since `generation`; `None`: nothing yet.
+fn verdict(
+    now: &Applied,
+    port: PortId,
+    generation: u64,
+    stamp: Stamp,
+) -> Option<Result<(), Refusal>> {
+    if now.engine.is_none() || now.generation < generation {
+        return None;
+    }
+    if let Some(reason) = now.failed_ports.get(&port) {
+        return Some(Err(Refusal::Engine { what: "the port", reason: reason.clone() }));
+    }
+    if let Some(reason) = &now.refused {
+        return Some(Err(Refusal::Engine { what: "the tables", reason: reason.clone() }));
+    }
+    (now.stamp >= stamp).then_some(Ok(()))
+}

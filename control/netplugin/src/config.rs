@@ -1,0 +1,328 @@
+//! Flags, environment and configuration file, read once into values that hold.
+//!
+//! A flag wins over its environment variable, that over the file, the file over the default.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, ValueEnum};
+use control_model::NodeName;
+use serde::Deserialize;
+use tonic::transport::{Endpoint, Uri};
+use tracing::level_filters::LevelFilter;
+
+const CONFIG: &str = "/etc/weir/netplugin.toml";
+const RUN_DIR: &str = "/run/weir";
+const STATE_DIR: &str = "/var/lib/weir";
+const NETMASTER: &str = "http://127.0.0.1:9999";
+
+/// Command line of netplugin.
+#[derive(Debug, Parser)]
+#[command(
+    name = "netplugin",
+    version,
+    about = "Weir's node agent: attaches containers and programs vrouterd"
+)]
+pub(crate) struct Arguments {
+    /// Configuration file (TOML; keys as the long flags below) [default: /etc/weir/netplugin.toml, when there]
+    #[arg(long, env = "WEIR_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Check flags and configuration file, then exit
+    #[arg(long)]
+    pub(crate) check: bool,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// What both the command line and the file can say.
+#[derive(Debug, Default, clap::Args, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct Options {
+    /// Name of this node [default: the host's name]
+    #[arg(long, env = "WEIR_NODE")]
+    node: Option<String>,
+    /// Where netmaster listens: http://HOST:PORT or unix:PATH, several separated by commas [default: port 9999 of this host]
+    #[arg(long, env = "WEIR_NETMASTER", value_delimiter = ',', value_name = "URL")]
+    netmaster: Option<Vec<String>>,
+    /// This node's tunnel end point: an address of the uplink
+    #[arg(long, env = "WEIR_VTEP", value_name = "IP")]
+    vtep: Option<IpAddr>,
+    /// Device that leads to the other nodes and to VLANs
+    #[arg(long, env = "WEIR_UPLINK", value_delimiter = ',', value_name = "DEV")]
+    uplink: Option<Vec<String>>,
+    /// How the uplink is shared with the host [default: dedicated]
+    #[arg(long, env = "WEIR_UPLINK_MODE", value_enum)]
+    uplink_mode: Option<UplinkMode>,
+    /// vrouterd's socket [default: vrouterd.sock in the run directory]
+    #[arg(long, env = "WEIR_DATAPATH", value_name = "SOCKET")]
+    datapath: Option<PathBuf>,
+    /// Sockets [default: /run/weir]
+    #[arg(long, env = "WEIR_RUN_DIR", value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// Durable state [default: /var/lib/weir]
+    #[arg(long, env = "WEIR_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// error, warn, info, debug or trace [default: info]
+    #[arg(long, env = "WEIR_LOG_LEVEL", value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Form of the log on stderr [default: text]
+    #[arg(long, env = "WEIR_LOG_FORMAT", value_enum)]
+    log_format: Option<LogFormat>,
+}
+
+/// How the uplink is shared with the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum UplinkMode {
+    /// The host's own traffic enters through a tc program.
+    Shared,
+    /// An AF_XDP socket takes Weir's traffic and passes the rest to the host.
+    Dedicated,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// Where a netmaster listens.
+#[derive(Debug, Clone)]
+pub(crate) struct Netmaster {
+    /// As given.
+    pub(crate) url: String,
+    pub(crate) endpoint: Endpoint,
+}
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) node: NodeName,
+    pub(crate) netmasters: Vec<Netmaster>,
+    pub(crate) vtep: Option<IpAddr>,
+    pub(crate) uplink: Option<String>,
+    pub(crate) datapath: PathBuf,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) log_level: LevelFilter,
+    pub(crate) log_format: LogFormat,
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("reading {}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{}", path.display())]
+    Syntax { path: PathBuf, source: toml::de::Error },
+    #[error("--node {value:?}: {reason}")]
+    Node { value: String, reason: String },
+    #[error("--netmaster {value:?}: {reason}")]
+    Netmaster { value: String, reason: &'static str },
+    #[error(
+        "--uplink-mode shared is not in this version: give the uplink to Weir with --uplink-mode dedicated"
+    )]
+    SharedUplink,
+    #[error("--uplink {0:?}: this version takes one uplink")]
+    Uplinks(String),
+    #[error("--uplink {0:?} is not a device name: want 1 to 15 bytes without \"/\" or white space")]
+    UplinkName(String),
+    #[error("--vtep {0} cannot be the source of tunnels: want a unicast address of the uplink")]
+    Vtep(IpAddr),
+    #[error("--uplink {0} needs --vtep: the address other nodes send this node's packets to")]
+    NoVtep(String),
+    #[error("--log-level {0:?}: want error, warn, info, debug or trace")]
+    LogLevel(String),
+}
+
+impl Arguments {
+    /// Reads the file, if any, and checks the whole.
+    pub(crate) fn resolve(self) -> Result<Config, Error> {
+        let file = read_file(self.config.as_deref())?;
+        self.options.or(file).check()
+    }
+}
+
+fn read_file(named: Option<&Path>) -> Result<Options, Error> {
+    let path = named.unwrap_or_else(|| Path::new(CONFIG));
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if named.is_none() && e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(source) => return Err(Error::Read { path: path.to_owned(), source }),
+    };
+    toml::from_str(&text).map_err(|source| Error::Syntax { path: path.to_owned(), source })
+}
+
+impl Options {
+    fn or(self, other: Self) -> Self {
+        Self {
+            node: self.node.or(other.node),
+            netmaster: self.netmaster.or(other.netmaster),
+            vtep: self.vtep.or(other.vtep),
+            uplink: self.uplink.or(other.uplink),
+            uplink_mode: self.uplink_mode.or(other.uplink_mode),
+            datapath: self.datapath.or(other.datapath),
+            run_dir: self.run_dir.or(other.run_dir),
+            state_dir: self.state_dir.or(other.state_dir),
+            log_level: self.log_level.or(other.log_level),
+            log_format: self.log_format.or(other.log_format),
+        }
+    }
+
+    fn check(self) -> Result<Config, Error> {
+        if self.uplink_mode == Some(UplinkMode::Shared) {
+            return Err(Error::SharedUplink);
+        }
+        let uplink = one_uplink(self.uplink.unwrap_or_default())?;
+        if let Some(vtep) = self.vtep
+            && (vtep.is_unspecified() || vtep.is_multicast())
+        {
+            return Err(Error::Vtep(vtep));
+        }
+        if let (Some(device), None) = (&uplink, self.vtep) {
+            return Err(Error::NoVtep(device.clone()));
+        }
+        let masters = self.netmaster.unwrap_or_else(|| vec![NETMASTER.to_owned()]);
+        let run_dir = self.run_dir.unwrap_or_else(|| RUN_DIR.into());
+        let level = self.log_level.unwrap_or_else(|| "info".to_owned());
+        Ok(Config {
+            node: node_name(self.node)?,
+            netmasters: masters.iter().map(|url| netmaster(url)).collect::<Result<_, _>>()?,
+            vtep: self.vtep,
+            uplink,
+            datapath: self.datapath.unwrap_or_else(|| run_dir.join("vrouterd.sock")),
+            run_dir,
+            state_dir: self.state_dir.unwrap_or_else(|| STATE_DIR.into()),
+            log_level: level.parse().map_err(|_bad| Error::LogLevel(level))?,
+            log_format: self.log_format.unwrap_or(LogFormat::Text),
+        })
+    }
+}
+
+fn one_uplink(devices: Vec<String>) -> Result<Option<String>, Error> {
+    if devices.len() > 1 {
+        return Err(Error::Uplinks(devices.join(",")));
+    }
+    let Some(device) = devices.into_iter().next() else { return Ok(None) };
+    let odd = device.contains(|c: char| c == '/' || c.is_whitespace());
+    if device.is_empty() || device.len() > 15 || odd {
+        return Err(Error::UplinkName(device));
+    }
+    Ok(Some(device))
+}
+
+fn node_name(given: Option<String>) -> Result<NodeName, Error> {
+    let path = Path::new("/proc/sys/kernel/hostname");
+    let name = match given {
+        Some(name) => name,
+        None => std::fs::read_to_string(path)
+            .map_err(|source| Error::Read { path: path.to_owned(), source })?
+            .trim_end()
+            .to_owned(),
+    };
+    NodeName::parse("node", &name).map_err(|e| Error::Node { value: name, reason: e.to_string() })
+}
+
+fn netmaster(url: &str) -> Result<Netmaster, Error> {
+    let bad = |reason| Error::Netmaster { value: url.to_owned(), reason };
+    if !url.starts_with("unix:") {
+        let uri: Uri = url.parse().map_err(|_bad| bad("want http://HOST:PORT or unix:PATH"))?;
+        match uri.scheme_str() {
+            Some("http") if uri.host().is_some_and(|h| !h.is_empty()) => {}
+            Some("https") => return Err(bad("TLS is not in this version")),
+            _ => return Err(bad("want http://HOST:PORT or unix:PATH")),
+        }
+    }
+    let endpoint = Endpoint::from_shared(url.to_owned())
+        .map_err(|_bad| bad("want http://HOST:PORT or unix:PATH"))?;
+    Ok(Netmaster { url: url.to_owned(), endpoint })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(arguments: &[&str]) -> Result<Config, Error> {
+        let dir = tempfile::tempdir().unwrap();
+        let empty = dir.path().join("empty.toml");
+        std::fs::write(&empty, "").unwrap();
+        let mut all = vec!["netplugin", "--config", empty.to_str().unwrap()];
+        all.extend(arguments);
+        Arguments::try_parse_from(all).unwrap().resolve()
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_interface_description() {
+        let config = resolve(&["--node", "n1"]).unwrap();
+        assert_eq!(config.run_dir, Path::new("/run/weir"));
+        assert_eq!(config.state_dir, Path::new("/var/lib/weir"));
+        assert_eq!(config.datapath, Path::new("/run/weir/vrouterd.sock"));
+        assert_eq!(config.netmasters[0].url, "http://127.0.0.1:9999");
+        assert_eq!(config.uplink, None);
+        assert_eq!(config.log_level, LevelFilter::INFO);
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("netplugin.toml");
+        std::fs::write(&file, "node = \"file\"\nrun-dir = \"/run/file\"\nlog-format = \"json\"\n")
+            .unwrap();
+        let path = file.to_str().unwrap();
+        let arguments = ["netplugin", "--config", path, "--node", "flag"];
+        let config = Arguments::try_parse_from(arguments).unwrap().resolve().unwrap();
+        assert_eq!(config.node.to_string(), "flag");
+        assert_eq!(config.datapath, Path::new("/run/file/vrouterd.sock"));
+        assert_eq!(config.log_format, LogFormat::Json);
+    }
+
+    #[test]
+    fn an_unknown_key_and_a_named_file_that_is_not_there_are_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("netplugin.toml");
+        std::fs::write(&file, "nod = \"x\"\n").unwrap();
+        let read = |path: &Path| {
+            let arguments = ["netplugin", "--config", path.to_str().unwrap()];
+            Arguments::try_parse_from(arguments).unwrap().resolve()
+        };
+        assert!(matches!(read(&file), Err(Error::Syntax { .. })));
+        assert!(matches!(read(&dir.path().join("none")), Err(Error::Read { .. })));
+    }
+
+    #[test]
+    fn what_this_version_does_not_do_is_refused_by_name() {
+        let text = |arguments: &[&str]| resolve(arguments).unwrap_err().to_string();
+        assert_eq!(
+            text(&["--node", "n", "--uplink-mode", "shared"]),
+            "--uplink-mode shared is not in this version: give the uplink to Weir with --uplink-mode dedicated"
+        );
+        assert_eq!(
+            text(&["--node", "n", "--uplink", "a,b"]),
+            "--uplink \"a,b\": this version takes one uplink"
+        );
+        assert_eq!(
+            text(&["--node", "n", "--netmaster", "https://h:1"]),
+            "--netmaster \"https://h:1\": TLS is not in this version"
+        );
+    }
+
+    #[test]
+    fn wrong_values_name_their_flag() {
+        for (arguments, flag) in [
+            (&["--node", "n", "--netmaster", "h:1"][..], "--netmaster"),
+            (&["--node", "n", "--netmaster", "http://"], "--netmaster"),
+            (&["--node", "n", "--uplink", "e/0", "--vtep", "10.0.0.1"], "--uplink"),
+            (&["--node", "n", "--uplink", "eth0"], "--uplink"),
+            (&["--node", "n", "--vtep", "224.0.0.1"], "--vtep"),
+            (&["--node", "n", "--log-level", "loud"], "--log-level"),
+            (&["--node", "n ode"], "--node"),
+        ] {
+            let error = resolve(arguments).unwrap_err().to_string();
+            assert!(error.starts_with(flag), "{error}");
+        }
+    }
+}

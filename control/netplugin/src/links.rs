@@ -1,0 +1,190 @@
+//! The kernel's part of an attachment: the veth pair, what the container's end carries, and
+//! finding and removing what is left of it.
+//!
+//! Everything here blocks and is called from blocking threads. Nothing enters a container's
+//! namespace to remove something: deleting the host end takes the other end with it, and cannot
+//! hit a namespace that a later container got.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
+
+use flowtable::ids::Mac;
+use netdev::{
+    Arp, Error as NetlinkError, Namespace, NamespaceError, Netlink, RouteSpec, SysctlError,
+    VethSpec, set_disable_ipv6,
+};
+
+use crate::attachment::{Address, Interface, Sandbox};
+use crate::naming::is_host_ifname;
+
+/// Why the kernel's part failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("network namespace {path}: {}", chain(.source))]
+    Sandbox { path: String, source: NamespaceError },
+    #[error("interface {ifname} exists in the container already")]
+    Exists { ifname: String },
+    #[error("uplink {device} does not exist")]
+    NoUplink { device: String },
+    #[error("{link} went away while it was set up")]
+    Gone { link: String },
+    #[error("{}", chain(.0))]
+    Netlink(#[from] NetlinkError),
+    #[error("{}", chain(.0))]
+    Sysctl(#[from] SysctlError),
+}
+
+/// Both ends of a pair to be made.
+#[derive(Debug)]
+pub(crate) struct Pair<'a> {
+    pub(crate) host_ifname: &'a str,
+    pub(crate) host_mac: Mac,
+    pub(crate) ifname: &'a str,
+    pub(crate) interface: &'a Interface,
+}
+
+/// What a container's interface has.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) mac: Mac,
+    pub(crate) addresses: Vec<netdev::Address>,
+    /// Gateways of default routes over the interface.
+    pub(crate) gateways: Vec<IpAddr>,
+}
+
+/// An open namespace with its cookie.
+pub(crate) fn open_sandbox(path: &Path) -> Result<(Namespace, Sandbox), Error> {
+    let failed = |source| Error::Sandbox { path: path.display().to_string(), source };
+    let namespace = Namespace::open(path).map_err(failed)?;
+    let cookie = namespace.cookie().map_err(failed)?;
+    Ok((namespace, Sandbox { path: path.to_owned(), cookie }))
+}
+
+/// Whether the very namespace is still at its path.
+pub(crate) fn sandbox_is_there(sandbox: &Sandbox) -> bool {
+    open_sandbox(&sandbox.path).is_ok_and(|(_, found)| found.cookie == sandbox.cookie)
+}
+
+/// Refuses a name that the container has already.
+pub(crate) fn require_free(namespace: &Namespace, ifname: &str) -> Result<(), Error> {
+    match Netlink::open_in(namespace)?.link_by_name(ifname)? {
+        None => Ok(()),
+        Some(_) => Err(Error::Exists { ifname: ifname.to_owned() }),
+    }
+}
+
+/// MTU of the uplink in bytes.
+pub(crate) fn uplink_mtu(device: &str) -> Result<u32, Error> {
+    let link = Netlink::open()?.link_by_name(device)?;
+    link.map(|link| link.mtu).ok_or_else(|| Error::NoUplink { device: device.to_owned() })
+}
+
+/// Makes the pair: the container's end ready and up, the host's end down. Returns the gateways of
+/// the default routes made. What was made is removed when a later step fails.
+pub(crate) fn create(pair: &Pair<'_>, namespace: &Namespace) -> Result<Vec<IpAddr>, Error> {
+    let host = Netlink::open()?;
+    let mtu = pair.interface.mtu;
+    let link = host
+        .create_veth(&VethSpec {
+            name: pair.host_ifname,
+            mac: Some(pair.host_mac.0),
+            mtu,
+            peer_name: pair.ifname,
+            peer_mac: Some(pair.interface.mac.0),
+            peer_mtu: mtu,
+            peer_netns: Some(namespace),
+        })
+        .map_err(|error| taken(error, pair.ifname))?;
+    let equipped = host
+        .set_arp(link.index, Arp::Off)
+        .map_err(Error::from)
+        .and_then(|()| Ok(set_disable_ipv6(None, pair.host_ifname)?))
+        .and_then(|()| equip(pair, namespace));
+    if equipped.is_err()
+        && let Err(error) = host.delete_link(link.index)
+        && !error.is_missing()
+    {
+        // The first failure is the one to report; the row leads to this link's removal.
+        tracing::warn!(
+            link = pair.host_ifname,
+            error = chain(&error),
+            "cannot remove a half-made link"
+        );
+    }
+    equipped
+}
+
+/// The near name is ours alone, so what exists is the container's.
+fn taken(error: NetlinkError, ifname: &str) -> Error {
+    if error.is_existing() { Error::Exists { ifname: ifname.to_owned() } } else { error.into() }
+}
+
+fn equip(pair: &Pair<'_>, namespace: &Namespace) -> Result<Vec<IpAddr>, Error> {
+    let inside = Netlink::open_in(namespace)?;
+    let gone = || Error::Gone { link: pair.ifname.to_owned() };
+    let index = inside.link_by_name(pair.ifname)?.ok_or_else(gone)?.index;
+    for Address { ip, prefix_len, .. } in &pair.interface.addresses {
+        inside.add_address(index, *ip, *prefix_len)?;
+    }
+    inside.set_up(index)?;
+    let mut made = Vec::new();
+    for gateway in pair.interface.addresses.iter().filter_map(|a| a.gateway) {
+        let route = RouteSpec { dst: None, gateway: Some(gateway), oif: index, mtu: None };
+        match inside.add_route(&route) {
+            // A container with two interfaces keeps the default route of the first.
+            Err(error) if error.is_existing() => {}
+            Err(error) => return Err(error.into()),
+            Ok(()) => made.push(gateway),
+        }
+    }
+    Ok(made)
+}
+
+/// Lets the container's packets in.
+pub(crate) fn open_host_end(host_ifname: &str) -> Result<(), Error> {
+    let host = Netlink::open()?;
+    let gone = || Error::Gone { link: host_ifname.to_owned() };
+    let link = host.link_by_name(host_ifname)?.ok_or_else(gone)?;
+    Ok(host.set_up(link.index)?)
+}
+
+/// Removes a host end and with it the container's; absent is fine.
+pub(crate) fn remove(host_ifname: &str) -> Result<(), Error> {
+    let host = Netlink::open()?;
+    let Some(link) = host.link_by_name(host_ifname)? else { return Ok(()) };
+    match host.delete_link(link.index) {
+        Err(error) if !error.is_missing() => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Names of all host ends in this namespace.
+pub(crate) fn host_ends() -> Result<BTreeSet<String>, Error> {
+    let links = Netlink::open()?.links()?;
+    Ok(links.into_iter().map(|link| link.name).filter(|name| is_host_ifname(name)).collect())
+}
+
+/// What the container's interface has; `None` when it has no such interface.
+pub(crate) fn look(namespace: &Namespace, ifname: &str) -> Result<Option<Seen>, Error> {
+    let inside = Netlink::open_in(namespace)?;
+    let Some(link) = inside.link_by_name(ifname)? else { return Ok(None) };
+    let routes = inside.routes()?.into_iter();
+    let over = routes.filter(|r| r.dst.is_none() && r.oif == Some(link.index));
+    Ok(Some(Seen {
+        mac: Mac(link.mac),
+        addresses: inside.addresses(link.index)?,
+        gateways: over.filter_map(|route| route.gateway).collect(),
+    }))
+}
+
+/// An error with its causes, as netdev wants its errors shown.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text = format!("{text}: {next}");
+        cause = next.source();
+    }
+    text
+}

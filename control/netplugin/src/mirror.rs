@@ -1,0 +1,333 @@
+//! Intent as this node knows it: netmaster's objects with the revision they are of.
+//!
+//! A snapshot is collected aside and takes effect at its end, so that a reconnect never shows a
+//! half-filled intent. When netmaster goes away the last known intent stays in force.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use control_api::convert;
+use control_api::v1::watch_event::Kind as Event;
+use control_api::v1::{Removed, WatchEvent};
+use control_model::{EndpointId, Intent, NodeName, Placement, Refused, Tag, compile};
+use flowtable::entry::Entry;
+use tokio::sync::watch;
+
+/// What became of one event of the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// The intent is another one now.
+    Changed,
+    /// It will be once the snapshot has ended.
+    Collecting,
+    /// netmaster wants this node's rule counters, under this id.
+    Stats(u64),
+}
+
+/// An event this version cannot take in.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Garbled {
+    #[error("an event without a kind")]
+    NoKind,
+    #[error("an object of revision {revision}: {source}")]
+    Object { revision: u64, source: Refused },
+    #[error("a removed key of revision {revision}: {source}")]
+    Key { revision: u64, source: Refused },
+}
+
+/// Which intent something is of. Later ones are greater, also when a new netmaster's revisions
+/// begin anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct Stamp {
+    /// Counts snapshots; 0: nothing heard yet.
+    pub(crate) epoch: u64,
+    /// netmaster's.
+    pub(crate) revision: u64,
+}
+
+/// Tables with the intent they are of.
+#[derive(Debug)]
+pub(crate) struct Compiled {
+    pub(crate) stamp: Stamp,
+    pub(crate) entries: Vec<Entry>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    intent: Intent,
+    stamp: Stamp,
+    collecting: Option<Intent>,
+}
+
+/// The shared copy.
+#[derive(Debug)]
+pub(crate) struct Mirror {
+    known: Mutex<Known>,
+    stamp: watch::Sender<Stamp>,
+}
+
+impl Mirror {
+    pub(crate) fn new() -> Self {
+        Self { known: Mutex::default(), stamp: watch::Sender::new(Stamp::default()) }
+    }
+
+    /// Which intent is known.
+    pub(crate) fn stamp(&self) -> Stamp {
+        *self.stamp.borrow()
+    }
+
+    /// Whether there is an intent at all.
+    pub(crate) fn has_heard(&self) -> bool {
+        self.stamp().epoch > 0
+    }
+
+    /// Sees every change.
+    pub(crate) fn watch(&self) -> watch::Receiver<Stamp> {
+        self.stamp.subscribe()
+    }
+
+    /// Takes one event in.
+    ///
+    /// # Errors
+    /// [`Garbled`]: the copy can no longer be trusted to be netmaster's, so the caller asks for a
+    /// snapshot.
+    pub(crate) fn hear(&self, event: WatchEvent) -> Result<Heard, Garbled> {
+        let revision = event.revision;
+        let mut known = self.lock();
+        match event.kind.ok_or(Garbled::NoKind)? {
+            Event::SnapshotBegin(_) => {
+                known.collecting = Some(Intent::default());
+                return Ok(Heard::Collecting);
+            }
+            Event::Put(object) => {
+                let object = convert::to_model(&object)
+                    .map_err(|source| Garbled::Object { revision, source })?;
+                known.target().put(object);
+            }
+            Event::Removed(Removed { kind, key }) => {
+                let key = convert::to_key(kind, &key)
+                    .map_err(|source| Garbled::Key { revision, source })?;
+                known.target().remove(&key);
+            }
+            Event::SnapshotEnd(_) => {
+                if let Some(intent) = known.collecting.take() {
+                    known.intent = intent;
+                    known.stamp.epoch += 1;
+                }
+            }
+            Event::StatsRequest(request) => return Ok(Heard::Stats(request.id)),
+        }
+        if known.collecting.is_some() {
+            return Ok(Heard::Collecting);
+        }
+        known.stamp.revision = revision;
+        let stamp = known.stamp;
+        drop(known);
+        self.stamp.send_replace(stamp);
+        Ok(Heard::Changed)
+    }
+
+    /// Forgets a snapshot whose stream broke before its end.
+    pub(crate) fn abandon_snapshot(&self) {
+        self.lock().collecting = None;
+    }
+
+    /// The tables of this node; `None` before the first snapshot, when empty tables would stop what
+    /// runs.
+    pub(crate) fn compile(&self, node: &NodeName, placement: &Placement) -> Option<Compiled> {
+        let known = self.lock();
+        (known.stamp.epoch > 0).then(|| Compiled {
+            stamp: known.stamp,
+            entries: compile(&known.intent, node, placement),
+        })
+    }
+
+    /// VLAN ids of all networks, in order, without duplicates; `None` before the first snapshot.
+    pub(crate) fn vids(&self) -> Option<Vec<u16>> {
+        let known = self.lock();
+        if known.stamp.epoch == 0 {
+            return None;
+        }
+        let mut vids: Vec<u16> = known
+            .intent
+            .networks()
+            .filter_map(|network| match network.tag {
+                Tag::Vlan(vid) => Some(vid.get()),
+                Tag::Vxlan(_) => None,
+            })
+            .collect();
+        vids.sort_unstable();
+        vids.dedup();
+        Some(vids)
+    }
+
+    /// Reads the intent while nothing changes it.
+    pub(crate) fn read<T>(&self, look: impl FnOnce(&Intent) -> T) -> T {
+        look(&self.lock().intent)
+    }
+
+    /// Ids of the endpoints that netmaster believes to be on `node`.
+    pub(crate) fn endpoints_of(&self, node: &NodeName) -> Vec<EndpointId> {
+        let known = self.lock();
+        let homed = known.intent.endpoints().filter(|e| e.host.node == *node);
+        homed.map(|e| e.id.clone()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        // Nothing here can panic between two writes that belong together.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn target(&mut self) -> &mut Intent {
+        self.collecting.as_mut().unwrap_or(&mut self.intent)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use control_api::v1::{
+        Endpoint, Kind, Network, Object, SnapshotBegin, SnapshotEnd, StatsRequest, Tenant, object,
+    };
+
+    use super::*;
+
+    pub(crate) fn event(revision: u64, kind: Event) -> WatchEvent {
+        WatchEvent { kind: Some(kind), revision }
+    }
+
+    fn put(revision: u64, kind: object::Kind) -> WatchEvent {
+        event(revision, Event::Put(Object { kind: Some(kind) }))
+    }
+
+    pub(crate) fn tenant(revision: u64) -> WatchEvent {
+        let tenant = Tenant { tenant_name: "red".into(), vrf: 7, ..Tenant::default() };
+        put(revision, object::Kind::Tenant(tenant))
+    }
+
+    pub(crate) fn network(revision: u64, name: &str, encap: &str, tag: u32) -> WatchEvent {
+        let network = Network {
+            tenant_name: "red".into(),
+            network_name: name.into(),
+            encap: encap.into(),
+            pkt_tag: tag,
+            subnet: format!("10.{tag}.0.0/16"),
+            bd: tag,
+            ..Network::default()
+        };
+        put(revision, object::Kind::Network(network))
+    }
+
+    pub(crate) fn endpoint(revision: u64, id: &str, network: &str, ip: &str) -> WatchEvent {
+        let endpoint = Endpoint {
+            endpoint_id: id.into(),
+            tenant_name: "red".into(),
+            network_name: network.into(),
+            ip_address: vec![ip.into()],
+            mac_address: "02:00:00:00:00:05".into(),
+            homing_host: "n1".into(),
+            ..Endpoint::default()
+        };
+        put(revision, object::Kind::Endpoint(endpoint))
+    }
+
+    pub(crate) fn snapshot(mirror: &Mirror, revision: u64, events: Vec<WatchEvent>) {
+        mirror.hear(event(0, Event::SnapshotBegin(SnapshotBegin {}))).unwrap();
+        for event in events {
+            mirror.hear(event).unwrap();
+        }
+        let end = mirror.hear(event(revision, Event::SnapshotEnd(SnapshotEnd {}))).unwrap();
+        assert_eq!(end, Heard::Changed);
+    }
+
+    fn node() -> NodeName {
+        NodeName::parse("node", "n1").unwrap()
+    }
+
+    fn entries(mirror: &Mirror) -> Option<(u64, usize)> {
+        let compiled = mirror.compile(&node(), &Placement::default());
+        compiled.map(|compiled| (compiled.stamp.revision, compiled.entries.len()))
+    }
+
+    #[test]
+    fn nothing_is_compiled_before_the_first_snapshot_has_ended() {
+        let mirror = Mirror::new();
+        assert_eq!(entries(&mirror), None);
+        mirror.hear(event(0, Event::SnapshotBegin(SnapshotBegin {}))).unwrap();
+        assert_eq!(mirror.hear(tenant(3)).unwrap(), Heard::Collecting);
+        assert_eq!(entries(&mirror), None);
+        mirror.hear(event(3, Event::SnapshotEnd(SnapshotEnd {}))).unwrap();
+        assert_eq!(entries(&mirror), Some((3, 1)));
+        assert_eq!(mirror.stamp().revision, 3);
+    }
+
+    #[test]
+    fn a_snapshot_cut_short_leaves_the_intent_as_it_was() {
+        let mirror = Mirror::new();
+        snapshot(&mirror, 3, vec![tenant(3)]);
+        mirror.hear(event(0, Event::SnapshotBegin(SnapshotBegin {}))).unwrap();
+        mirror.abandon_snapshot();
+        assert_eq!(entries(&mirror), Some((3, 1)));
+        mirror.hear(network(4, "blue", "vlan", 20)).unwrap();
+        assert_eq!(mirror.stamp().revision, 4);
+    }
+
+    #[test]
+    fn vlan_ids_come_in_order_and_vxlan_networks_have_none() {
+        let mirror = Mirror::new();
+        let networks = vec![
+            tenant(1),
+            network(2, "c", "vlan", 30),
+            network(3, "b", "vxlan", 40),
+            network(4, "a", "vlan", 20),
+        ];
+        snapshot(&mirror, 4, networks);
+        assert_eq!(mirror.vids(), Some(vec![20, 30]));
+        let removed = Removed { kind: Kind::Network.into(), key: "red:c".into() };
+        assert_eq!(mirror.hear(event(5, Event::Removed(removed))).unwrap(), Heard::Changed);
+        assert_eq!(mirror.vids(), Some(vec![20]));
+    }
+
+    #[test]
+    fn endpoints_of_this_node_are_told_from_others() {
+        let mirror = Mirror::new();
+        snapshot(
+            &mirror,
+            3,
+            vec![tenant(1), network(2, "b", "vxlan", 40), endpoint(3, "c1:eth0", "b", "10.40.0.5")],
+        );
+        let ids: Vec<String> =
+            mirror.endpoints_of(&node()).iter().map(ToString::to_string).collect();
+        assert_eq!(ids, ["c1:eth0"]);
+        assert_eq!(mirror.endpoints_of(&NodeName::parse("node", "n2").unwrap()), []);
+    }
+
+    #[test]
+    fn a_snapshot_is_later_than_what_was_known_even_with_a_lower_revision() {
+        let mirror = Mirror::new();
+        snapshot(&mirror, 30, vec![tenant(30)]);
+        let before = mirror.stamp();
+        snapshot(&mirror, 3, vec![tenant(3)]);
+        assert!(mirror.stamp() > before);
+        assert_eq!(mirror.stamp(), Stamp { epoch: 2, revision: 3 });
+    }
+
+    #[test]
+    fn a_request_for_counters_changes_nothing() {
+        let mirror = Mirror::new();
+        snapshot(&mirror, 3, vec![tenant(3)]);
+        let asked = mirror.hear(event(0, Event::StatsRequest(StatsRequest { id: 9 }))).unwrap();
+        assert_eq!(asked, Heard::Stats(9));
+        assert_eq!(mirror.stamp().revision, 3);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named_and_not_taken_in() {
+        let mirror = Mirror::new();
+        snapshot(&mirror, 3, vec![tenant(3)]);
+        assert!(matches!(mirror.hear(WatchEvent::default()), Err(Garbled::NoKind)));
+        let refused = mirror.hear(network(4, "bad name", "vxlan", 40)).unwrap_err();
+        assert!(matches!(refused, Garbled::Object { revision: 4, .. }), "{refused}");
+        assert_eq!(mirror.stamp().revision, 3);
+    }
+}

@@ -1,0 +1,92 @@
+//! How large a container's packets may be: the underlay's MTU less what the encapsulation adds.
+
+use std::net::IpAddr;
+
+/// Smallest MTU a link with IPv4 may have (RFC 791, section 3.2).
+const MTU_MIN: u32 = 68;
+/// Used where no uplink gives a limit.
+pub(crate) const MTU_WITHOUT_UPLINK: u32 = 1500;
+
+/// What a network's packets are wrapped in on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wrapping {
+    /// A VLAN tag, which is outside the MTU.
+    Vlan,
+    /// VXLAN in UDP between VTEPs of this address' family (RFC 7348, section 5).
+    Vxlan(IpAddr),
+}
+
+impl Wrapping {
+    /// Bytes of the underlay's MTU the wrapping takes: inner Ethernet 14, VXLAN 8, UDP 8 and the
+    /// outer IP header.
+    const fn overhead(self) -> u32 {
+        match self {
+            Self::Vlan => 0,
+            Self::Vxlan(IpAddr::V4(_)) => 14 + 8 + 8 + 20,
+            Self::Vxlan(IpAddr::V6(_)) => 14 + 8 + 8 + 40,
+        }
+    }
+}
+
+/// Why a container cannot get the MTU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadMtu {
+    #[error("mtu {wanted} does not fit: the underlay's {underlay} leaves {limit}")]
+    TooLarge { wanted: u32, underlay: u32, limit: u32 },
+    #[error("the underlay's MTU {underlay} leaves {limit}, less than the {MTU_MIN} IPv4 needs")]
+    UnderlayTooSmall { underlay: u32, limit: u32 },
+    #[error("mtu {wanted} is less than the {MTU_MIN} IPv4 needs")]
+    TooSmall { wanted: u32 },
+}
+
+/// The MTU in bytes of a container's interface; `wanted` 0 is "as large as fits".
+pub(crate) const fn container_mtu(
+    wanted: u32,
+    underlay: u32,
+    wrapping: Wrapping,
+) -> Result<u32, BadMtu> {
+    let limit = underlay.saturating_sub(wrapping.overhead());
+    if limit < MTU_MIN {
+        return Err(BadMtu::UnderlayTooSmall { underlay, limit });
+    }
+    if wanted == 0 {
+        return Ok(limit);
+    }
+    if wanted > limit {
+        return Err(BadMtu::TooLarge { wanted, underlay, limit });
+    }
+    if wanted < MTU_MIN { Err(BadMtu::TooSmall { wanted }) } else { Ok(wanted) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    const V4: Wrapping = Wrapping::Vxlan(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    const V6: Wrapping = Wrapping::Vxlan(IpAddr::V6(Ipv6Addr::LOCALHOST));
+
+    #[test]
+    fn vxlan_takes_50_bytes_over_ipv4_70_over_ipv6_and_vlan_none() {
+        assert_eq!(container_mtu(0, 1500, V4), Ok(1450));
+        assert_eq!(container_mtu(0, 1500, V6), Ok(1430));
+        assert_eq!(container_mtu(0, 1500, Wrapping::Vlan), Ok(1500));
+        assert_eq!(container_mtu(0, 9000, V4), Ok(8950));
+    }
+
+    #[test]
+    fn a_smaller_wish_is_granted_and_a_larger_one_refused() {
+        assert_eq!(container_mtu(1400, 1500, V4), Ok(1400));
+        assert_eq!(container_mtu(1450, 1500, V4), Ok(1450));
+        let refused = container_mtu(1451, 1500, V4);
+        assert_eq!(refused, Err(BadMtu::TooLarge { wanted: 1451, underlay: 1500, limit: 1450 }));
+        assert_eq!(container_mtu(67, 1500, V4), Err(BadMtu::TooSmall { wanted: 67 }));
+    }
+
+    #[test]
+    fn an_underlay_too_small_for_the_wrapping_is_named() {
+        let refused = container_mtu(0, 100, V4);
+        assert_eq!(refused, Err(BadMtu::UnderlayTooSmall { underlay: 100, limit: 50 }));
+    }
+}

@@ -1,0 +1,373 @@
+//! Keeps the engine what intent and attachments say: ports first, then tables, in passes.
+//!
+//! One task owns the connection to vrouterd and what was last written. Everything that changes
+//! (intent, ports, the engine itself) only asks for another pass, so that many changes become one
+//! write. A new engine process gets its ports back, the uplink first, and all tables in one batch.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use control_model::{EndpointId, Placement};
+use datapath_api::convert::ip_to_proto;
+use datapath_api::v1::{AddPortRequest, Port, PortKind};
+use flowtable::ids::PortId;
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use crate::config::Config;
+use crate::diff::{Tables, delta, replacement, tables};
+use crate::engine::{Engine, EngineError};
+use crate::mirror::{Compiled, Mirror, Stamp};
+use crate::ports::UPLINK;
+
+/// How soon a missing engine is looked for again: a restart costs at most this on top.
+const RECONNECT: Duration = Duration::from_millis(25);
+/// How soon what the engine refused is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A port the engine is to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) ifname: String,
+    pub(crate) endpoint: EndpointId,
+}
+
+#[derive(Debug, Default)]
+struct Desired {
+    /// Counts changes of `ports`.
+    generation: u64,
+    ports: BTreeMap<PortId, Wanted>,
+}
+
+/// What the last pass achieved.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Applied {
+    /// Of the wanted ports.
+    pub(crate) generation: u64,
+    /// Of the intent whose tables the engine holds.
+    pub(crate) stamp: Stamp,
+    /// Why the engine did not take the tables.
+    pub(crate) refused: Option<String>,
+    /// Ports the engine did not take, with its reason.
+    pub(crate) failed_ports: BTreeMap<PortId, String>,
+    /// `None` while the engine is away.
+    pub(crate) engine: Option<Engine>,
+}
+
+/// What other tasks see of the programming.
+#[derive(Debug)]
+pub(crate) struct Programmer {
+    desired: Mutex<Desired>,
+    asked: watch::Sender<u64>,
+    applied: watch::Sender<Applied>,
+}
+
+impl Programmer {
+    /// Wants `ports` from the start.
+    pub(crate) fn new(ports: BTreeMap<PortId, Wanted>) -> Self {
+        Self {
+            desired: Mutex::new(Desired { generation: 1, ports }),
+            asked: watch::Sender::new(1),
+            applied: watch::Sender::new(Applied::default()),
+        }
+    }
+
+    /// Wants a port; returns the generation in which it is there.
+    pub(crate) fn place(&self, port: PortId, wanted: Wanted) -> u64 {
+        self.change(|ports| drop(ports.insert(port, wanted)))
+    }
+
+    /// No longer wants a port; returns the generation in which it is fenced.
+    pub(crate) fn unplace(&self, port: PortId) -> u64 {
+        self.change(|ports| drop(ports.remove(&port)))
+    }
+
+    /// What the last pass achieved, and every later one.
+    pub(crate) fn watch(&self) -> watch::Receiver<Applied> {
+        self.applied.subscribe()
+    }
+
+    fn change(&self, edit: impl FnOnce(&mut BTreeMap<PortId, Wanted>)) -> u64 {
+        let mut desired = self.lock();
+        edit(&mut desired.ports);
+        desired.generation += 1;
+        let generation = desired.generation;
+        drop(desired);
+        self.asked.send_replace(generation);
+        generation
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Desired> {
+        // Nothing here can panic between two writes that belong together.
+        self.desired.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs passes for ever.
+#[expect(clippy::infinite_loop, reason = "a task for the life of the process")]
+pub(crate) async fn run(config: &Config, mirror: &Mirror, programmer: &Programmer) -> Infallible {
+    let mut task =
+        Task { config, mirror, programmer, seen: None, away_since: Some(Instant::now()) };
+    loop {
+        let lost = task.serve().await;
+        task.lose(&lost);
+        tokio::time::sleep(RECONNECT).await;
+    }
+}
+
+struct Task<'a> {
+    config: &'a Config,
+    mirror: &'a Mirror,
+    programmer: &'a Programmer,
+    /// Instance and tables of the engine last written to.
+    seen: Option<(String, Tables)>,
+    away_since: Option<Instant>,
+}
+
+/// The engine's ports as this connection knows them.
+#[derive(Default)]
+struct Held {
+    ports: BTreeMap<PortId, String>,
+    uplink_vids: Option<Vec<u16>>,
+}
+
+impl Task<'_> {
+    /// Serves one connection until it is lost.
+    async fn serve(&mut self) -> EngineError {
+        let (engine, mut events) = match Engine::connect(&self.config.datapath).await {
+            Ok(connected) => connected,
+            Err(error) => return error,
+        };
+        let mut changes = (self.mirror.watch(), self.programmer.asked.subscribe());
+        let mut held = match self.adopt(&engine).await {
+            Ok(held) => held,
+            Err(error) => return error,
+        };
+        loop {
+            changes.0.mark_unchanged();
+            changes.1.mark_unchanged();
+            let retry = match self.pass(&engine, &mut held).await {
+                Ok(retry) => retry,
+                Err(error) => return error,
+            };
+            tokio::select! {
+                event = events.message() => match event {
+                    Ok(Some(event)) => self.report(&event),
+                    Ok(None) => return tonic::Status::unavailable("the engine went away").into(),
+                    Err(status) => return status.into(),
+                },
+                // The senders live as long as the task, so a change is all that can come.
+                _ = changes.0.changed() => {}
+                _ = changes.1.changed() => {}
+                () = pause(retry) => {}
+            }
+        }
+    }
+
+    fn lose(&mut self, error: &EngineError) {
+        if self.away_since.is_none() {
+            self.away_since = Some(Instant::now());
+            warn!(%error, "vrouterd is away; looking for it every {RECONNECT:?}");
+        }
+        self.programmer.applied.send_modify(|applied| applied.engine = None);
+    }
+
+    fn report(&self, event: &datapath_api::v1::Event) {
+        if event.kind() == datapath_api::v1::event::Kind::PortGone {
+            let desired = self.programmer.lock();
+            let wanted = PortId::new(event.port).ok().and_then(|port| desired.ports.get(&port));
+            if let Some(wanted) = wanted {
+                warn!(port = event.port, ifname = wanted.ifname, "the device of a port is gone");
+            }
+        }
+    }
+
+    /// Learns what the engine has. Ports that are right stay untouched: traffic goes on.
+    async fn adopt(&mut self, engine: &Engine) -> Result<Held, EngineError> {
+        if self.seen.as_ref().is_some_and(|(instance, _)| instance != engine.instance()) {
+            self.seen = None;
+        }
+        let mut held = Held::default();
+        for Port { id, name, .. } in engine.ports().await? {
+            if let Ok(port) = PortId::new(id) {
+                held.ports.insert(port, name);
+            }
+        }
+        Ok(held)
+    }
+
+    /// Brings the engine up to date. Returns when to try again what it did not take.
+    async fn pass(
+        &mut self,
+        engine: &Engine,
+        held: &mut Held,
+    ) -> Result<Option<Duration>, EngineError> {
+        let (generation, wanted) = {
+            let desired = self.programmer.lock();
+            (desired.generation, desired.ports.clone())
+        };
+        let failed_ports = self.sync_ports(engine, held, &wanted).await?;
+        let ports = wanted.into_iter().filter(|(port, _)| held.ports.contains_key(port));
+        let placement = Placement {
+            ports: ports.map(|(port, wanted)| (wanted.endpoint, port)).collect(),
+            uplink: held.ports.contains_key(&UPLINK).then_some(UPLINK),
+            // 0 leaves the choice to the engine's own setting.
+            sample_rate: 0,
+        };
+        let (stamp, refused) = match self.mirror.compile(&self.config.node, &placement) {
+            Some(Compiled { stamp, entries }) => {
+                (stamp, self.write(engine, tables(entries)).await?)
+            }
+            None => (Stamp::default(), None),
+        };
+        let retry = (refused.is_some() || !failed_ports.is_empty()).then_some(RETRY);
+        self.publish(Applied {
+            generation,
+            stamp,
+            refused,
+            failed_ports,
+            engine: Some(engine.clone()),
+        });
+        Ok(retry)
+    }
+
+    /// Removes what is not wanted, adds what is; returns what the engine would not take.
+    async fn sync_ports(
+        &self,
+        engine: &Engine,
+        held: &mut Held,
+        wanted: &BTreeMap<PortId, Wanted>,
+    ) -> Result<BTreeMap<PortId, String>, EngineError> {
+        let surplus: Vec<PortId> = held
+            .ports
+            .iter()
+            .filter(|&(port, name)| self.wanted_name(*port, wanted) != Some(name))
+            .map(|(port, _)| *port)
+            .collect();
+        for port in surplus {
+            engine.remove_port(port).await?;
+            held.ports.remove(&port);
+        }
+        let mut failed = BTreeMap::new();
+        if let Some(device) = &self.config.uplink
+            && let Err(reason) = self.sync_uplink(engine, held, device).await?
+        {
+            failed.insert(UPLINK, reason);
+        }
+        for (port, Wanted { ifname, .. }) in wanted {
+            if held.ports.contains_key(port) {
+                continue;
+            }
+            let request = AddPortRequest {
+                port: port.get().into(),
+                name: ifname.clone(),
+                kind: PortKind::Container.into(),
+                ..Default::default()
+            };
+            match settle(engine.add_port(request).await)? {
+                Ok(()) => drop(held.ports.insert(*port, ifname.clone())),
+                Err(reason) => drop(failed.insert(*port, reason)),
+            }
+        }
+        Ok(failed)
+    }
+
+    fn wanted_name<'a>(
+        &'a self,
+        port: PortId,
+        wanted: &'a BTreeMap<PortId, Wanted>,
+    ) -> Option<&'a String> {
+        if port == UPLINK {
+            self.config.uplink.as_ref()
+        } else {
+            wanted.get(&port).map(|w| &w.ifname)
+        }
+    }
+
+    /// The uplink is added again whenever its VLANs change: the engine replaces the list.
+    async fn sync_uplink(
+        &self,
+        engine: &Engine,
+        held: &mut Held,
+        device: &str,
+    ) -> Result<Result<(), String>, EngineError> {
+        let vids = self.mirror.vids();
+        // An engine that runs knows its VLANs before netmaster told us.
+        let right = vids.is_none() || held.uplink_vids == vids;
+        if held.ports.contains_key(&UPLINK) && right {
+            return Ok(Ok(()));
+        }
+        let request = AddPortRequest {
+            port: UPLINK.get().into(),
+            name: device.to_owned(),
+            kind: PortKind::Uplink.into(),
+            vtep: self.config.vtep.map(ip_to_proto).into_iter().collect(),
+            vid: vids.iter().flatten().copied().map(u32::from).collect(),
+        };
+        let settled = settle(engine.add_port(request).await)?;
+        if settled.is_ok() {
+            held.ports.insert(UPLINK, device.to_owned());
+            held.uplink_vids = vids;
+        }
+        Ok(settled)
+    }
+
+    /// Writes what changed; everything, to an engine whose tables are not known.
+    async fn write(&mut self, engine: &Engine, new: Tables) -> Result<Option<String>, EngineError> {
+        let ops = match &self.seen {
+            Some((_, old)) => delta(old, &new),
+            None => replacement(&new),
+        };
+        if !ops.is_empty()
+            && let Err(reason) = settle(engine.write(&ops).await)?
+        {
+            return Ok(Some(reason));
+        }
+        self.seen = Some((engine.instance().to_owned(), new));
+        Ok(None)
+    }
+
+    fn publish(&mut self, applied: Applied) {
+        let is_programmed = applied.stamp.epoch > 0 && applied.refused.is_none();
+        if let Some(since) = self.away_since.take_if(|_| is_programmed) {
+            let gap_ms = since.elapsed().as_millis() as u64;
+            let (generation, revision) = (applied.generation, applied.stamp.revision);
+            info!(gap_ms, generation, revision, "vrouterd is programmed");
+        }
+        let before = self.programmer.applied.borrow().clone();
+        if applied.refused != before.refused
+            && let Some(reason) = &applied.refused
+        {
+            error!(revision = applied.stamp.revision, reason, "vrouterd refused the tables");
+        }
+        for (port, reason) in &applied.failed_ports {
+            if before.failed_ports.get(port) != Some(reason) {
+                error!(%port, reason, "vrouterd refused a port");
+            }
+        }
+        // A refused batch changed nothing: the engine still holds the tables from before.
+        let stamp = if applied.refused.is_some() { before.stamp } else { applied.stamp };
+        self.programmer.applied.send_replace(Applied { stamp, ..applied });
+    }
+}
+
+async fn pause(length: Option<Duration>) {
+    match length {
+        Some(length) => tokio::time::sleep(length).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Tells a refusal, which the pass goes on after, from the loss of the engine, which ends it.
+fn settle(answer: Result<(), EngineError>) -> Result<Result<(), String>, EngineError> {
+    match answer {
+        Ok(()) => Ok(Ok(())),
+        Err(EngineError::Refused(reason)) => Ok(Err(reason)),
+        Err(lost @ (EngineError::Lost(_) | EngineError::Connect(_))) => Err(lost),
+    }
+}
+
+#[cfg(test)]
+mod tests;

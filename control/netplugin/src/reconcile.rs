@@ -1,0 +1,160 @@
+//! Makes attachments, links and endpoints agree again after crashes, reboots and lost calls.
+//!
+//! What looks wrong is acted on only when two rounds in a row saw it, since a container that is
+//! just being made looks like one that is half gone. Running containers are never touched.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use crate::attach::{Released, release};
+use crate::attachment::{Attachment, AttachmentId, State};
+use crate::links;
+use crate::node::Node;
+use crate::refusal::Refusal;
+
+const ROUND: Duration = Duration::from_secs(3);
+
+/// What one round found wrong.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Suspects {
+    /// Attached rows without link and namespace.
+    gone: BTreeSet<AttachmentId>,
+    /// Host ends without a row.
+    links: BTreeSet<String>,
+    /// Endpoints of this node without a row.
+    endpoints: BTreeSet<String>,
+}
+
+impl Suspects {
+    /// What both rounds found.
+    fn confirmed_by(&self, later: &Self) -> Self {
+        fn both<T: Ord + Clone>(a: &BTreeSet<T>, b: &BTreeSet<T>) -> BTreeSet<T> {
+            a.intersection(b).cloned().collect()
+        }
+        Self {
+            gone: both(&self.gone, &later.gone),
+            links: both(&self.links, &later.links),
+            endpoints: both(&self.endpoints, &later.endpoints),
+        }
+    }
+}
+
+/// Runs rounds for ever.
+#[expect(clippy::infinite_loop, reason = "a task for the life of the process")]
+pub(crate) async fn run(node: &Arc<Node>) -> Infallible {
+    let mut before = Suspects::default();
+    let mut reported = String::new();
+    loop {
+        finish_unfinished(node).await;
+        match observe(node).await {
+            Ok(now) => {
+                settle(node, &before.confirmed_by(&now)).await;
+                before = now;
+                reported.clear();
+            }
+            Err(error) => {
+                before = Suspects::default();
+                let text = error.to_string();
+                if text != reported {
+                    warn!(error = text, "cannot look at this node's links");
+                    reported = text;
+                }
+            }
+        }
+        tokio::time::sleep(ROUND).await;
+    }
+}
+
+/// Undoes what an ADD or DEL could not finish. Whoever works on one right now keeps its turn.
+async fn finish_unfinished(node: &Arc<Node>) {
+    for row in node.roster.rows().into_iter().filter(|row| row.state != State::Attached) {
+        let Some(_turn) = node.roster.try_turn(&row.id) else { continue };
+        let again = node.roster.row(&row.id).filter(|row| row.state != State::Attached);
+        if let Some(row) = again {
+            undo(node, row).await;
+        }
+    }
+}
+
+async fn undo(node: &Arc<Node>, row: Attachment) {
+    let id = row.id.clone();
+    match release(node, row).await {
+        Ok(Released::Whole) => {}
+        // The loss of the session was logged; the row waits.
+        Ok(Released::ButEndpoint(error)) => debug!(%id, %error, "endpoint not deleted yet"),
+        Err(error) => warn!(%id, %error, "cannot release yet"),
+    }
+}
+
+async fn observe(node: &Arc<Node>) -> Result<Suspects, Refusal> {
+    // Links before rows: a row is written before its link is made.
+    let links = tokio::task::spawn_blocking(links::host_ends).await??;
+    let endpoints = node.mirror.endpoints_of(&node.config.node);
+    let rows = node.roster.rows();
+    let names: BTreeSet<&String> = rows.iter().map(|row| &row.host_ifname).collect();
+    let ids: BTreeSet<String> = rows.iter().map(|row| row.id.to_string()).collect();
+    let endpoints = endpoints.into_iter().map(|id| id.to_string());
+    let orphans = links.iter().filter(|name| !names.contains(name)).cloned().collect();
+    let homeless = endpoints.filter(|id| !ids.contains(id)).collect();
+    let without_link: Vec<Attachment> = rows
+        .iter()
+        .filter(|row| row.state == State::Attached && !links.contains(&row.host_ifname))
+        .cloned()
+        .collect();
+    let gone = tokio::task::spawn_blocking(move || {
+        let vanished =
+            without_link.into_iter().filter(|row| !links::sandbox_is_there(&row.sandbox));
+        vanished.map(|row| row.id).collect()
+    })
+    .await?;
+    Ok(Suspects { gone, links: orphans, endpoints: homeless })
+}
+
+async fn settle(node: &Arc<Node>, wrong: &Suspects) {
+    for id in &wrong.gone {
+        let Some(_turn) = node.roster.try_turn(id) else { continue };
+        if let Some(row) = node.roster.row(id) {
+            info!(%id, "container and link are gone; releasing");
+            undo(node, row).await;
+        }
+    }
+    let rows = node.roster.rows();
+    let names: BTreeSet<&String> = rows.iter().map(|row| &row.host_ifname).collect();
+    for link in wrong.links.iter().filter(|link| !names.contains(link)) {
+        info!(link, "removing a host end without attachment");
+        let name = link.clone();
+        match tokio::task::spawn_blocking(move || links::remove(&name)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(link, %error, "cannot remove it"),
+            Err(error) => warn!(link, %error, "cannot remove it"),
+        }
+    }
+    let ids: BTreeSet<String> = rows.iter().map(|row| row.id.to_string()).collect();
+    for endpoint in wrong.endpoints.iter().filter(|id| !ids.contains(*id)) {
+        info!(endpoint, "deleting an endpoint without attachment");
+        if let Err(error) = node.master.delete_endpoint(endpoint).await {
+            warn!(endpoint, %error, "cannot delete it yet");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_two_rounds_saw_is_acted_on() {
+        let links = |names: &[&str]| Suspects {
+            links: names.iter().map(|&name| name.to_owned()).collect(),
+            ..Suspects::default()
+        };
+        let first = links(&["wr0000000001", "wr0000000002"]);
+        let second = links(&["wr0000000002", "wr0000000003"]);
+        assert_eq!(first.confirmed_by(&second), links(&["wr0000000002"]));
+        assert_eq!(Suspects::default().confirmed_by(&second), Suspects::default());
+    }
+}

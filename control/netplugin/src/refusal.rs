@@ -1,0 +1,184 @@
+//! Why a CNI operation was refused or failed, and the code and words a runtime gets for it.
+
+use cni_api::v1::{CniError, Code};
+use prost::Message as _;
+use tonic::Status;
+
+use crate::attachment::BadAttachmentId;
+use crate::links;
+use crate::master::MasterError;
+use crate::mtu::BadMtu;
+use crate::ports::Exhausted;
+use crate::roster;
+
+/// One refused or failed operation.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error(transparent)]
+    Id(#[from] BadAttachmentId),
+    #[error("{field}: {reason}")]
+    Request { field: &'static str, reason: String },
+    #[error(transparent)]
+    Mtu(#[from] BadMtu),
+    #[error(transparent)]
+    Links(#[from] links::Error),
+    #[error(transparent)]
+    Ports(#[from] Exhausted),
+    #[error(transparent)]
+    Master(#[from] MasterError),
+    #[error(transparent)]
+    Roster(#[from] roster::Error),
+    #[error("vrouterd refused {what}: {reason}")]
+    Engine { what: &'static str, reason: String },
+    #[error("ran out of time waiting for {0}")]
+    Late(&'static str),
+    #[error("an earlier {0} of this attachment is not undone yet: {1}")]
+    Unfinished(&'static str, Box<Self>),
+    #[error("no such attachment")]
+    Unknown,
+    #[error("{0}")]
+    Differs(String),
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Several(Vec<Self>),
+    #[error("the task of this operation died: {0}")]
+    Died(#[from] tokio::task::JoinError),
+}
+
+impl Refusal {
+    fn code(&self) -> Code {
+        match self {
+            Self::Id(_) => Code::InvalidEnvironment,
+            Self::Request { .. } | Self::Mtu(_) => Code::InvalidConfig,
+            Self::Links(error) => match error {
+                links::Error::Sandbox { .. } => Code::InvalidNetns,
+                links::Error::Exists { .. } => Code::InvalidEnvironment,
+                links::Error::NoUplink { .. }
+                | links::Error::Gone { .. }
+                | links::Error::Netlink(_)
+                | links::Error::Sysctl(_) => Code::Io,
+            },
+            Self::Ports(_) => Code::PoolExhausted,
+            Self::Master(MasterError::Unreachable(_)) | Self::Late(_) | Self::Unfinished(..) => {
+                Code::TryAgain
+            }
+            Self::Master(MasterError::Refused(refusal)) => code_of(refusal),
+            Self::Roster(_) => Code::Io,
+            Self::Engine { .. } => Code::ProgrammingFailed,
+            Self::Unknown => Code::UnknownContainer,
+            Self::Differs(_) | Self::Died(_) => Code::Internal,
+            Self::Several(all) => all.first().map_or(Code::Internal, Self::code),
+        }
+    }
+
+    /// What to do about it.
+    fn details(&self) -> String {
+        match self {
+            Self::Master(MasterError::Refused(refusal)) => refusal.detail.next_step.clone(),
+            Self::Master(MasterError::Unreachable(_)) => "start netmaster, then retry".to_owned(),
+            Self::Late("vrouterd") => "start vrouterd, then retry".to_owned(),
+            Self::Id(_)
+            | Self::Request { .. }
+            | Self::Mtu(_)
+            | Self::Links(_)
+            | Self::Ports(_)
+            | Self::Roster(_)
+            | Self::Engine { .. }
+            | Self::Late(_)
+            | Self::Unfinished(..)
+            | Self::Unknown
+            | Self::Differs(_)
+            | Self::Several(_)
+            | Self::Died(_) => String::new(),
+        }
+    }
+}
+
+fn code_of(refusal: &crate::master::Refusal) -> Code {
+    if refusal.code == tonic::Code::NotFound {
+        return Code::NotFound;
+    }
+    if refusal.code == tonic::Code::ResourceExhausted {
+        return Code::PoolExhausted;
+    }
+    if refusal.code == tonic::Code::InvalidArgument {
+        return Code::InvalidConfig;
+    }
+    if matches!(refusal.detail.field.as_str(), "ipAddress" | "macAddress") {
+        return Code::AddressInUse;
+    }
+    Code::Internal
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let code = refusal.code();
+        let msg = refusal.to_string();
+        let details = CniError { code: code as u32, msg: msg.clone(), details: refusal.details() };
+        Self::with_details(status_code(code), msg, details.encode_to_vec().into())
+    }
+}
+
+const fn status_code(code: Code) -> tonic::Code {
+    match code {
+        Code::InvalidEnvironment
+        | Code::InvalidConfig
+        | Code::InvalidNetns
+        | Code::Decode
+        | Code::UnsupportedField
+        | Code::IncompatibleVersion => tonic::Code::InvalidArgument,
+        Code::UnknownContainer | Code::NotFound => tonic::Code::NotFound,
+        Code::TryAgain
+        | Code::NotAvailable
+        | Code::LimitedConnectivity
+        | Code::DaemonUnreachable => tonic::Code::FailedPrecondition,
+        Code::PoolExhausted => tonic::Code::ResourceExhausted,
+        Code::AddressInUse => tonic::Code::AlreadyExists,
+        Code::Unspecified | Code::Io | Code::ProgrammingFailed | Code::Internal => {
+            tonic::Code::Internal
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use control_api::v1::ErrorDetail;
+
+    use super::*;
+    use crate::master::Refusal as MasterRefusal;
+
+    fn cni_error(refusal: Refusal) -> CniError {
+        CniError::decode(Status::from(refusal).details()).unwrap()
+    }
+
+    fn from_master(code: tonic::Code, field: &str) -> CniError {
+        let detail = ErrorDetail {
+            field: field.into(),
+            value: "v".into(),
+            reason: "r".into(),
+            next_step: "create it first".into(),
+        };
+        let refusal = MasterRefusal { code, message: "m".into(), detail };
+        cni_error(Refusal::Master(MasterError::Refused(Box::new(refusal))))
+    }
+
+    #[test]
+    fn netmasters_refusals_get_the_documented_codes() {
+        let unknown = from_master(tonic::Code::NotFound, "tenantName");
+        assert_eq!(unknown.code, 102);
+        assert_eq!(unknown.msg, "m (tenantName \"v\")");
+        assert_eq!(unknown.details, "create it first");
+        assert_eq!(from_master(tonic::Code::ResourceExhausted, "networkName").code, 101);
+        assert_eq!(from_master(tonic::Code::AlreadyExists, "ipAddress").code, 104);
+        assert_eq!(from_master(tonic::Code::InvalidArgument, "macAddress").code, 7);
+        assert_eq!(from_master(tonic::Code::AlreadyExists, "endpointID").code, 999);
+    }
+
+    #[test]
+    fn what_a_retry_can_cure_is_try_again() {
+        let away = Refusal::Master(MasterError::Unreachable("x".into()));
+        assert_eq!(cni_error(away).code, 11);
+        let late = cni_error(Refusal::Late("vrouterd"));
+        assert_eq!(late.code, 11);
+        assert_eq!(late.msg, "ran out of time waiting for vrouterd");
+    }
+}

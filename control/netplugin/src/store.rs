@@ -1,0 +1,155 @@
+//! The durable rows of this node's attachments, in `<state-dir>/netplugin.redb`.
+//!
+//! A row is on disk before the step it announces begins, so a crash anywhere leaves a row that
+//! says what to undo. Calls block for an fsync: not for a runtime's worker thread. redb's own
+//! lock keeps a second netplugin off the file.
+
+use std::path::{Path, PathBuf};
+
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+
+use crate::attachment::{Attachment, AttachmentId};
+
+/// Raised when a row's form changes in a way older versions cannot read.
+const SCHEMA: u64 = 1;
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const ATTACHMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("attachments");
+
+/// Why a row could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("opening {}", path.display())]
+    Open { path: PathBuf, source: Box<redb::Error> },
+    #[error("{} has schema {found}, this netplugin knows {SCHEMA}: use a newer netplugin", path.display())]
+    Schema { path: PathBuf, found: u64 },
+    #[error("the attachment file: {0}")]
+    Database(Box<redb::Error>),
+    #[error("attachment {key}")]
+    Row { key: String, source: serde_json::Error },
+}
+
+impl<E: Into<redb::Error>> From<E> for Error {
+    fn from(error: E) -> Self {
+        Self::Database(Box::new(error.into()))
+    }
+}
+
+/// The attachment file.
+#[derive(Debug)]
+pub(crate) struct Store {
+    database: Database,
+}
+
+impl Store {
+    /// Opens the file, making it when it is not there.
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let database = Database::create(path)
+            .map_err(|e| Error::Open { path: path.to_owned(), source: Box::new(e.into()) })?;
+        let transaction = database.begin_write()?;
+        let found = {
+            let mut meta = transaction.open_table(META)?;
+            transaction.open_table(ATTACHMENTS)?;
+            let found = meta.get("schema")?.map(|value| value.value());
+            if found.is_none() {
+                meta.insert("schema", SCHEMA)?;
+            }
+            found.unwrap_or(SCHEMA)
+        };
+        if found != SCHEMA {
+            return Err(Error::Schema { path: path.to_owned(), found });
+        }
+        transaction.commit()?;
+        Ok(Self { database })
+    }
+
+    /// Every row, in order of the key.
+    pub(crate) fn load(&self) -> Result<Vec<Attachment>, Error> {
+        let transaction = self.database.begin_read()?;
+        let table = transaction.open_table(ATTACHMENTS)?;
+        let mut rows = Vec::new();
+        for row in table.iter()? {
+            let (key, value) = row?;
+            let row = serde_json::from_slice(value.value())
+                .map_err(|source| Error::Row { key: key.value().to_owned(), source })?;
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    /// Inserts or replaces a row; on disk when this returns.
+    pub(crate) fn put(&self, row: &Attachment) -> Result<(), Error> {
+        let key = row.id.to_string();
+        let value =
+            serde_json::to_vec(row).map_err(|source| Error::Row { key: key.clone(), source })?;
+        let transaction = self.database.begin_write()?;
+        transaction.open_table(ATTACHMENTS)?.insert(key.as_str(), value.as_slice())?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Removes a row; absent is fine.
+    pub(crate) fn remove(&self, id: &AttachmentId) -> Result<(), Error> {
+        let transaction = self.database.begin_write()?;
+        transaction.open_table(ATTACHMENTS)?.remove(id.to_string().as_str())?;
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attachment::State;
+    use crate::attachment::tests::example;
+
+    #[test]
+    fn rows_survive_reopening_and_replacement_and_go_when_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("netplugin.redb");
+        let (one, mut two) = (example("c1"), example("c2"));
+        {
+            let store = Store::open(&path).unwrap();
+            store.put(&one).unwrap();
+            store.put(&two).unwrap();
+            two.state = State::Releasing;
+            store.put(&two).unwrap();
+        }
+        let store = Store::open(&path).unwrap();
+        assert_eq!(store.load().unwrap(), [one.clone(), two.clone()]);
+        store.remove(&one.id).unwrap();
+        store.remove(&one.id).unwrap();
+        assert_eq!(store.load().unwrap(), [two]);
+    }
+
+    #[test]
+    fn two_at_a_time_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("netplugin.redb");
+        let _held = Store::open(&path).unwrap();
+        assert!(matches!(Store::open(&path), Err(Error::Open { .. })));
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("netplugin.redb");
+        {
+            let store = Store::open(&path).unwrap();
+            let transaction = store.database.begin_write().unwrap();
+            transaction.open_table(META).unwrap().insert("schema", 2).unwrap();
+            transaction.commit().unwrap();
+        }
+        assert!(matches!(Store::open(&path), Err(Error::Schema { found: 2, .. })));
+    }
+
+    #[test]
+    fn a_damaged_row_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("netplugin.redb")).unwrap();
+        let transaction = store.database.begin_write().unwrap();
+        transaction.open_table(ATTACHMENTS).unwrap().insert("c1:eth0", b"{".as_slice()).unwrap();
+        transaction.commit().unwrap();
+        let error = store.load().unwrap_err();
+        assert!(matches!(error, Error::Row { key, .. } if key == "c1:eth0"));
+    }
+}

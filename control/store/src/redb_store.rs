@@ -1,0 +1,272 @@
+//! A store in one redb file: a commit is on disk before it is acknowledged. The event log is a table
+//! of the same file and part of the same commit, so that a watch survives a restart too.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use redb::{
+    Database, Durability, ReadTransaction, ReadableDatabase as _, ReadableTable as _, Table,
+    TableDefinition, WriteTransaction,
+};
+
+use crate::{Commit, Compare, LOG_REVISIONS, Listing, Op, Store, StoreError, Value, WatchEvent};
+
+const ITEMS: TableDefinition<'_, &[u8], (u64, &[u8])> = TableDefinition::new("items");
+// Revision and place in the transaction, to key and, unless it is a deletion, value.
+type LogValue = (&'static [u8], Option<&'static [u8]>);
+const LOG: TableDefinition<'_, (u64, u32), LogValue> = TableDefinition::new("log");
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const REVISION: &str = "revision";
+// Everything after this revision is in the log.
+const COMPACTED: &str = "compacted";
+
+/// A store in a file. Clones share it.
+#[derive(Debug, Clone)]
+pub struct RedbStore {
+    file: Arc<File>,
+}
+
+#[derive(Debug)]
+struct File {
+    database: Database,
+    revisions: tokio::sync::watch::Sender<u64>,
+    log_revisions: u64,
+}
+
+impl RedbStore {
+    /// Opens the file, or creates it.
+    ///
+    /// # Errors
+    /// When it is no database, is open elsewhere, or can't be read or written.
+    pub fn open(path: &Path) -> Result<Self, Box<redb::Error>> {
+        Self::with_log(path, LOG_REVISIONS)
+    }
+
+    /// As [`Self::open`], and keeps events of the last `log_revisions` revisions.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn with_log(path: &Path, log_revisions: u64) -> Result<Self, Box<redb::Error>> {
+        let database = Database::create(path).map_err(boxed)?;
+        let revision = create_tables(&database)?;
+        let revisions = tokio::sync::watch::Sender::new(revision);
+        Ok(Self { file: Arc::new(File { database, revisions, log_revisions }) })
+    }
+
+    /// Runs `work` where it may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&File) -> Result<T, Box<redb::Error>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let file = Arc::clone(&self.file);
+        let done = tokio::task::spawn_blocking(move || work(&file)).await;
+        done.map_err(StoreError::Ended)?.map_err(StoreError::Database)
+    }
+}
+
+fn boxed(error: impl Into<redb::Error>) -> Box<redb::Error> {
+    Box::new(error.into())
+}
+
+fn create_tables(database: &Database) -> Result<u64, Box<redb::Error>> {
+    let txn = database.begin_write().map_err(boxed)?;
+    txn.open_table(ITEMS).map_err(boxed)?;
+    txn.open_table(LOG).map_err(boxed)?;
+    let revision = number(&txn.open_table(META).map_err(boxed)?, REVISION)?;
+    txn.commit().map_err(boxed)?;
+    Ok(revision)
+}
+
+fn number(
+    meta: &impl redb::ReadableTable<&'static str, u64>,
+    key: &str,
+) -> Result<u64, Box<redb::Error>> {
+    Ok(meta.get(key).map_err(boxed)?.map_or(0, |value| value.value()))
+}
+
+impl File {
+    fn read(&self) -> Result<ReadTransaction, Box<redb::Error>> {
+        self.database.begin_read().map_err(boxed)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Value>, Box<redb::Error>> {
+        let items = self.read()?.open_table(ITEMS).map_err(boxed)?;
+        Ok(items.get(key).map_err(boxed)?.map(|value| stored(value.value())))
+    }
+
+    fn list(&self, prefix: &[u8]) -> Result<Listing, Box<redb::Error>> {
+        let txn = self.read()?;
+        let revision = number(&txn.open_table(META).map_err(boxed)?, REVISION)?;
+        let mut items = Vec::new();
+        for item in txn.open_table(ITEMS).map_err(boxed)?.range(prefix..).map_err(boxed)? {
+            let (key, value) = item.map_err(boxed)?;
+            if !key.value().starts_with(prefix) {
+                break;
+            }
+            items.push((key.value().to_vec(), stored(value.value())));
+        }
+        Ok(Listing { items, revision })
+    }
+
+    fn txn(&self, compares: &[Compare], ops: &[Op]) -> Result<Commit, Box<redb::Error>> {
+        let mut txn = self.database.begin_write().map_err(boxed)?;
+        txn.set_durability(Durability::Immediate).map_err(boxed)?;
+        let current = number(&txn.open_table(META).map_err(boxed)?, REVISION)?;
+        if !all_hold(&txn, compares, current)? {
+            txn.abort().map_err(boxed)?;
+            return Ok(Commit::Conflict);
+        }
+        if ops.is_empty() {
+            txn.abort().map_err(boxed)?;
+            return Ok(Commit::Committed(current));
+        }
+        let revision = current + 1;
+        apply(&txn, ops, revision)?;
+        self.compact(&txn, revision)?;
+        txn.open_table(META).map_err(boxed)?.insert(REVISION, revision).map_err(boxed)?;
+        txn.commit().map_err(boxed)?;
+        // Two committers may get here in the other order; readers must not see the number fall.
+        self.revisions.send_if_modified(|newest| {
+            let is_newer = revision > *newest;
+            *newest = revision.max(*newest);
+            is_newer
+        });
+        Ok(Commit::Committed(revision))
+    }
+
+    fn compact(&self, txn: &WriteTransaction, revision: u64) -> Result<(), Box<redb::Error>> {
+        let compacted = revision.saturating_sub(self.log_revisions);
+        let mut meta = txn.open_table(META).map_err(boxed)?;
+        let before = number(&meta, COMPACTED)?;
+        if compacted <= before {
+            return Ok(());
+        }
+        meta.insert(COMPACTED, compacted).map_err(boxed)?;
+        let mut log = txn.open_table(LOG).map_err(boxed)?;
+        log.retain_in((before, 0)..(compacted + 1, 0), |_, _| false).map_err(boxed)
+    }
+
+    fn events(
+        &self,
+        prefix: &[u8],
+        from_revision: u64,
+        limit: usize,
+    ) -> Result<WatchEvent, Box<redb::Error>> {
+        let txn = self.read()?;
+        let meta = txn.open_table(META).map_err(boxed)?;
+        let (newest, compacted) = (number(&meta, REVISION)?, number(&meta, COMPACTED)?);
+        if from_revision < compacted || from_revision > newest {
+            return Ok(WatchEvent::Compacted);
+        }
+        let mut batches: Vec<(u64, Vec<Op>)> = Vec::new();
+        let log = txn.open_table(LOG).map_err(boxed)?;
+        for entry in log.range((from_revision + 1, 0)..).map_err(boxed)? {
+            let (place, value) = entry.map_err(boxed)?;
+            let (revision, _) = place.value();
+            let (key, bytes) = value.value();
+            if !key.starts_with(prefix) {
+                continue;
+            }
+            let op = match bytes {
+                Some(bytes) => Op::Put(key.to_vec(), bytes.to_vec()),
+                None => Op::Delete(key.to_vec()),
+            };
+            let is_full = batches.len() == limit;
+            match batches.last_mut() {
+                Some((last, ops)) if *last == revision => ops.push(op),
+                Some((last, _)) if is_full => {
+                    let up_to = *last;
+                    return Ok(WatchEvent::Batches { batches, up_to });
+                }
+                Some(_) | None => batches.push((revision, vec![op])),
+            }
+        }
+        Ok(WatchEvent::Batches { batches, up_to: newest })
+    }
+}
+
+fn all_hold(
+    txn: &WriteTransaction,
+    compares: &[Compare],
+    current: u64,
+) -> Result<bool, Box<redb::Error>> {
+    let items = txn.open_table(ITEMS).map_err(boxed)?;
+    for compare in compares {
+        let holds = match compare {
+            Compare::Absent(key) => items.get(key.as_slice()).map_err(boxed)?.is_none(),
+            Compare::Revision(key, revision) => {
+                let value = items.get(key.as_slice()).map_err(boxed)?;
+                value.is_some_and(|value| value.value().0 == *revision)
+            }
+            Compare::StoreRevision(revision) => current == *revision,
+        };
+        if !holds {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn stored((revision, bytes): (u64, &[u8])) -> Value {
+    Value { bytes: bytes.to_vec(), revision }
+}
+
+fn apply(txn: &WriteTransaction, ops: &[Op], revision: u64) -> Result<(), Box<redb::Error>> {
+    let mut items = txn.open_table(ITEMS).map_err(boxed)?;
+    let mut log = txn.open_table(LOG).map_err(boxed)?;
+    for (place, op) in (0..).zip(ops) {
+        apply_one(&mut items, &mut log, op, (revision, place))?;
+    }
+    Ok(())
+}
+
+fn apply_one(
+    items: &mut Table<'_, &'static [u8], (u64, &'static [u8])>,
+    log: &mut Table<'_, (u64, u32), LogValue>,
+    op: &Op,
+    place: (u64, u32),
+) -> Result<(), Box<redb::Error>> {
+    match op {
+        Op::Put(key, bytes) => {
+            let (key, bytes) = (key.as_slice(), bytes.as_slice());
+            items.insert(key, (place.0, bytes)).map_err(boxed)?;
+            log.insert(place, (key, Some(bytes))).map_err(boxed)?;
+        }
+        Op::Delete(key) => {
+            if items.remove(key.as_slice()).map_err(boxed)?.is_some() {
+                log.insert(place, (key.as_slice(), None)).map_err(boxed)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Store for RedbStore {
+    async fn get(&self, key: &[u8]) -> Result<Option<Value>, StoreError> {
+        let key = key.to_vec();
+        self.blocking(move |file| file.get(&key)).await
+    }
+
+    async fn list(&self, prefix: &[u8]) -> Result<Listing, StoreError> {
+        let prefix = prefix.to_vec();
+        self.blocking(move |file| file.list(&prefix)).await
+    }
+
+    async fn txn(&self, compares: Vec<Compare>, ops: Vec<Op>) -> Result<Commit, StoreError> {
+        self.blocking(move |file| file.txn(&compares, &ops)).await
+    }
+
+    async fn events(
+        &self,
+        prefix: &[u8],
+        from_revision: u64,
+        limit: usize,
+    ) -> Result<WatchEvent, StoreError> {
+        let prefix = prefix.to_vec();
+        self.blocking(move |file| file.events(&prefix, from_revision, limit)).await
+    }
+
+    fn revisions(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.file.revisions.subscribe()
+    }
+}

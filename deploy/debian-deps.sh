@@ -1,0 +1,60 @@
+#!/bin/bash
+# Installs the Debian packages that Weir is built, run and tested with, only those that are missing.
+# As a plain user, or without apt, it says what is missing and ends well: what needs a missing
+# package later says so itself.
+set -euo pipefail
+
+packages=(
+    # BPF programs and libbpf
+    clang llvm libelf-dev zlib1g-dev m4 pkg-config gcc make libc6-dev linux-libc-dev
+    # network namespaces, traffic, containers' commands
+    iproute2 ethtool iputils-ping iperf3 tcpdump netsniff-ng busybox-static
+    # sFlow collectors
+    pmacct nfdump nfdump-sflow tshark
+)
+
+if ! command -v cargo >/dev/null; then
+    echo "deps: no cargo in PATH; install Rust 1.95 or later (https://rustup.rs)" >&2
+    exit 1
+fi
+
+if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
+    echo "deps: not a Debian system; these packages, by whatever name, are needed: ${packages[*]}"
+    exit 0
+fi
+
+missing=()
+for package in "${packages[@]}"; do
+    status=$(dpkg-query -W -f='${db:Status-Abbrev}' "$package" 2>/dev/null || true)
+    [[ $status == ii* ]] || missing+=("$package")
+done
+
+if ((${#missing[@]} == 0)); then
+    echo "deps: all ${#packages[@]} packages are installed"
+    exit 0
+fi
+if ((EUID != 0)); then
+    echo "deps: not root, so these stay missing: ${missing[*]}"
+    exit 0
+fi
+
+# tshark and pmacct ask questions or start services unless told not to.
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+run() {
+    if ! "$@" </dev/null >"$log" 2>&1; then
+        tail -n 30 "$log" >&2
+        echo "deps: failed: $*" >&2
+        exit 1
+    fi
+}
+
+echo "deps: updating the package lists"
+run apt-get update -q
+count=0
+for package in "${missing[@]}"; do
+    count=$((count + 1))
+    echo "deps: installing $package ($count of ${#missing[@]})"
+    run apt-get install -q -y --no-install-recommends "$package"
+done

@@ -1,0 +1,419 @@
+//! The text form: what it prints it reads back, and what it reads it can send.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "test code, though not in test functions")]
+
+use std::net::IpAddr;
+
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use flowtable::DropReason;
+use flowtable::entry::{
+    Direction, Entry, GroupEntry, Ipv6, MacEntry, NetworkEntry, NextHop, Permit, PortEntry,
+    PortRange, Prefix, RouteEntry, RuleEntry, TenantEntry, TunnelEntry, UnderlayEntry, VlanEntry,
+    VtepEntry,
+};
+use flowtable::ids::{Bd, Group, Mac, PortId, RuleId, Vid, Vni, Vrf};
+use flowtable::key::{Decap, FlowKey, Origin, parse};
+use flowtable::text::{FlowSpec, FlowTextError, PortRef, TunnelSpec, entry_actions, entry_match};
+use proptest::prelude::*;
+
+fn uplink() -> Origin {
+    Origin { in_port: PortId::MIN, decap: Decap::Vxlan }
+}
+
+fn read(text: &str) -> FlowSpec {
+    text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
+}
+
+fn key_of(text: &str) -> FlowKey {
+    parse(&read(text).frame().unwrap(), uplink()).unwrap_or_else(|e| panic!("{text}: {e}")).key
+}
+
+fn macs() -> impl Strategy<Value = Mac> {
+    any::<[u8; 6]>().prop_map(Mac)
+}
+
+/// Texts in which every field that a key holds is said.
+fn texts() -> impl Strategy<Value = String> {
+    let v4 = any::<[u8; 4]>().prop_map(|ip| IpAddr::from(ip).to_string());
+    let v6 = any::<[u8; 16]>().prop_map(|ip| IpAddr::from(ip).to_string());
+    let packet = prop_oneof![
+        (v4, any::<[u16; 2]>(), 0..6_u8).prop_map(|(ip, ports, kind)| {
+            let dst = "10.9.8.7";
+            if kind == 5 {
+                return format!("arp,nw_src={ip},nw_dst={dst},arp_op={}", ports[0] % 2 + 1);
+            }
+            format!("{}nw_src={ip},nw_dst={dst}{}", words(kind, ""), tail(kind, ports))
+        }),
+        (v6, any::<[u16; 2]>(), 0..5_u8).prop_map(|(ip, ports, kind)| {
+            format!("{}ipv6_src={ip},ipv6_dst=fd00::7{}", words(kind, "6"), tail(kind, ports))
+        }),
+        Just("dl_type=0x88cc".to_owned()),
+    ];
+    let ends = prop_oneof![
+        2 => Just(String::new()),
+        1 => (1..4095_u16).prop_map(|vid| format!("vlan_vid={vid},")),
+        1 => (1..=0xff_ffff_u32).prop_map(|id| format!("tun_id={id},tun_src=198.51.100.9,")),
+        1 => (1..=0xff_ffff_u32).prop_map(|id| format!("tun_id={id},tun_src=2001:db8::9,")),
+    ];
+    (macs(), macs(), ends, packet).prop_map(|(src, dst, ends, packet)| {
+        format!("in_port=1,{ends}eth_src={src},eth_dst={dst},{packet}")
+    })
+}
+
+fn words(kind: u8, six: &str) -> String {
+    match kind {
+        0 | 3 => format!("tcp{six},"),
+        1 => format!("udp{six},"),
+        2 => format!("icmp{six},"),
+        _ => format!("ip{},nw_proto=47,", if six.is_empty() { "" } else { "v6" }),
+    }
+}
+
+fn tail(kind: u8, ports: [u16; 2]) -> String {
+    // 4789 in an untagged frame of an uplink would be a tunnel.
+    let [src, dst] = [ports[0], if ports[1] == 4789 { 1 } else { ports[1] }];
+    match kind {
+        0 => format!(",tp_src={src},tp_dst={dst},nw_frag=first"),
+        1 => format!(",tp_src={src},tp_dst={dst},nw_ttl=1"),
+        2 => format!(",icmp_type={},icmp_code={}", src % 256, dst % 256),
+        3 => ",nw_frag=later".to_owned(),
+        _ => String::new(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn text_to_frame_to_key_to_text_is_the_same_text(text in texts()) {
+        let key = key_of(&text);
+        prop_assert_eq!(key.to_string(), text.clone());
+        prop_assert!(read(&text).matches(&key));
+    }
+
+    #[test]
+    fn a_changed_key_no_longer_matches(text in texts(), other in texts()) {
+        let (key, other_key) = (key_of(&text), key_of(&other));
+        prop_assert_eq!(read(&text).matches(&other_key), text == other);
+        prop_assert!(FlowSpec::default().matches(&key));
+    }
+
+    #[test]
+    fn frames_pass_another_parser_with_right_checksums(text in texts()) {
+        let spec = FlowSpec { tunnel: TunnelSpec::default(), ..read(&text) };
+        let frame = spec.frame().unwrap();
+        let packet = SlicedPacket::from_ethernet(&frame).unwrap();
+        check_sums(&packet);
+    }
+
+    #[test]
+    fn any_text_is_read_or_refused(text in "[a-z_0-9=,./:x]{0,40}") {
+        if let Ok(spec) = text.parse::<FlowSpec>() {
+            prop_assert!(spec.frame().map_or(true, |frame| frame.len() > 14));
+        }
+    }
+}
+
+fn check_sums(packet: &SlicedPacket<'_>) {
+    match (&packet.net, &packet.transport) {
+        (Some(NetSlice::Ipv4(ip)), transport) => {
+            let header = ip.header().to_header();
+            assert_eq!(header.header_checksum, header.calc_header_checksum());
+            match transport {
+                Some(TransportSlice::Tcp(tcp)) => {
+                    let sum = tcp.to_header().calc_checksum_ipv4(&header, tcp.payload());
+                    assert_eq!(sum, Ok(tcp.checksum()));
+                }
+                Some(TransportSlice::Udp(udp)) => {
+                    let sum = udp.to_header().calc_checksum_ipv4(&header, udp.payload());
+                    assert_eq!(sum, Ok(udp.checksum()));
+                }
+                Some(TransportSlice::Icmpv4(icmp)) => {
+                    assert_eq!(icmp.icmp_type().calc_checksum(icmp.payload()), icmp.checksum());
+                }
+                Some(TransportSlice::Icmpv6(_) | TransportSlice::Igmp(_)) | None => {}
+            }
+        }
+        (Some(NetSlice::Ipv6(ip)), transport) => {
+            let header = ip.header().to_header();
+            match transport {
+                Some(TransportSlice::Tcp(tcp)) => {
+                    let sum = tcp.to_header().calc_checksum_ipv6(&header, tcp.payload());
+                    assert_eq!(sum, Ok(tcp.checksum()));
+                }
+                Some(TransportSlice::Udp(udp)) => {
+                    let sum = udp.to_header().calc_checksum_ipv6(&header, udp.payload());
+                    assert_eq!(sum, Ok(udp.checksum()));
+                }
+                Some(TransportSlice::Icmpv6(icmp)) => {
+                    assert!(icmp.is_checksum_valid(header.source, header.destination));
+                }
+                Some(TransportSlice::Icmpv4(_) | TransportSlice::Igmp(_)) | None => {}
+            }
+        }
+        (Some(NetSlice::Arp(_)) | None, _) => {}
+    }
+}
+
+#[test]
+fn what_is_left_open_becomes_a_syn_to_the_gateways_mac() {
+    let frame = FlowSpec::default().frame().unwrap();
+    let parsed = parse(&frame, Origin { decap: Decap::Never, ..uplink() }).unwrap();
+    assert_eq!(
+        parsed.key.to_string(),
+        "in_port=1,eth_src=02:00:00:00:00:01,eth_dst=00:00:11:11:11:11,tcp,nw_src=192.0.2.1,\
+         nw_dst=192.0.2.2,tp_src=40000,tp_dst=80"
+    );
+    assert_eq!((parsed.tcp_flags, frame[22]), (2, 64));
+    let key = key_of("icmp6");
+    assert_eq!((key.src_port, key.dst_port), (128, 0));
+    assert_eq!(key_of("arp,nw_dst=10.1.1.1").eth_dst(), Mac::BROADCAST);
+    assert_eq!(key_of("udp,nw_ttl=0").to_string().split(',').next_back(), Some("nw_ttl=1"));
+}
+
+/// RFC 768: a checksum of zero on the wire means that there is none.
+#[test]
+fn a_udp_checksum_is_never_sent_as_zero() {
+    for port in 0..=u16::MAX {
+        let spec = FlowSpec { src_port: Some(port), ..read("udp") };
+        assert_ne!(spec.frame().unwrap()[40..42], [0, 0], "port {port}");
+    }
+}
+
+#[test]
+fn fields_may_be_left_out_masked_and_spelled_as_ovs_does() {
+    let key = key_of("in_port=1,tcp,nw_src=10.1.1.2,nw_dst=10.2.0.9,tp_dst=443");
+    let matching = [
+        "",
+        "ip",
+        " tcp , tp_dst=443 ",
+        "nw_src=10.1.1.0/24",
+        "ip,nw_dst=10.2.0.0/16,nw_proto=6",
+        "dl_type=0x0800,nw_frag=no,nw_ttl=63",
+        "eth_dst=00:00:11:11:11:11",
+        "dl_dst=00:00:11:11:11:11,vlan_vid=0,tun_id=0",
+        "in_port=1",
+    ];
+    for text in matching {
+        assert!(read(text).matches(&key), "{text}");
+    }
+    let other = [
+        "udp",
+        "ipv6",
+        "arp",
+        "tcp,tp_dst=444",
+        "nw_src=10.1.2.0/24",
+        "nw_ttl=1",
+        "nw_frag=later",
+        "vlan_vid=5",
+        "tun_id=5",
+        "in_port=2",
+        "in_port=eth0",
+        "tun_src=10.0.0.0/8",
+        "icmp",
+        "arp_op=1",
+        "ipv6_src=::/0",
+    ];
+    for text in other {
+        assert!(!read(text).matches(&key), "{text}");
+    }
+}
+
+#[test]
+fn fields_of_the_tables_are_kept_for_the_caller() {
+    let spec = read("in_port=web0,vrf=7,bd=0x10,src_group=3,dst_group=0");
+    assert_eq!(spec.in_port, Some(PortRef::Name("web0".to_owned())));
+    assert_eq!(spec.tenant.vrf, Some(Vrf::new(7).unwrap()));
+    assert_eq!(spec.tenant.bd, Some(Bd::new(16).unwrap()));
+    assert_eq!(spec.tenant.src_group, Some(Group::new(3).unwrap()));
+    assert_eq!(spec.tenant.dst_group, Some(Group::NONE));
+    assert_eq!(read("in_port=12").in_port, Some(PortRef::Id(PortId::new(12).unwrap())));
+}
+
+#[test]
+fn errors_name_the_field_and_what_it_accepts() {
+    let errors = [
+        ("nw_scr=1.2.3.4", "\"nw_scr\" is not a flow field; fields are in_port, eth_src"),
+        ("ct_state=+new", "\"ct_state\" is not a flow field"),
+        ("tcp,tp_dst=70000", "tp_dst: \"70000\" is not accepted; write a number in 0..=65535"),
+        ("in_port=4095", "in_port: port 4095 is not in 1..=4094"),
+        ("in_port", "in_port: \"\" is not accepted; write a port's id in 1..=4094, or its name"),
+        ("eth_src=1", "eth_src: \"1\" is not accepted; write a MAC address like"),
+        ("nw_src=10.1.1.0/33", "nw_src: \"10.1.1.0/33\" is not accepted; write an IPv4 address"),
+        ("nw_src=::1", "nw_src: \"::1\" is not accepted; write an IPv4 address"),
+        ("tcp=1", "tcp: \"1\" is not accepted; write the word alone"),
+        ("tcp,udp", "udp: contradicts what the flow says before it"),
+        ("ip,ipv6_src=::1", "ipv6_src: only with ipv6"),
+        ("tcp6,nw_src=1.2.3.4", "nw_src: only with ip or arp"),
+        ("tp_dst=80", "tp_dst: only with tcp, udp, tcp6 or udp6"),
+        ("tcp,icmp_type=8", "icmp_type: only with icmp or icmp6"),
+        ("tcp,tp_dst=80,nw_frag=later", "tp_dst: only with tcp, udp"),
+        ("arp,nw_ttl=3", "nw_ttl: only with ip or ipv6"),
+        ("ip,arp_op=1", "arp_op: only with arp"),
+        ("vlan_vid=5,tun_id=5", "vlan_vid: contradicts"),
+        ("dl_type=0x8100", "dl_type: \"0x8100\" is not accepted"),
+        ("nw_frag=yes", "nw_frag: \"yes\" is not accepted; write no, first or later"),
+        ("vrf=16777216", "vrf: vrf 16777216 is not in 0..=16777215"),
+    ];
+    for (text, want) in errors {
+        let error = text.parse::<FlowSpec>().unwrap_err().to_string();
+        assert!(error.starts_with(want), "{text}: {error}");
+    }
+}
+
+#[test]
+fn a_block_or_an_extension_header_makes_no_frame() {
+    let error = read("nw_src=10.1.1.0/24").frame().unwrap_err();
+    let needs = "one IPv4 address";
+    assert_eq!(error, FlowTextError::NoFrame { field: "nw_src", needs });
+    let error = read("ipv6,nw_proto=44").frame().unwrap_err();
+    assert!(error.to_string().starts_with("nw_proto: a frame needs a protocol"));
+}
+
+fn rule() -> RuleEntry {
+    RuleEntry {
+        rule: RuleId(71),
+        seq: 2,
+        priority: 10,
+        direction: Direction::In,
+        vrf: Vrf::new(1).unwrap(),
+        src_group: Some(Group::new(5).unwrap()),
+        dst_group: None,
+        src: None,
+        dst: Some(Prefix::new("10.1.0.0".parse().unwrap(), 16).unwrap()),
+        protocol: Some(6),
+        src_ports: None,
+        dst_ports: Some(PortRange { first: 8000, last: 8010 }),
+        permit: Permit::Deny,
+    }
+}
+
+/// One entry of every table, with its three texts.
+#[expect(clippy::too_many_lines, reason = "a list")]
+fn entries() -> Vec<(Entry, [&'static str; 3])> {
+    let (port, vrf, bd) = (PortId::new(3).unwrap(), Vrf::new(1).unwrap(), Bd::new(2).unwrap());
+    let (vni, vid, group) = (Vni::new(77).unwrap(), Vid::new(9).unwrap(), Group::new(5).unwrap());
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    let net = Prefix::new(ip("10.1.1.0"), 24).unwrap();
+    let mac = Mac([2, 0, 0, 0, 0, 7]);
+    let tunnel = NextHop::Tunnel { vtep: ip("192.0.2.2"), vni };
+    let ips = vec![ip("10.1.1.2"), ip("fd00::2")];
+    vec![
+        (
+            Entry::Port(PortEntry {
+                port,
+                vrf,
+                bd,
+                group,
+                mac,
+                ips,
+                ipv6: Ipv6::Off,
+                sample_rate: 400,
+            }),
+            [
+                "port",
+                "in_port=3",
+                "set(vrf=1,bd=2,group=5),src(eth=02:00:00:00:00:07,ip=10.1.1.2,ip=fd00::2),ipv6-off,sample=1/400",
+            ],
+        ),
+        (
+            Entry::Network(NetworkEntry {
+                bd,
+                vrf,
+                subnets: vec![net],
+                gateways: vec![ip("10.1.1.1")],
+                wire: Some((port, vid)),
+            }),
+            [
+                "network",
+                "bd=2",
+                "set(vrf=1),subnet=10.1.1.0/24,gateway=10.1.1.1,wire=push_vlan(9),output:3",
+            ],
+        ),
+        (
+            Entry::Tunnel(TunnelEntry { vni, bd, vrf }),
+            ["tunnel", "tun_id=77", "tnl_pop,set(vrf=1,bd=2)"],
+        ),
+        (
+            Entry::Vtep(VtepEntry { ip: ip("192.0.2.2"), local: ip("192.0.2.1") }),
+            ["vtep", "vtep=192.0.2.2", "tun_src=192.0.2.1"],
+        ),
+        (
+            Entry::Underlay(UnderlayEntry {
+                vtep: ip("192.0.2.2"),
+                port,
+                src_mac: mac,
+                dst_mac: Mac::BROADCAST,
+            }),
+            [
+                "underlay",
+                "vtep=192.0.2.2",
+                "set(eth(src=02:00:00:00:00:07,dst=ff:ff:ff:ff:ff:ff)),output:3",
+            ],
+        ),
+        (
+            Entry::Vlan(VlanEntry { port, vid, bd, vrf }),
+            ["vlan", "in_port=3,vlan_vid=9", "pop_vlan,set(vrf=1,bd=2)"],
+        ),
+        (
+            Entry::Group(GroupEntry { vrf, prefix: Prefix::host(ip("fd00::2")), group }),
+            ["group", "vrf=1,ipv6_dst=fd00::2", "group=5"],
+        ),
+        (
+            Entry::Rule(rule()),
+            [
+                "policy",
+                "priority=10,vrf=1,in,src_group=5,tcp,nw_dst=10.1.0.0/16,tp_dst=8000-8010",
+                "deny(rule=71)",
+            ],
+        ),
+        (
+            Entry::Rule(RuleEntry { dst: None, src_group: None, permit: Permit::Allow, ..rule() }),
+            ["policy", "priority=10,vrf=1,in,nw_proto=6,tp_dst=8000-8010", "allow(rule=71)"],
+        ),
+        (
+            Entry::Route(RouteEntry { vrf, prefix: net, bd, mac, next_hop: tunnel }),
+            [
+                "route",
+                "vrf=1,nw_dst=10.1.1.0/24",
+                "set(bd=2,eth_dst=02:00:00:00:00:07),tnl_push(vxlan(vni=77,dst=192.0.2.2))",
+            ],
+        ),
+        (
+            Entry::Route(RouteEntry {
+                vrf,
+                prefix: net,
+                bd,
+                mac: Mac::default(),
+                next_hop: NextHop::UnknownEndpoint,
+            }),
+            ["route", "vrf=1,nw_dst=10.1.1.0/24", "drop(unknown-endpoint)"],
+        ),
+        (
+            Entry::Mac(MacEntry { bd, mac, next_hop: NextHop::Local(port) }),
+            ["mac", "bd=2,eth_dst=02:00:00:00:00:07", "output:3"],
+        ),
+        (
+            Entry::Tenant(TenantEntry { vrf, default: Permit::Allow }),
+            ["tenant", "vrf=1", "default=allow"],
+        ),
+    ]
+}
+
+#[test]
+fn every_table_prints_its_entries() {
+    for (entry, want) in entries() {
+        let (matched, actions) = (entry_match(&entry), entry_actions(&entry));
+        assert_eq!([entry.table(), &matched, &actions], want);
+    }
+}
+
+#[test]
+fn a_container_sending_the_built_tunnel_frame_is_not_a_tunnel() {
+    let frame = read("tun_id=5,tcp").frame().unwrap();
+    let key = parse(&frame, Origin { decap: Decap::Never, ..uplink() }).unwrap().key;
+    assert_eq!((key.vni, key.dst_port), (0, 4789));
+    let tagged = read("vlan_vid=5").frame().unwrap();
+    let refused = parse(&tagged, Origin { decap: Decap::Never, ..uplink() });
+    assert_eq!(refused.err(), Some(DropReason::ContainerTag));
+}

@@ -1,0 +1,301 @@
+//! Flags, environment and configuration file, read once into values that hold.
+//!
+//! A flag wins over its environment variable, that over the file, the file over the default.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, ValueEnum};
+use serde::Deserialize;
+use tracing::level_filters::LevelFilter;
+
+const CONFIG: &str = "/etc/weir/vrouterd.toml";
+const RUN_DIR: &str = "/run/weir";
+const FRAMES: u32 = 8192;
+const FRAMES_MIN: u32 = 4096;
+const FRAMES_MAX: u32 = 65536;
+/// Frames in one huge page of 2 MiB.
+const FRAMES_PER_HUGE_PAGE: u32 = 1024;
+const SFLOW_RATE: u32 = 400;
+const SFLOW_POLLING_S: u64 = 30;
+
+/// Command line of vrouterd.
+#[derive(Debug, Parser)]
+#[command(
+    name = "vrouterd",
+    version,
+    about = "Weir's engine: forwards the packets of a node's containers"
+)]
+pub(crate) struct Arguments {
+    /// Configuration file (TOML; keys as the long flags below) [default: /etc/weir/vrouterd.toml, when there]
+    #[arg(long, env = "WEIR_CONFIG")]
+    config: Option<PathBuf>,
+    /// Check flags and configuration file, then exit
+    #[arg(long)]
+    pub(crate) check: bool,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// What both the command line and the file can say.
+#[derive(Debug, Default, clap::Args, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct Options {
+    /// Sockets [default: /run/weir]
+    #[arg(long, env = "WEIR_RUN_DIR", value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// Durable state: vrouterd keeps none; taken because every daemon takes it
+    #[arg(long, env = "WEIR_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// error, warn, info, debug or trace [default: info]
+    #[arg(long, env = "WEIR_LOG_LEVEL", value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Form of the log on stderr [default: text]
+    #[arg(long, env = "WEIR_LOG_FORMAT", value_enum)]
+    log_format: Option<LogFormat>,
+    /// CPU of the worker, which is then pinned to it
+    #[arg(long, env = "WEIR_CPUS", value_name = "LIST")]
+    cpus: Option<String>,
+    /// Packet buffers of 2 KiB [default: 8192]
+    #[arg(long, env = "WEIR_FRAMES", value_name = "N")]
+    frames: Option<u32>,
+    /// Whether packet buffers are on huge pages [default: auto]
+    #[arg(long, env = "WEIR_HUGEPAGES", value_enum)]
+    hugepages: Option<HugePages>,
+    /// Where sFlow goes; without it nothing is sampled
+    #[arg(long, env = "WEIR_SFLOW_COLLECTOR", value_name = "IP:PORT")]
+    sflow_collector: Option<SocketAddr>,
+    /// One packet in N is sampled, of ports whose network does not say [default: 400]
+    #[arg(long, env = "WEIR_SFLOW_RATE", value_name = "N")]
+    sflow_rate: Option<u32>,
+    /// Seconds between two counter samples of a port; 0 is none [default: 30]
+    #[arg(long, env = "WEIR_SFLOW_POLLING", value_name = "S")]
+    sflow_polling: Option<u64>,
+    /// Address that names this node in sFlow [default: the one the kernel sends from]
+    #[arg(long, env = "WEIR_SFLOW_AGENT", value_name = "IP")]
+    sflow_agent: Option<IpAddr>,
+}
+
+/// Whether packet buffers are on huge pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum HugePages {
+    /// If the system has some reserved.
+    Auto,
+    /// Or vrouterd does not start.
+    On,
+    /// Never.
+    Off,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// Where samples go, and how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SflowConfig {
+    pub(crate) collector: SocketAddr,
+    pub(crate) agent: Option<IpAddr>,
+    pub(crate) rate: u32,
+    /// Seconds; 0 is none.
+    pub(crate) polling_s: u64,
+}
+
+/// A checked configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Config {
+    pub(crate) run_dir: PathBuf,
+    pub(crate) log_level: LevelFilter,
+    pub(crate) log_format: LogFormat,
+    pub(crate) cpu: Option<usize>,
+    pub(crate) frames: u32,
+    pub(crate) hugepages: HugePages,
+    pub(crate) sflow: Option<SflowConfig>,
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error(transparent)]
+    Usage(#[from] clap::Error),
+    #[error("reading {}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{}", path.display())]
+    Syntax { path: PathBuf, source: toml::de::Error },
+    #[error("--log-level {0:?}: want error, warn, info, debug or trace")]
+    LogLevel(String),
+    #[error("--cpus {0:?}: want the number of a CPU")]
+    Cpus(String),
+    #[error("--cpus {0:?}: this version has one worker and takes one CPU")]
+    OneCpu(String),
+    #[error("--frames {0}: want {FRAMES_MIN} to {FRAMES_MAX}")]
+    Frames(u32),
+    #[error("--frames {0}: huge pages take multiples of {FRAMES_PER_HUGE_PAGE}")]
+    HugeFrames(u32),
+    #[error("--sflow-rate 0: want 1 or more; without --sflow-collector nothing is sampled")]
+    SflowRate,
+    #[error("--sflow-collector {0}: want a unicast address and a port that is not 0")]
+    SflowCollector(SocketAddr),
+    #[error("--sflow-agent {0}: want an address of this node")]
+    SflowAgent(IpAddr),
+}
+
+impl Arguments {
+    /// Parses a command line, program name first.
+    pub(crate) fn parse_from_line(
+        line: impl IntoIterator<Item = OsString>,
+    ) -> Result<Self, ConfigError> {
+        Ok(Self::try_parse_from(line)?)
+    }
+
+    /// Reads the file, if any, and checks the whole.
+    pub(crate) fn resolve(self) -> Result<Config, ConfigError> {
+        let file = read_file(self.config.as_deref())?;
+        self.options.or(file).check()
+    }
+}
+
+fn read_file(named: Option<&Path>) -> Result<Options, ConfigError> {
+    let path = named.unwrap_or_else(|| Path::new(CONFIG));
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if named.is_none() && e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
+    };
+    toml::from_str(&text).map_err(|source| ConfigError::Syntax { path: path.to_owned(), source })
+}
+
+impl Options {
+    fn or(self, other: Self) -> Self {
+        Self {
+            run_dir: self.run_dir.or(other.run_dir),
+            state_dir: self.state_dir.or(other.state_dir),
+            log_level: self.log_level.or(other.log_level),
+            log_format: self.log_format.or(other.log_format),
+            cpus: self.cpus.or(other.cpus),
+            frames: self.frames.or(other.frames),
+            hugepages: self.hugepages.or(other.hugepages),
+            sflow_collector: self.sflow_collector.or(other.sflow_collector),
+            sflow_rate: self.sflow_rate.or(other.sflow_rate),
+            sflow_polling: self.sflow_polling.or(other.sflow_polling),
+            sflow_agent: self.sflow_agent.or(other.sflow_agent),
+        }
+    }
+
+    fn check(self) -> Result<Config, ConfigError> {
+        let frames = self.frames.unwrap_or(FRAMES);
+        if !(FRAMES_MIN..=FRAMES_MAX).contains(&frames) {
+            return Err(ConfigError::Frames(frames));
+        }
+        let mut hugepages = self.hugepages.unwrap_or(HugePages::Auto);
+        if !frames.is_multiple_of(FRAMES_PER_HUGE_PAGE) {
+            match hugepages {
+                HugePages::On => return Err(ConfigError::HugeFrames(frames)),
+                HugePages::Auto | HugePages::Off => hugepages = HugePages::Off,
+            }
+        }
+        let sflow = self.sflow()?;
+        let level = self.log_level.unwrap_or_else(|| "info".to_owned());
+        Ok(Config {
+            run_dir: self.run_dir.unwrap_or_else(|| RUN_DIR.into()),
+            log_level: level.parse().map_err(|_bad| ConfigError::LogLevel(level))?,
+            log_format: self.log_format.unwrap_or(LogFormat::Text),
+            cpu: self.cpus.map(one_cpu).transpose()?,
+            frames,
+            hugepages,
+            sflow,
+        })
+    }
+
+    fn sflow(&self) -> Result<Option<SflowConfig>, ConfigError> {
+        let rate = self.sflow_rate.unwrap_or(SFLOW_RATE);
+        if rate == 0 {
+            return Err(ConfigError::SflowRate);
+        }
+        if let Some(agent) = self.sflow_agent.filter(|a| a.is_unspecified() || a.is_multicast()) {
+            return Err(ConfigError::SflowAgent(agent));
+        }
+        let Some(collector) = self.sflow_collector else { return Ok(None) };
+        if collector.port() == 0 || collector.ip().is_unspecified() {
+            return Err(ConfigError::SflowCollector(collector));
+        }
+        let polling_s = self.sflow_polling.unwrap_or(SFLOW_POLLING_S);
+        Ok(Some(SflowConfig { collector, agent: self.sflow_agent, rate, polling_s }))
+    }
+}
+
+fn one_cpu(list: String) -> Result<usize, ConfigError> {
+    match list.parse() {
+        Ok(cpu) => Ok(cpu),
+        Err(_) if list.contains([',', '-']) => Err(ConfigError::OneCpu(list)),
+        Err(_) => Err(ConfigError::Cpus(list)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(file: &str, arguments: &[&str]) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vrouterd.toml");
+        std::fs::write(&path, file).unwrap();
+        let line = ["vrouterd", "--config", path.to_str().unwrap()];
+        let line = line.iter().chain(arguments).map(OsString::from);
+        Arguments::parse_from_line(line)?.resolve()
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_help_text() {
+        let config = resolve("", &[]).unwrap();
+        assert_eq!(config.run_dir, Path::new("/run/weir"));
+        assert_eq!((config.frames, config.hugepages), (8192, HugePages::Auto));
+        assert_eq!((config.cpu, config.sflow), (None, None));
+        assert_eq!(config.log_level, LevelFilter::INFO);
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let file = "run-dir = \"/run/file\"\nframes = 4096\nsflow-collector = \"10.0.0.9:6343\"\n";
+        let config = resolve(file, &["--frames", "16384", "--sflow-polling", "2"]).unwrap();
+        assert_eq!((config.run_dir.as_path(), config.frames), (Path::new("/run/file"), 16384));
+        let sflow = config.sflow.unwrap();
+        assert_eq!((sflow.rate, sflow.polling_s), (400, 2));
+        assert_eq!(sflow.collector, "10.0.0.9:6343".parse().unwrap());
+    }
+
+    #[test]
+    fn an_unknown_key_and_a_named_file_that_is_not_there_are_errors() {
+        assert!(matches!(resolve("frame = 1", &[]), Err(ConfigError::Syntax { .. })));
+        let line = ["vrouterd", "--config", "/nonexistent/file"].map(OsString::from);
+        let refused = Arguments::parse_from_line(line).unwrap().resolve();
+        assert!(matches!(refused, Err(ConfigError::Read { .. })));
+    }
+
+    #[test]
+    fn wrong_values_name_their_flag() {
+        for (arguments, text) in [
+            (&["--cpus", "0,1"][..], "--cpus \"0,1\": this version has one worker"),
+            (&["--cpus", "0-1"], "--cpus \"0-1\": this version has one worker"),
+            (&["--cpus", "x"], "--cpus \"x\": want the number of a CPU"),
+            (&["--frames", "100"], "--frames 100: want 4096 to 65536"),
+            (&["--frames", "4100", "--hugepages", "on"], "--frames 4100: huge pages"),
+            (&["--sflow-rate", "0"], "--sflow-rate 0"),
+            (&["--sflow-collector", "10.0.0.1:0"], "--sflow-collector 10.0.0.1:0"),
+            (&["--sflow-agent", "0.0.0.0"], "--sflow-agent 0.0.0.0"),
+            (&["--log-level", "loud"], "--log-level \"loud\""),
+        ] {
+            let error = resolve("", arguments).unwrap_err().to_string();
+            assert!(error.starts_with(text), "{error}");
+        }
+        assert_eq!(resolve("", &["--frames", "4100"]).unwrap().hugepages, HugePages::Off);
+    }
+}

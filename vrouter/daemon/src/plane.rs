@@ -1,0 +1,189 @@
+//! Start-up and end of everything behind the socket: devices, programs, engine and threads.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use afxdp::{AttachError, IoError, XskIo};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use offload::{Offload, OffloadError};
+use packet_io::{PacketIo as _, QueueId, Wake};
+use vrouter::{Engine, EngineConfig, Worker};
+
+use crate::config::{Config, SflowConfig};
+use crate::events::Events;
+use crate::export;
+use crate::ports::{Parts, Ports};
+use crate::rpc::Service;
+use crate::tables::Tables;
+use crate::trunk::{Opened, Trunk, TrunkError};
+use crate::underlay::Watcher;
+
+/// The worker's number in the tc programs; this version has one.
+const WORKER: u16 = 0;
+
+/// vrouterd could not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error("making the trunk")]
+    Trunk(#[from] TrunkError),
+    #[error("the tc programs")]
+    Offload(#[from] OffloadError),
+    #[error("the worker's I/O")]
+    Io(#[from] IoError),
+    #[error("the worker's socket")]
+    Attach(#[from] AttachError),
+    #[error("--cpus {cpu}")]
+    Pin { cpu: usize, source: nix::Error },
+    #[error("thread {name}")]
+    Thread { name: &'static str, source: io::Error },
+    #[error("an event descriptor")]
+    Event(#[source] nix::Error),
+    #[error("watching the kernel")]
+    Watch(#[from] netdev::Error),
+}
+
+/// The running engine.
+#[derive(Debug)]
+pub(crate) struct Plane {
+    pub(crate) service: Service,
+    sflow: Sender<export::Change>,
+    stop: Arc<AtomicBool>,
+    waker: Arc<dyn Wake>,
+    threads: Vec<JoinHandle<()>>,
+    // Last: the devices go when nobody uses them any more.
+    _trunk: Trunk,
+}
+
+impl Plane {
+    pub(crate) fn start(config: &Config) -> Result<Self, StartError> {
+        let started = Instant::now();
+        let (opened, offload) = thread::scope(|scope| {
+            let offload = scope.spawn(Offload::load);
+            let opened = Trunk::open(config.frames, config.hugepages);
+            let offload = offload.join().unwrap_or_else(|p| std::panic::resume_unwind(p));
+            (opened, offload)
+        });
+        let (Opened { trunk, umem, queue }, offload) = (opened?, Arc::new(offload?));
+        tracing::debug!(ms = started.elapsed().as_millis(), "devices and programs");
+        offload.attach_trunk(trunk.ifindex())?;
+        offload.set_trunk(WORKER, trunk.ifindex())?;
+
+        let seed = RandomState::new().hash_one(0);
+        let engine = Engine::new(EngineConfig { seed, ..EngineConfig::default() });
+        let mut io = XskIo::new(umem.clone())?;
+        let waker = io.waker();
+        io.attach(QueueId::TRUNK, queue)?;
+        let (worker, handle) = engine.worker(io);
+        tracing::debug!(ms = started.elapsed().as_millis(), "engine");
+
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut threads = vec![start_worker(worker, config.cpu, &stop)?];
+        if let Some(slow) = engine.slow_path() {
+            let stop = Arc::clone(&stop);
+            threads.push(spawn("slow", move || slow.run(&stop))?);
+        }
+        let tables = Arc::new(Tables::new(engine.clone()).map_err(StartError::Event)?);
+        let events = Events::new();
+        let parts = Parts {
+            engine: engine.clone(),
+            offload: Arc::clone(&offload),
+            worker: handle.clone(),
+            umem,
+            events: events.clone(),
+        };
+        let ports = Arc::new(Ports::new(parts));
+        let mut watcher = Watcher::new(Arc::clone(&tables), Arc::clone(&ports))?;
+        threads.push(spawn("netlink", {
+            let stop = Arc::clone(&stop);
+            move || watcher.run(&stop)
+        })?);
+        let (sflow, changes) = channel();
+        // Not among the joined threads: it ends with the sender below.
+        spawn("export", {
+            let engine = engine.clone();
+            move || export::run(&engine, &changes)
+        })?;
+        let service = Service { engine, worker: handle, offload, tables, ports, events };
+        let plane = Self { service, sflow, stop, waker, threads, _trunk: trunk };
+        plane.set_sflow(config.sflow);
+        Ok(plane)
+    }
+
+    /// From now on samples go where `sflow` says, or nowhere.
+    pub(crate) fn set_sflow(&self, sflow: Option<SflowConfig>) {
+        if self.sflow.send(sflow).is_err() {
+            tracing::error!("the export thread has ended");
+        }
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.waker.wake();
+        self.service.tables.notify();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread has panicked");
+            }
+        }
+    }
+}
+
+fn start_worker(
+    mut worker: Worker<XskIo>,
+    cpu: Option<usize>,
+    stop: &Arc<AtomicBool>,
+) -> Result<JoinHandle<()>, StartError> {
+    let (pinned, result) = mpsc::sync_channel(1);
+    let stop = Arc::clone(stop);
+    let thread = spawn("worker-0", move || {
+        let _guard = AbortOnPanic;
+        let outcome = cpu.map_or(Ok(()), pin);
+        let failed = outcome.is_err();
+        // The starting thread waits for it.
+        pinned.send(outcome).ok();
+        if !failed {
+            let started = Instant::now();
+            worker.run(move || started.elapsed().as_nanos() as u64, &stop);
+        }
+    })?;
+    match result.recv() {
+        Ok(Err(source)) => Err(StartError::Pin { cpu: cpu.unwrap_or_default(), source }),
+        // The thread sends before it does anything that can panic.
+        Ok(Ok(())) | Err(_) => Ok(thread),
+    }
+}
+
+/// Which frames are where is unknown after a panic of the worker: better none forwarded than some
+/// to the wrong place, and whoever started this process starts it again.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            tracing::error!("the worker has panicked");
+            std::process::abort();
+        }
+    }
+}
+
+fn pin(cpu: usize) -> Result<(), nix::Error> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &set)
+}
+
+fn spawn(
+    name: &'static str,
+    f: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, StartError> {
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(f);
+    thread.map_err(|source| StartError::Thread { name, source })
+}

@@ -1,0 +1,297 @@
+//! The devices behind ports: opening them for the engine and giving them back.
+//!
+//! A container's port is a tc program on its host end and a tag on the trunk; an uplink's is an XDP
+//! program and a socket of its own. What is half open when a step fails is closed again. Adding a
+//! port that is there and removing one that is not are fine: callers repeat themselves after a
+//! restart.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use afxdp::{
+    AttachError, ProgramError, ProgramKind, QueueError, Umem, XdpProgram, XskIo, XskQueue,
+};
+use flowtable::ids::{PortId, Vid};
+use netdev::ethtool::{self, Feature, State};
+use netdev::{Link, Netlink};
+use offload::{Limits, Offload, OffloadError};
+use packet_io::QueueId;
+use vrouter::{Engine, Framing, PortError, PortKind, PortSpec, WorkerGone, WorkerHandle};
+
+use crate::events::Events;
+
+/// A port to be added.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NewPort {
+    pub(crate) id: PortId,
+    /// Device name.
+    pub(crate) name: String,
+    pub(crate) kind: NewKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NewKind {
+    Container,
+    Uplink(UplinkTraffic),
+}
+
+/// What is taken from an uplink; the rest is the host's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UplinkTraffic {
+    /// VXLAN to these local addresses.
+    pub(crate) vteps: Vec<IpAddr>,
+    /// Frames of these VLANs.
+    pub(crate) vids: Vec<Vid>,
+}
+
+/// A port was not added or removed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PortsError {
+    #[error("port {port}: there is no device {name}")]
+    NoDevice { port: PortId, name: String },
+    #[error("port {port}: {name} is no veth with its other end in another namespace")]
+    NotContainer { port: PortId, name: String },
+    #[error(
+        "port {port}: {name} has several receive queues; this version takes one (`ethtool -L {name} combined 1`)"
+    )]
+    ManyQueues { port: PortId, name: String },
+    #[error("port {port}: {name} is port {existing} already")]
+    DeviceTaken { port: PortId, name: String, existing: PortId },
+    #[error("port {port} is {existing} already")]
+    PortTaken { port: PortId, existing: String },
+    #[error("every queue number is in use")]
+    NoQueue,
+    #[error("devices")]
+    Netlink(#[from] netdev::Error),
+    #[error("the tc programs")]
+    Offload(#[from] OffloadError),
+    #[error("the uplink's program")]
+    Program(#[from] ProgramError),
+    #[error("the uplink's socket")]
+    Queue(#[from] QueueError),
+    #[error("the worker refused the socket")]
+    Attach(#[from] AttachError),
+    #[error(transparent)]
+    Worker(#[from] WorkerGone),
+    #[error("the engine")]
+    Engine(#[from] PortError),
+}
+
+#[derive(Debug)]
+struct Open {
+    spec: PortSpec,
+    device: Device,
+}
+
+#[derive(Debug)]
+enum Device {
+    Container,
+    Uplink { program: XdpProgram, queue: QueueId, traffic: UplinkTraffic },
+}
+
+/// What ports are made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) engine: Engine,
+    pub(crate) offload: Arc<Offload>,
+    pub(crate) worker: WorkerHandle<XskIo>,
+    pub(crate) umem: Umem,
+    pub(crate) events: Events,
+}
+
+/// All open ports.
+#[derive(Debug)]
+pub(crate) struct Ports {
+    parts: Parts,
+    open: Mutex<BTreeMap<PortId, Open>>,
+}
+
+impl Ports {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self { parts, open: Mutex::default() }
+    }
+
+    /// Opens a device and makes it a port; returns its interface index.
+    pub(crate) fn add(&self, new: &NewPort) -> Result<u32, PortsError> {
+        let mut open = self.lock();
+        let netlink = Netlink::open()?;
+        let link = netlink.link_by_name(&new.name)?;
+        let link =
+            link.ok_or_else(|| PortsError::NoDevice { port: new.id, name: new.name.clone() })?;
+        let taken = open.values().find(|o| o.spec.ifindex == link.index && o.spec.id != new.id);
+        if let Some(other) = taken {
+            let existing = other.spec.id;
+            return Err(PortsError::DeviceTaken { port: new.id, name: link.name, existing });
+        }
+        if let Some(old) = open.get_mut(&new.id) {
+            if old.spec.ifindex == link.index {
+                return again(old, new).map(|()| link.index);
+            }
+            if netlink.link_by_index(old.spec.ifindex)?.is_some() {
+                let existing = old.spec.name.clone();
+                return Err(PortsError::PortTaken { port: new.id, existing });
+            }
+        }
+        if let Some(gone) = open.remove(&new.id) {
+            self.close(gone)?;
+        }
+        let opened = match &new.kind {
+            NewKind::Container => self.open_container(new.id, &link)?,
+            NewKind::Uplink(traffic) => self.open_uplink(new.id, &link, traffic, &open)?,
+        };
+        tracing::info!(port = %new.id, device = %link.name, ifindex = link.index, "port added");
+        open.insert(new.id, opened);
+        Ok(link.index)
+    }
+
+    /// Fences a port: nothing is received from it or sent to it when this returns.
+    pub(crate) fn remove(&self, port: PortId) -> Result<(), PortsError> {
+        let mut open = self.lock();
+        let Some(gone) = open.remove(&port) else { return Ok(()) };
+        tracing::info!(%port, device = %gone.spec.name, "port removed");
+        self.close(gone)
+    }
+
+    /// Fences ports whose device is gone and tells clients.
+    pub(crate) fn fence_gone(&self, netlink: &Netlink) -> Result<(), PortsError> {
+        let mut open = self.lock();
+        let ports = open.values().map(|o| (o.spec.id, o.spec.ifindex)).collect::<Vec<_>>();
+        for (port, ifindex) in ports {
+            if netlink.link_by_index(ifindex)?.is_some() {
+                continue;
+            }
+            if let Some(gone) = open.remove(&port) {
+                tracing::warn!(%port, device = %gone.spec.name, "the port's device is gone");
+                let closed = self.close(gone);
+                self.parts.events.port_gone(port);
+                closed?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The uplink on an interface, with its link.
+    pub(crate) fn uplink_on(&self, ifindex: u32) -> Option<PortId> {
+        let open = self.lock();
+        let found =
+            open.values().find(|o| o.spec.ifindex == ifindex && o.spec.kind == PortKind::Uplink);
+        found.map(|o| o.spec.id)
+    }
+
+    fn open_container(&self, id: PortId, link: &Link) -> Result<Open, PortsError> {
+        // The program hands frames to the other end's namespace directly, which works towards
+        // another namespace only.
+        if link.kind.as_deref() != Some("veth") || link.peer_netns_id.is_none() {
+            return Err(PortsError::NotContainer { port: id, name: link.name.clone() });
+        }
+        let spec = spec(id, link, PortKind::Container, Framing::Tagged);
+        self.parts.offload.attach_port(link.index, id, Limits::default())?;
+        if let Err(error) = self.parts.engine.add_port(spec.clone()) {
+            self.parts.offload.detach_port(link.index, id)?;
+            return Err(error.into());
+        }
+        Ok(Open { spec, device: Device::Container })
+    }
+
+    fn open_uplink(
+        &self,
+        id: PortId,
+        link: &Link,
+        traffic: &UplinkTraffic,
+        open: &BTreeMap<PortId, Open>,
+    ) -> Result<Open, PortsError> {
+        let queue = free_queue(open)?;
+        // The program passes everything to the host until it has a socket.
+        let program = XdpProgram::attach(ProgramKind::Uplink, &link.name)?;
+        if XskQueue::open(&self.parts.umem, &link.name, 1).is_ok() {
+            return Err(PortsError::ManyQueues { port: id, name: link.name.clone() });
+        }
+        let socket = XskQueue::open(&self.parts.umem, &link.name, 0)?;
+        let registered = program.set_socket(0, socket.fd());
+        self.parts.worker.call(move |worker| worker.io_mut().attach(queue, socket))??;
+        let spec = spec(id, link, PortKind::Uplink, Framing::Direct(queue));
+        let added = registered
+            .map_err(PortsError::from)
+            .and_then(|()| Ok(self.parts.engine.add_port(spec.clone())?))
+            .and_then(|()| take_traffic(&program, &link.name, traffic));
+        let opened =
+            Open { spec, device: Device::Uplink { program, queue, traffic: traffic.clone() } };
+        if let Err(error) = added {
+            self.close(opened)?;
+            return Err(error);
+        }
+        Ok(opened)
+    }
+
+    fn close(&self, open: Open) -> Result<(), PortsError> {
+        let Open { spec, device } = open;
+        match device {
+            Device::Container => {
+                self.parts.engine.remove_port(spec.id)?;
+                self.parts.offload.detach_port(spec.ifindex, spec.id)?;
+            }
+            Device::Uplink { program, queue, .. } => {
+                drop(program);
+                self.parts.engine.remove_port(spec.id)?;
+                let detached = self.parts.worker.call(move |w| w.io_mut().detach(queue))?;
+                if let Some(detached) = detached {
+                    // Closing waits for the kernel: here, not on the worker.
+                    let closed = detached.close();
+                    self.parts.worker.call(move |w| w.io_mut().reclaim(closed))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PortId, Open>> {
+        // A port is in the map or closed; a panic between leaves it closed.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The same port once more: an uplink's traffic may have changed.
+fn again(old: &mut Open, new: &NewPort) -> Result<(), PortsError> {
+    match (&mut old.device, &new.kind) {
+        (Device::Container, NewKind::Container) => Ok(()),
+        (Device::Uplink { program, traffic, .. }, NewKind::Uplink(wanted)) => {
+            if traffic != wanted {
+                take_traffic(program, &new.name, wanted)?;
+                traffic.clone_from(wanted);
+            }
+            Ok(())
+        }
+        (Device::Container, NewKind::Uplink(_)) | (Device::Uplink { .. }, NewKind::Container) => {
+            let existing = format!("{} of the other kind", old.spec.name);
+            Err(PortsError::PortTaken { port: new.id, existing })
+        }
+    }
+}
+
+fn take_traffic(
+    program: &XdpProgram,
+    name: &str,
+    traffic: &UplinkTraffic,
+) -> Result<(), PortsError> {
+    if !traffic.vids.is_empty() && ethtool::get(name, Feature::RxVlan).ok() != Some(State::Off) {
+        // The program looks for tags in the data. Devices that can't switch it off have no tags
+        // taken out, or their VLANs stay the host's.
+        if let Err(error) = ethtool::set(name, Feature::RxVlan, State::Off) {
+            tracing::warn!(device = name, %error, "received VLAN tags may stay in the device");
+        }
+    }
+    program.set_vids(&traffic.vids)?;
+    program.set_vteps(&traffic.vteps)?;
+    Ok(())
+}
+
+fn spec(id: PortId, link: &Link, kind: PortKind, framing: Framing) -> PortSpec {
+    PortSpec { id, name: link.name.clone(), ifindex: link.index, kind, framing }
+}
+
+fn free_queue(open: &BTreeMap<PortId, Open>) -> Result<QueueId, PortsError> {
+    let used = |queue: QueueId| open.values().any(|o| o.spec.framing == Framing::Direct(queue));
+    let queues = (QueueId::TRUNK.0 + 1..u16::MAX).map(QueueId);
+    queues.into_iter().find(|q| !used(*q)).ok_or(PortsError::NoQueue)
+}

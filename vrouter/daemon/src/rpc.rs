@@ -1,0 +1,380 @@
+//! `datapath.v1`: checks what clients send and asks the engine, on threads that may block.
+
+use std::error::Error;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use afxdp::{XskIo, XskStats};
+use datapath_api::convert::{ConvertError, Field, ip_from_proto, ops_from_proto};
+use datapath_api::v1;
+use datapath_api::v1::datapath_server::Datapath;
+use flowtable::DropReason;
+use flowtable::ids::{OutOfRange, PortId, Vid};
+use flowtable::text::{FlowSpec, PortRef};
+use offload::{DropCount, Offload};
+use packet_io::QueueId;
+use tokio_stream::wrappers::BroadcastStream;
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::{Code, Request, Response, Status};
+use vrouter::{Engine, PortSpec, WorkerHandle};
+
+use crate::events::Events;
+use crate::listing::{self, FlowFilter, Tenants};
+use crate::ports::{NewKind, NewPort, Ports, PortsError, UplinkTraffic};
+use crate::tables::Tables;
+use crate::trunk;
+
+/// Version of `datapath.v1` spoken here.
+const API_VERSION: u32 = 1;
+/// Longest device name (`IFNAMSIZ` without the zero).
+const IFNAME_BYTES_MAX: usize = 15;
+
+/// The service. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Service {
+    pub(crate) engine: Engine,
+    pub(crate) worker: WorkerHandle<XskIo>,
+    pub(crate) offload: Arc<Offload>,
+    pub(crate) tables: Arc<Tables>,
+    pub(crate) ports: Arc<Ports>,
+    pub(crate) events: Events,
+}
+
+#[tonic::async_trait]
+impl Datapath for Service {
+    async fn hello(
+        &self,
+        _request: Request<v1::HelloRequest>,
+    ) -> Result<Response<v1::HelloReply>, Status> {
+        Ok(Response::new(v1::HelloReply {
+            api_version: API_VERSION,
+            features: 0,
+            instance: self.events.instance().to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            revision: self.engine.revision(),
+        }))
+    }
+
+    async fn write(
+        &self,
+        request: Request<v1::WriteRequest>,
+    ) -> Result<Response<v1::WriteReply>, Status> {
+        let ops = ops_from_proto(request.into_inner()).map_err(|e| invalid(&e))?;
+        let tables = Arc::clone(&self.tables);
+        let written = blocking(move || tables.write(ops)).await?;
+        let revision = written.map_err(|error| match error {
+            vrouter::WriteError::TooManyRules { .. } => status(Code::ResourceExhausted, &error),
+            vrouter::WriteError::Stalled { .. } => status(Code::Internal, &error),
+        })?;
+        Ok(Response::new(v1::WriteReply { revision }))
+    }
+
+    async fn add_port(
+        &self,
+        request: Request<v1::AddPortRequest>,
+    ) -> Result<Response<v1::AddPortReply>, Status> {
+        let new = new_port(request.into_inner())?;
+        let (ports, tables) = (Arc::clone(&self.ports), Arc::clone(&self.tables));
+        let added = blocking(move || {
+            let added = ports.add(&new);
+            // An uplink may lead to tunnel end points that are known already.
+            tables.notify();
+            added
+        });
+        let ifindex = added.await?.map_err(|e| status(port_code(&e), &e))?;
+        Ok(Response::new(v1::AddPortReply { ifindex }))
+    }
+
+    async fn remove_port(
+        &self,
+        request: Request<v1::RemovePortRequest>,
+    ) -> Result<Response<v1::RemovePortReply>, Status> {
+        let port = PortId::new(request.into_inner().port).map_err(|e| range("port", e))?;
+        let ports = Arc::clone(&self.ports);
+        let removed = blocking(move || ports.remove(port)).await?;
+        removed.map_err(|e| status(port_code(&e), &e))?;
+        Ok(Response::new(v1::RemovePortReply {}))
+    }
+
+    async fn list(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::ListReply>, Status> {
+        let request = request.into_inner();
+        let service = self.clone();
+        blocking(move || service.listed(&request)).await?.map(Response::new)
+    }
+
+    async fn counters(
+        &self,
+        _request: Request<v1::CountersRequest>,
+    ) -> Result<Response<v1::CountersReply>, Status> {
+        let service = self.clone();
+        blocking(move || service.counted()).await?.map(Response::new)
+    }
+
+    async fn drops(
+        &self,
+        _request: Request<v1::DropsRequest>,
+    ) -> Result<Response<v1::DropsReply>, Status> {
+        let service = self.clone();
+        blocking(move || service.dropped()).await?.map(Response::new)
+    }
+
+    async fn trace(
+        &self,
+        request: Request<v1::TraceRequest>,
+    ) -> Result<Response<v1::TraceReply>, Status> {
+        let request = request.into_inner();
+        let service = self.clone();
+        blocking(move || service.traced(request)).await?.map(Response::new)
+    }
+
+    type EventsStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
+
+    async fn events(
+        &self,
+        _request: Request<v1::EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
+        let later = BroadcastStream::new(self.events.subscribe()).map(|event| {
+            event.map_err(|_behind| Status::data_loss("too far behind; subscribe and list again"))
+        });
+        let all = tokio_stream::once(Ok(self.events.ready())).chain(later);
+        Ok(Response::new(Box::pin(all)))
+    }
+}
+
+impl Service {
+    fn listed(&self, request: &v1::ListRequest) -> Result<v1::ListReply, Status> {
+        let limit = listing::limit(request.limit);
+        match request.kind() {
+            v1::ListKind::Ports => {
+                let ports = self.port_messages()?;
+                let truncated = ports.len() > limit;
+                let ports = ports.into_iter().take(limit).collect();
+                Ok(v1::ListReply { ports, truncated, ..v1::ListReply::default() })
+            }
+            v1::ListKind::Entries if request.filter.is_empty() => {
+                Ok(listing::entries(&self.engine.entries(), request.vrf, limit))
+            }
+            v1::ListKind::Entries => {
+                Err(Status::unimplemented("filter: this version filters flows, not entries"))
+            }
+            v1::ListKind::Flows => {
+                let spec = self.flow_spec(&request.filter)?;
+                let flows = self.worker.call(|worker| worker.flows());
+                let flows = flows.map_err(|e| status(Code::Internal, &e))?;
+                let tenants = Tenants::new(&self.engine.entries());
+                let filter = FlowFilter { spec, vrf: request.vrf, limit };
+                Ok(listing::flows(&flows, &filter, &tenants))
+            }
+            v1::ListKind::Unspecified => {
+                Err(Status::invalid_argument("kind: want PORTS, ENTRIES or FLOWS"))
+            }
+        }
+    }
+
+    fn counted(&self) -> Result<v1::CountersReply, Status> {
+        let cache = self.engine.cache();
+        let rules = self.engine.rules().into_iter().map(|(rule, count)| v1::RuleCounter {
+            cookie: rule.0,
+            packets: count.packets,
+            bytes: count.bytes,
+        });
+        Ok(v1::CountersReply {
+            ports: self.port_messages()?,
+            rules: rules.collect(),
+            exact_hits: cache.exact_hits,
+            masked_hits: cache.masked_hits,
+            pipeline: cache.pipeline,
+            flow_entries: cache.entries,
+        })
+    }
+
+    fn dropped(&self) -> Result<v1::DropsReply, Status> {
+        let mut kernel = self.offload.total_drops().map_err(|e| status(Code::Internal, &e))?;
+        let sockets = self.worker.call(|worker| worker.io_mut().statistics());
+        let sockets = sockets.map_err(|e| status(Code::Internal, &e))?;
+        let sockets = sockets.map_err(|e| status(Code::Internal, &e))?;
+        kernel.extend(socket_drops(&sockets));
+        Ok(listing::drops(self.engine.drops(), &kernel))
+    }
+
+    fn traced(&self, request: v1::TraceRequest) -> Result<v1::TraceReply, Status> {
+        let missing = || Status::invalid_argument("packet: want a flow or a frame");
+        let (in_port, frame) = match request.packet.ok_or_else(missing)? {
+            v1::trace_request::Packet::Flow(text) => {
+                let spec = self.flow_spec(&text)?;
+                let named = match &spec.in_port {
+                    Some(PortRef::Id(id)) => Some(*id),
+                    Some(PortRef::Name(_)) | None => None,
+                };
+                (named, spec.frame().map_err(|e| invalid(&e))?)
+            }
+            v1::trace_request::Packet::Frame(frame) => (None, frame),
+        };
+        let in_port = match in_port {
+            Some(port) => port,
+            None if request.in_port.is_empty() => {
+                return Err(Status::invalid_argument("in_port: want a port's name or id"));
+            }
+            None => self.port_named(&request.in_port)?.id,
+        };
+        Ok(listing::trace(self.engine.trace(in_port, &frame)))
+    }
+
+    /// A flow text with its port's name replaced by the id.
+    fn flow_spec(&self, text: &str) -> Result<FlowSpec, Status> {
+        let mut spec: FlowSpec = text.parse().map_err(|e| invalid(&e))?;
+        if let Some(PortRef::Name(name)) = &spec.in_port {
+            spec.in_port = Some(PortRef::Id(self.port_named(name)?.id));
+        }
+        Ok(spec)
+    }
+
+    fn port_named(&self, name: &str) -> Result<PortSpec, Status> {
+        let id = name.parse().ok().and_then(|id| PortId::new(id).ok());
+        let mut specs = self.engine.ports().into_iter().map(|p| p.spec);
+        let found = specs.find(|spec| spec.name == name || Some(spec.id) == id);
+        found.ok_or_else(|| Status::not_found(format!("in_port: there is no port {name:?}")))
+    }
+
+    fn port_messages(&self) -> Result<Vec<v1::Port>, Status> {
+        let ports = self.engine.ports();
+        let messages = ports.iter().map(|stats| listing::port(stats, &self.offload));
+        messages.collect::<Result<_, _>>().map_err(|e| status(Code::Internal, &e))
+    }
+}
+
+/// Frames that the kernel had for the worker and dropped: too long for a buffer, or the worker's
+/// queue was full. The kernel does not count their bytes.
+fn socket_drops(sockets: &[(QueueId, XskStats)]) -> [DropCount; 2] {
+    let sum = |of: fn(&XskStats) -> u64| sockets.iter().map(|(_, stats)| of(stats)).sum::<u64>();
+    let too_big = sum(|s| s.rx_dropped);
+    let full = sum(|s| s.rx_ring_full + s.rx_fill_ring_empty) + trunk::overflow_count();
+    [
+        DropCount { reason: DropReason::TooBig, packets: too_big, bytes: 0 },
+        DropCount { reason: DropReason::TxFull, packets: full, bytes: 0 },
+    ]
+}
+
+fn new_port(request: v1::AddPortRequest) -> Result<NewPort, Status> {
+    let id = PortId::new(request.port).map_err(|e| range("port", e))?;
+    let kind = match request.kind() {
+        v1::PortKind::Container => NewKind::Container,
+        v1::PortKind::Uplink => NewKind::Uplink(uplink_traffic(&request)?),
+        v1::PortKind::Unspecified => {
+            return Err(Status::invalid_argument("kind: want CONTAINER or UPLINK"));
+        }
+    };
+    let extra = !request.vtep.is_empty() || !request.vid.is_empty();
+    if kind == NewKind::Container && extra {
+        return Err(Status::invalid_argument("vtep, vid: only with kind UPLINK"));
+    }
+    if request.name.is_empty() || request.name.len() > IFNAME_BYTES_MAX {
+        return Err(Status::invalid_argument(format!(
+            "name: {:?} is no device name of 1 to {IFNAME_BYTES_MAX} bytes",
+            request.name
+        )));
+    }
+    Ok(NewPort { id, name: request.name, kind })
+}
+
+fn uplink_traffic(request: &v1::AddPortRequest) -> Result<UplinkTraffic, Status> {
+    let at = Field { message: "add_port", field: "vtep" };
+    let vteps = request.vtep.iter().map(|bytes| ip_from_proto(bytes, at));
+    let vteps = vteps.collect::<Result<Vec<IpAddr>, ConvertError>>().map_err(|e| invalid(&e))?;
+    let vids = request.vid.iter().map(|vid| Vid::new(*vid));
+    let vids = vids.collect::<Result<Vec<Vid>, OutOfRange>>().map_err(|e| range("vid", e))?;
+    Ok(UplinkTraffic { vteps, vids })
+}
+
+const fn port_code(error: &PortsError) -> Code {
+    match error {
+        PortsError::NoDevice { .. } => Code::NotFound,
+        PortsError::NotContainer { .. } | PortsError::ManyQueues { .. } => Code::FailedPrecondition,
+        PortsError::DeviceTaken { .. } | PortsError::PortTaken { .. } => Code::AlreadyExists,
+        PortsError::NoQueue => Code::ResourceExhausted,
+        PortsError::Netlink(_)
+        | PortsError::Offload(_)
+        | PortsError::Program(_)
+        | PortsError::Queue(_)
+        | PortsError::Attach(_)
+        | PortsError::Worker(_)
+        | PortsError::Engine(_) => Code::Internal,
+    }
+}
+
+fn invalid(error: &dyn Error) -> Status {
+    status(Code::InvalidArgument, error)
+}
+
+fn range(field: &str, error: OutOfRange) -> Status {
+    Status::invalid_argument(format!("{field}: {error}"))
+}
+
+/// The error with all its causes: the client sees nothing else of it.
+fn status(code: Code, error: &dyn Error) -> Status {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text = format!("{text}: {source}");
+        cause = source.source();
+    }
+    Status::new(code, text)
+}
+
+async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    let done = tokio::task::spawn_blocking(f).await;
+    done.map_err(|_panicked| Status::internal("vrouterd failed; see its log"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> v1::AddPortRequest {
+        let kind = v1::PortKind::Uplink.into();
+        v1::AddPortRequest { port: 1, name: "eth1".into(), kind, ..v1::AddPortRequest::default() }
+    }
+
+    #[test]
+    fn an_uplink_is_parsed() {
+        let vtep = vec![vec![192, 0, 2, 1]];
+        let parsed = new_port(v1::AddPortRequest { vtep, vid: vec![7], ..request() }).unwrap();
+        let traffic =
+            UplinkTraffic { vteps: vec![[192, 0, 2, 1].into()], vids: vec![Vid::new(7).unwrap()] };
+        assert_eq!(parsed.kind, NewKind::Uplink(traffic));
+        assert_eq!((parsed.id, parsed.name.as_str()), (PortId::MIN, "eth1"));
+    }
+
+    #[test]
+    fn wrong_ports_are_refused_by_field() {
+        let container = v1::PortKind::Container.into();
+        for (wrong, field) in [
+            (v1::AddPortRequest { port: 0, ..request() }, "port: "),
+            (v1::AddPortRequest { port: 4095, ..request() }, "port: "),
+            (v1::AddPortRequest { name: String::new(), ..request() }, "name: "),
+            (v1::AddPortRequest { name: "x".repeat(16), ..request() }, "name: "),
+            (v1::AddPortRequest { kind: 0, ..request() }, "kind: "),
+            (v1::AddPortRequest { vid: vec![4095], ..request() }, "vid: "),
+            (v1::AddPortRequest { vtep: vec![vec![1; 5]], ..request() }, "add_port.vtep: "),
+            (v1::AddPortRequest { kind: container, vid: vec![1], ..request() }, "vtep, vid: "),
+        ] {
+            let refused = new_port(wrong).unwrap_err();
+            assert_eq!(refused.code(), Code::InvalidArgument);
+            assert!(refused.message().starts_with(field), "{}", refused.message());
+        }
+    }
+
+    #[test]
+    fn a_status_names_every_cause() {
+        let error = PortsError::Program(afxdp::ProgramError::NoDevice {
+            ifname: "eth1".into(),
+            source: nix::Error::ENODEV,
+        });
+        let text = "the uplink's program: no device eth1: ENODEV: No such device";
+        assert_eq!(status(Code::Internal, &error).message(), text);
+    }
+}

@@ -1,0 +1,185 @@
+//! The way of containers' frames between kernel and worker: a veth pair with the tc programs on
+//! this namespace's end and the worker's `AF_XDP` socket on the other.
+//!
+//! The worker's end lives in a namespace that nobody else has: nothing in it sends router
+//! solicitations or mDNS into the ring, its `lo` is free for the UMEM's anchor, and the pair goes
+//! away with the process, however that ends.
+
+use std::thread;
+
+use afxdp::{Pages, ProgramError, ProgramKind, QueueError, Umem, UmemError, XdpProgram, XskQueue};
+use netdev::ethtool::{self, Feature, State};
+use netdev::{Arp, Netlink, VethSpec, set_disable_ipv6};
+
+use crate::config::HugePages;
+
+/// This namespace's end.
+const NEAR: &str = "wr-t0.0";
+/// The worker's end.
+const FAR: &str = "wr-t1.0";
+/// A 1,500 byte packet with its own tag and the port's is 1,508; the rest is room. Above 1,646 a
+/// frame does not fit a packet buffer any more.
+const MTU: u32 = 1600;
+
+/// The trunk could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TrunkError {
+    #[error("the worker's network namespace")]
+    Namespace(#[from] netdev::NamespaceError),
+    #[error("the trunk's devices")]
+    Link(#[from] netdev::Error),
+    #[error("the worker's network namespace has no lo")]
+    NoLoopback,
+    #[error("the trunk lost {FAR}")]
+    NoFarEnd,
+    #[error("the trunk's offloads")]
+    Offloads(#[from] ethtool::Error),
+    #[error("the trunk's IPv6")]
+    Ipv6(#[from] netdev::SysctlError),
+    #[error("packet buffers")]
+    Umem(#[from] UmemError),
+    #[error("the trunk's program")]
+    Program(#[from] ProgramError),
+    #[error("the trunk's socket")]
+    Queue(#[from] QueueError),
+}
+
+/// The pair, with its program. Dropping it removes the pair.
+#[derive(Debug)]
+pub(crate) struct Trunk {
+    ifindex: u32,
+    // Held: without it the pair is gone.
+    _namespace: netdev::Namespace,
+    _program: XdpProgram,
+}
+
+/// A trunk that was just made, with what its worker gets.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) trunk: Trunk,
+    pub(crate) umem: Umem,
+    pub(crate) queue: XskQueue,
+}
+
+impl Trunk {
+    pub(crate) fn open(frames: u32, hugepages: HugePages) -> Result<Opened, TrunkError> {
+        let namespace = netdev::Namespace::anonymous()?;
+        let netlink = Netlink::open()?;
+        // Making devices waits for the kernel's grace periods and making the region clears memory,
+        // so they are done at the same time: both count against a restart.
+        let (umem, ifindex) = thread::scope(|scope| {
+            let umem = scope.spawn(|| open_region(&namespace, frames, hugepages));
+            let ifindex = make_pair(&netlink, &namespace);
+            let umem = umem.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (umem, ifindex)
+        });
+        let (umem, ifindex) = (umem?, ifindex?);
+        let (program, queue) = namespace.run(|| open_socket(&umem))??;
+        let trunk = Self { ifindex, _namespace: namespace, _program: program };
+        Ok(Opened { trunk, umem, queue })
+    }
+
+    /// Of the end that the tc programs redirect to.
+    pub(crate) fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+}
+
+impl Drop for Trunk {
+    fn drop(&mut self) {
+        let removed = Netlink::open().and_then(|netlink| netlink.delete_link(self.ifindex));
+        if let Err(error) = removed {
+            tracing::warn!(%error, "the trunk was not removed; it goes with this process");
+        }
+    }
+}
+
+fn open_region(
+    namespace: &netdev::Namespace,
+    frames: u32,
+    hugepages: HugePages,
+) -> Result<Umem, TrunkError> {
+    let netlink = Netlink::open_in(namespace)?;
+    let lo = netlink.link_by_name("lo")?.ok_or(TrunkError::NoLoopback)?;
+    netlink.set_up(lo.index)?;
+    let umem = namespace.run(|| match hugepages {
+        HugePages::Off => Umem::new(frames),
+        HugePages::On => Umem::with_pages(frames, Pages::Huge),
+        HugePages::Auto => Umem::with_pages(frames, Pages::Huge).or_else(|_| Umem::new(frames)),
+    })?;
+    Ok(umem?)
+}
+
+fn make_pair(netlink: &Netlink, namespace: &netdev::Namespace) -> Result<u32, TrunkError> {
+    remove_leftover(netlink)?;
+    let near = netlink.create_veth(&VethSpec {
+        name: NEAR,
+        mac: None,
+        mtu: MTU,
+        peer_name: FAR,
+        peer_mac: None,
+        peer_mtu: MTU,
+        peer_netns: Some(namespace),
+    })?;
+    // The tag goes into the data, checksums arrive complete and large packets cut, so that the
+    // worker never sees a partial checksum.
+    for feature in [Feature::TxVlan, Feature::TxChecksum, Feature::Gro] {
+        ethtool::set(NEAR, feature, State::Off)?;
+    }
+    set_disable_ipv6(None, NEAR)?;
+    netlink.set_arp(near.index, Arp::Off)?;
+    set_disable_ipv6(Some(namespace), FAR)?;
+    let inside = Netlink::open_in(namespace)?;
+    let far = inside.link_by_name(FAR)?.ok_or(TrunkError::NoFarEnd)?;
+    inside.set_arp(far.index, Arp::Off)?;
+    inside.set_up(far.index)?;
+    netlink.set_up(near.index)?;
+    Ok(near.index)
+}
+
+/// Of an engine that was killed: the kernel takes its namespace apart in its own time.
+fn remove_leftover(netlink: &Netlink) -> Result<(), TrunkError> {
+    let Some(old) = netlink.link_by_name(NEAR)? else { return Ok(()) };
+    match netlink.delete_link(old.index) {
+        Err(error) if !error.is_missing() => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn open_socket(umem: &Umem) -> Result<(XdpProgram, XskQueue), TrunkError> {
+    let program = XdpProgram::attach(ProgramKind::Trunk, FAR)?;
+    let queue = XskQueue::open(umem, FAR, 0)?;
+    program.set_socket(0, queue.fd())?;
+    Ok((program, queue))
+}
+
+/// Frames for the worker that found the trunk's queue in the kernel full, by the device's own
+/// counter; 0 when it can't be read.
+pub(crate) fn overflow_count() -> u64 {
+    // /proc/thread-self/net shows the namespace of the thread, not that of the process.
+    let table = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+    transmit_drops(&table, NEAR).unwrap_or(0)
+}
+
+fn transmit_drops(table: &str, ifname: &str) -> Option<u64> {
+    /// Receive has eight columns; transmit starts with bytes, packets, errors, drops.
+    const TRANSMIT_DROPS: usize = 8 + 3;
+    let line =
+        table.lines().find_map(|l| l.trim_start().strip_prefix(ifname)?.strip_prefix(':'))?;
+    line.split_whitespace().nth(TRANSMIT_DROPS)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transmit_drops_are_the_twelfth_number_of_the_devices_line() {
+        let table = "Inter-|   Receive  |  Transmit\n face |bytes packets\n\
+                     \x20   lo: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n\
+                     wr-t0.0: 0 1 2 3 4 5 6 7 8 9 10 77 12 13 14 15\n";
+        assert_eq!(transmit_drops(table, "wr-t0.0"), Some(77));
+        assert_eq!(transmit_drops(table, "wr-t0"), None);
+        assert_eq!(transmit_drops("", "lo"), None);
+    }
+}

@@ -1,0 +1,151 @@
+//! The thread that follows the kernel: next hops of tunnel end points, and devices that go.
+//!
+//! Routes and neighbours of the underlay are the kernel's and only read. The engine's packets do
+//! not pass the kernel's stack, so nobody else would keep a neighbour fresh: the kernel is asked to
+//! resolve it when it is missing and to confirm it when it has become stale.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use flowtable::entry::UnderlayEntry;
+use flowtable::ids::Mac;
+use netdev::{Event, Monitor, NeighbourState, Netlink};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::ports::{Ports, PortsError};
+use crate::tables::Tables;
+
+/// Events bring changes at once; this is for what no event tells (routes) and for lost ones.
+const CHECK: Duration = Duration::from_secs(1);
+
+/// One pass failed; the next one starts anew.
+#[derive(Debug, thiserror::Error)]
+enum WatchError {
+    #[error("netlink")]
+    Netlink(#[from] netdev::Error),
+    #[error("waiting for events")]
+    Poll(#[from] nix::Error),
+    #[error("fencing a port")]
+    Ports(#[from] PortsError),
+    #[error("writing next hops")]
+    Write(#[from] vrouter::WriteError),
+}
+
+/// The watcher; run it on a thread of its own.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    netlink: Netlink,
+    monitor: Monitor,
+    tables: Arc<Tables>,
+    ports: Arc<Ports>,
+}
+
+/// What a round of events asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Wanted {
+    Nothing,
+    NextHops,
+    Everything,
+}
+
+impl Watcher {
+    /// Sees everything that happens after this returns.
+    pub(crate) fn new(tables: Arc<Tables>, ports: Arc<Ports>) -> Result<Self, netdev::Error> {
+        Ok(Self { netlink: Netlink::open()?, monitor: Monitor::open()?, tables, ports })
+    }
+
+    pub(crate) fn run(&mut self, stop: &AtomicBool) {
+        let mut next = Instant::now() + CHECK;
+        while !stop.load(Ordering::Relaxed) {
+            if let Err(error) = self.round(&mut next) {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(%error, cause, "following the kernel");
+                // A failure that stays must not make this thread spin.
+                std::thread::sleep(CHECK);
+            }
+        }
+    }
+
+    /// Waits for something to do, and does it.
+    fn round(&mut self, next: &mut Instant) -> Result<(), WatchError> {
+        let mut wanted = self.wait(next.saturating_duration_since(Instant::now()))?;
+        if Instant::now() >= *next {
+            *next = Instant::now() + CHECK;
+            wanted = Wanted::Everything;
+        }
+        if wanted == Wanted::Everything {
+            self.ports.fence_gone(&self.netlink)?;
+        }
+        if wanted >= Wanted::NextHops {
+            self.refresh()?;
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, timeout: Duration) -> Result<Wanted, WatchError> {
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        let mut sources = [
+            PollFd::new(self.monitor.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.tables.changed().as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut sources, timeout) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut wanted = Wanted::Nothing;
+        if sources[1].any().unwrap_or(false) {
+            self.tables.seen();
+            wanted = Wanted::NextHops;
+        }
+        while let Some(event) = self.monitor.next(Duration::ZERO)? {
+            wanted = wanted.max(match event {
+                Event::LinkGone { .. } | Event::Overrun => Wanted::Everything,
+                Event::LinkChanged(_) | Event::NeighbourChanged { .. } => Wanted::NextHops,
+            });
+        }
+        Ok(wanted)
+    }
+
+    fn refresh(&self) -> Result<(), WatchError> {
+        let mut resolved = BTreeMap::new();
+        for vtep in self.tables.vteps() {
+            resolved.insert(vtep, self.resolve(vtep)?);
+        }
+        Ok(self.tables.set_underlay(&resolved)?)
+    }
+
+    /// The next hop towards a tunnel end point; `None` when there is none (yet).
+    fn resolve(&self, vtep: IpAddr) -> Result<Option<UnderlayEntry>, WatchError> {
+        let route = match self.netlink.route_to(vtep) {
+            Ok(route) => route,
+            Err(error) if error.is_unreachable() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let Some(port) = self.ports.uplink_on(route.oif) else { return Ok(None) };
+        let Some(link) = self.netlink.link_by_index(route.oif)? else { return Ok(None) };
+        let next_hop = route.gateway.unwrap_or(vtep);
+        let neighbour = self.netlink.neighbour(route.oif, next_hop)?;
+        let state = neighbour.map_or(NeighbourState::Unknown, |n| n.state);
+        if needs_probe(state) {
+            self.netlink.probe_neighbour(route.oif, next_hop)?;
+        }
+        let Some(mac) = neighbour.and_then(netdev::Neighbour::resolved) else { return Ok(None) };
+        Ok(Some(UnderlayEntry { vtep, port, src_mac: Mac(link.mac), dst_mac: Mac(mac) }))
+    }
+}
+
+const fn needs_probe(state: NeighbourState) -> bool {
+    match state {
+        NeighbourState::Unknown | NeighbourState::Failed | NeighbourState::Stale => true,
+        NeighbourState::Incomplete
+        | NeighbourState::Reachable
+        | NeighbourState::Delay
+        | NeighbourState::Probe
+        | NeighbourState::NoArp
+        | NeighbourState::Permanent => false,
+    }
+}

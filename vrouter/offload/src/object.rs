@@ -1,0 +1,348 @@
+//! The loaded programs of `bpf/offload.bpf.c` and their maps.
+
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher as _, RandomState};
+use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use flowtable::DropReason;
+use flowtable::ids::PortId;
+use libbpf_rs::{Map, MapCore as _, MapFlags, Object, ObjectBuilder, TC_INGRESS, TcHookBuilder};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::limits::Limits;
+
+static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/offload.bpf.o"));
+
+/// Handle and priority of our filters: an engine replaces those of its predecessor in one step.
+const FILTER: u32 = 1;
+
+/// The programs could not be loaded or attached, or a map refused a value.
+#[derive(Debug, thiserror::Error)]
+pub enum OffloadError {
+    /// libbpf or the kernel's verifier refused the object; needs `CAP_BPF` and `CAP_NET_ADMIN`.
+    #[error("loading the tc programs")]
+    Load(#[source] libbpf_rs::Error),
+    /// The object lacks a part: it does not fit this program.
+    #[error("the tc object has no {0}")]
+    Missing(&'static str),
+    /// The device is gone, or refused the filter.
+    #[error("attaching {program} to device {ifindex}")]
+    Attach {
+        /// The program.
+        program: &'static str,
+        /// The device.
+        ifindex: u32,
+        /// The kernel's answer.
+        source: libbpf_rs::Error,
+    },
+    /// A map refused a value.
+    #[error("map {map} of the tc programs")]
+    Map {
+        /// The map.
+        map: &'static str,
+        /// The kernel's answer.
+        source: libbpf_rs::Error,
+    },
+    /// The kernel did not wait for running programs.
+    #[error("waiting for running programs")]
+    Barrier(#[source] io::Error),
+}
+
+/// Packets that a program dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DropCount {
+    /// Why.
+    pub reason: DropReason,
+    /// Wire packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// What the programs counted for a port since it was attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortCounters {
+    /// Wire packets from the container given to the engine.
+    pub rx_packets: u64,
+    /// Bytes from the container given to the engine.
+    pub rx_bytes: u64,
+    /// Frames handed to the container.
+    pub tx_packets: u64,
+    /// Bytes handed to the container.
+    pub tx_bytes: u64,
+    /// Dropped, by reason; every reason that a program can have for a port.
+    pub drops: [DropCount; PORT_REASONS.len()],
+}
+
+/// `struct port` of the programs.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Port {
+    lock: u32,
+    peer: u32,
+    limits: [u64; 4],
+    paid: [u64; 2],
+}
+
+/// `enum kind` of the programs: received, sent, then the drops.
+const KINDS: usize = 2 + PORT_REASONS.len();
+const PORT_REASONS: [DropReason; 4] = [
+    DropReason::ContainerTag,
+    DropReason::RateLimit,
+    // No trunk for the worker.
+    DropReason::PortGone,
+    // No memory for the tag.
+    DropReason::NoFrame,
+];
+/// `enum stray`: from a device that is no port (any more), with a tag that is none.
+const STRAY_REASONS: [DropReason; 2] = [DropReason::PortUnbound, DropReason::PortGone];
+
+/// `struct counts` of the programs.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Counts {
+    packets: [u64; KINDS],
+    bytes: [u64; KINDS],
+}
+
+const NO_COUNTS: Counts = Counts { packets: [0; KINDS], bytes: [0; KINDS] };
+
+impl Counts {
+    fn add(&mut self, other: &Self) {
+        for kind in 0..KINDS {
+            self.packets[kind] += other.packets[kind];
+            self.bytes[kind] += other.bytes[kind];
+        }
+    }
+
+    fn drops(&self) -> [DropCount; PORT_REASONS.len()] {
+        std::array::from_fn(|i| DropCount {
+            reason: PORT_REASONS[i],
+            packets: self.packets[2 + i],
+            bytes: self.bytes[2 + i],
+        })
+    }
+}
+
+/// The programs, loaded. Filters and what they do outlive this value, see the crate's comment.
+#[derive(Debug)]
+pub struct Offload {
+    object: Object,
+    seen: Mutex<Seen>,
+}
+
+/// What the totals need beyond the maps.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Ports whose counters may be non-zero.
+    ports: BTreeSet<PortId>,
+    /// Counted for earlier uses of a port id.
+    retired: Vec<DropCount>,
+}
+
+impl Offload {
+    /// Loads the programs with a new secret for spreading flows over workers.
+    ///
+    /// # Errors
+    /// See [`OffloadError`].
+    pub fn load() -> Result<Self, OffloadError> {
+        libbpf_rs::set_print(None);
+        let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(OffloadError::Load)?;
+        let mut secret = [0; 16];
+        let random = RandomState::new();
+        secret[..8].copy_from_slice(&random.hash_one(0).to_ne_bytes());
+        secret[8..].copy_from_slice(&random.hash_one(1).to_ne_bytes());
+        let mut constants = open
+            .maps_mut()
+            .find(|m| m.name().to_str().is_some_and(|n| n.ends_with(".rodata")))
+            .ok_or(OffloadError::Missing("constants"))?;
+        let value = constants.initial_value_mut().filter(|v| v.len() == secret.len());
+        value.ok_or(OffloadError::Missing("hash_key"))?.copy_from_slice(&secret);
+        let object = open.load().map_err(OffloadError::Load)?;
+        Ok(Self { object, seen: Mutex::default() })
+    }
+
+    /// Frames of the flows of worker `worker` (below 64) go to trunk device `ifindex` from now on;
+    /// 0 takes the trunk away.
+    ///
+    /// # Errors
+    /// [`OffloadError::Map`].
+    pub fn set_trunk(&self, worker: u16, ifindex: u32) -> Result<(), OffloadError> {
+        self.put("trunks", u32::from(worker), &ifindex.to_ne_bytes())
+    }
+
+    /// Frames that the engine sends come out of trunk device `ifindex`.
+    ///
+    /// # Errors
+    /// [`OffloadError::Attach`].
+    pub fn attach_trunk(&self, ifindex: u32) -> Result<(), OffloadError> {
+        self.attach("from_trunk", ifindex)
+    }
+
+    /// Makes device `ifindex`, a container's host end, the port `port`. Its counters start at zero.
+    ///
+    /// # Errors
+    /// See [`OffloadError`]; the device stays as it was, or is cut off.
+    pub fn attach_port(
+        &self,
+        ifindex: u32,
+        port: PortId,
+        limits: Limits,
+    ) -> Result<(), OffloadError> {
+        let id = u32::from(port.get());
+        self.retire(port)?;
+        self.forget_devices_of(id)?;
+        let limits = limits.in_clock_units();
+        let value = Port { lock: 0, peer: ifindex, limits, paid: [0; 2] };
+        self.put("ports", id, value.as_bytes())?;
+        self.put("ids", ifindex, &id.to_ne_bytes())?;
+        self.attach("from_port", ifindex)
+    }
+
+    /// Nothing is received from or sent to the port any more when this returns. The filter stays on
+    /// the device and drops what it sends. A port that is not attached: ok.
+    ///
+    /// # Errors
+    /// See [`OffloadError`].
+    pub fn detach_port(&self, ifindex: u32, port: PortId) -> Result<(), OffloadError> {
+        let id = u32::from(port.get());
+        if self.lookup("ids", ifindex)?.as_deref() == Some(&id.to_ne_bytes()) {
+            self.remove_id(&ifindex.to_ne_bytes())?;
+        }
+        let value = self.lookup("ports", id)?.and_then(|v| Port::read_from_bytes(&v).ok());
+        if value.is_some_and(|v| v.peer == ifindex) {
+            let none = Port { lock: 0, peer: 0, limits: [0; 4], paid: [0; 2] };
+            self.put("ports", id, none.as_bytes())?;
+        }
+        wait_for_programs()
+    }
+
+    /// What was counted for a port since it was attached.
+    ///
+    /// # Errors
+    /// [`OffloadError::Map`].
+    pub fn port_counters(&self, port: PortId) -> Result<PortCounters, OffloadError> {
+        let counts = self.counts(port)?;
+        Ok(PortCounters {
+            rx_packets: counts.packets[0],
+            rx_bytes: counts.bytes[0],
+            tx_packets: counts.packets[1],
+            tx_bytes: counts.bytes[1],
+            drops: counts.drops(),
+        })
+    }
+
+    /// What was dropped for a port since it was attached, by reason.
+    ///
+    /// # Errors
+    /// [`OffloadError::Map`].
+    pub fn port_drops(&self, port: PortId) -> Result<Vec<DropCount>, OffloadError> {
+        Ok(self.counts(port)?.drops().to_vec())
+    }
+
+    /// What was dropped since the programs were loaded, on all ports and on none, by reason. A
+    /// reason can occur more than once; the entries add up.
+    ///
+    /// # Errors
+    /// [`OffloadError::Map`].
+    pub fn total_drops(&self) -> Result<Vec<DropCount>, OffloadError> {
+        let seen = self.seen();
+        let mut sum = NO_COUNTS;
+        for port in &seen.ports {
+            sum.add(&self.counts(*port)?);
+        }
+        let mut drops = sum.drops().to_vec();
+        drops.extend(&seen.retired);
+        for (i, reason) in (0..).zip(STRAY_REASONS) {
+            let value = self.lookup("strays", i)?.unwrap_or_default();
+            let [packets, bytes] = <[u64; 2]>::read_from_bytes(&value)
+                .map_err(|_size| OffloadError::Missing("strays"))?;
+            drops.push(DropCount { reason, packets, bytes });
+        }
+        Ok(drops)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        // A panic elsewhere leaves counts behind, never half of one.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps what was counted for an earlier use of the id in the totals and starts at zero.
+    fn retire(&self, port: PortId) -> Result<(), OffloadError> {
+        let mut seen = self.seen();
+        let counts = self.counts(port)?;
+        self.put("counts", u32::from(port.get()), NO_COUNTS.as_bytes())?;
+        seen.ports.insert(port);
+        for drop in counts.drops() {
+            match seen.retired.iter_mut().find(|r| r.reason == drop.reason) {
+                Some(total) => {
+                    total.packets += drop.packets;
+                    total.bytes += drop.bytes;
+                }
+                None => seen.retired.push(drop),
+            }
+        }
+        Ok(())
+    }
+
+    fn forget_devices_of(&self, id: u32) -> Result<(), OffloadError> {
+        let map = self.map("ids")?;
+        for ifindex in map.keys() {
+            let value = map.lookup(&ifindex, MapFlags::ANY);
+            let value = value.map_err(|source| OffloadError::Map { map: "ids", source })?;
+            if value.as_deref() == Some(&id.to_ne_bytes()) {
+                self.remove_id(&ifindex)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_id(&self, ifindex: &[u8]) -> Result<(), OffloadError> {
+        let removed = self.map("ids")?.delete(ifindex);
+        removed.map_err(|source| OffloadError::Map { map: "ids", source })
+    }
+
+    fn attach(&self, name: &'static str, ifindex: u32) -> Result<(), OffloadError> {
+        let program = self.object.progs().find(|p| p.name() == name);
+        let program = program.ok_or(OffloadError::Missing(name))?;
+        let mut hook = TcHookBuilder::new(program.as_fd())
+            .ifindex(ifindex.cast_signed())
+            .handle(FILTER)
+            .priority(FILTER)
+            .replace(true)
+            .hook(TC_INGRESS);
+        let attached = hook.create().and_then(|mut hook| hook.attach());
+        match attached {
+            Ok(_) => Ok(()),
+            Err(source) => Err(OffloadError::Attach { program: name, ifindex, source }),
+        }
+    }
+
+    fn counts(&self, port: PortId) -> Result<Counts, OffloadError> {
+        let value = self.lookup("counts", u32::from(port.get()))?.unwrap_or_default();
+        Counts::read_from_bytes(&value).map_err(|_size| OffloadError::Missing("counts"))
+    }
+
+    fn map(&self, name: &'static str) -> Result<Map<'_>, OffloadError> {
+        self.object.maps().find(|m| m.name() == name).ok_or(OffloadError::Missing(name))
+    }
+
+    fn lookup(&self, map: &'static str, key: u32) -> Result<Option<Vec<u8>>, OffloadError> {
+        let found = self.map(map)?.lookup(&key.to_ne_bytes(), MapFlags::ANY);
+        found.map_err(|source| OffloadError::Map { map, source })
+    }
+
+    fn put(&self, map: &'static str, key: u32, value: &[u8]) -> Result<(), OffloadError> {
+        let updated = self.map(map)?.update(&key.to_ne_bytes(), value, MapFlags::ANY);
+        updated.map_err(|source| OffloadError::Map { map, source })
+    }
+}
+
+/// Programs run under RCU; a membarrier of this kind is one grace period, about 8 ms.
+fn wait_for_programs() -> Result<(), OffloadError> {
+    // SAFETY: the call takes plain numbers and touches no memory of ours.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result == 0 { Ok(()) } else { Err(OffloadError::Barrier(io::Error::last_os_error())) }
+}

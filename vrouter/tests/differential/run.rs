@@ -1,0 +1,290 @@
+//! Runs a plan on the engine and asks the oracle about every step.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use flowtable::action::Punt;
+use flowtable::entry::{Entry, EntryKey, Op};
+use flowtable::ids::{PortId, RuleId, Vrf};
+use flowtable::{Action, DropReason, Verdict};
+use vrouter::{Count, PortKind, PortSpec};
+
+use crate::fabric::{Counter, Delivered, Fabric, Host, UPLINK, container, port, received, uplink};
+use crate::oracle::bytes::without_entropy;
+use crate::oracle::{Fate, Judgement, Oracle, parse};
+use crate::world::{PORTS, Step, World};
+
+/// The engine, and beside it what its tables hold.
+pub(crate) struct Node {
+    fabric: Fabric,
+    entries: Vec<Entry>,
+    ports: Vec<PortSpec>,
+    rules: BTreeMap<RuleId, Count>,
+    seen: Seen,
+}
+
+/// What has happened so far, in packets.
+#[derive(Debug, Default)]
+struct Seen {
+    sent: u64,
+    delivered: u64,
+    dropped: u64,
+    /// Left to the slow path and not counted as dropped.
+    punted: u64,
+    fates: BTreeMap<String, u64>,
+}
+
+impl Node {
+    pub(crate) fn new(world: &World) -> Self {
+        let fabric = Fabric::empty(64);
+        let mut ports = vec![uplink()];
+        ports.extend((1..=PORTS).map(|id| container(port(id))));
+        for spec in &ports {
+            fabric.engine.add_port(spec.clone()).unwrap();
+        }
+        let (entries, rules) = (Vec::new(), BTreeMap::new());
+        let mut node = Self { fabric, entries, ports, rules, seen: Seen::default() };
+        let ops: Vec<_> = world.entries.iter().cloned().map(Op::Put).collect();
+        node.write(&ops);
+        node
+    }
+
+    pub(crate) fn take(&mut self, step: &Step, hosts: &[Host]) {
+        match step {
+            Step::Send(spec) => {
+                let (port, frame) = spec.build(hosts);
+                self.send(port, &frame);
+            }
+            Step::Write(ops) => self.write(ops),
+            Step::RemovePort(id) => {
+                self.fabric.engine.remove_port(*id).unwrap();
+                self.ports.retain(|spec| spec.id != *id);
+                self.entries.retain(|entry| entry.key() != EntryKey::Port(*id));
+                self.fabric.write(&[]);
+            }
+            Step::AddPort(id) => {
+                let spec = if *id == UPLINK { uplink() } else { container(*id) };
+                self.fabric.engine.add_port(spec.clone()).unwrap();
+                self.ports.retain(|spec| spec.id != *id);
+                self.ports.push(spec);
+                self.fabric.write(&[]);
+            }
+        }
+    }
+
+    fn write(&mut self, ops: &[Op]) {
+        for op in ops {
+            match op {
+                Op::Put(entry) => {
+                    self.entries.retain(|known| known.key() != entry.key());
+                    self.entries.push(entry.clone());
+                }
+                Op::Delete(key) => self.entries.retain(|known| known.key() != *key),
+                Op::Clear => self.entries.retain(|known| matches!(known, Entry::Underlay(_))),
+            }
+        }
+        self.fabric.write(ops);
+        let alive: BTreeSet<_> = self
+            .entries
+            .iter()
+            .filter_map(|entry| if let Entry::Rule(rule) = entry { Some(rule.rule) } else { None })
+            .collect();
+        self.rules.retain(|id, _| alive.contains(id));
+        for id in alive {
+            self.rules.entry(id).or_default();
+        }
+    }
+
+    /// Sends a frame twice: the second time it is decided by the cache.
+    fn send(&mut self, port: PortId, frame: &[u8]) {
+        let entries = self.entries.clone();
+        let ports = self.ports.clone();
+        let oracle = Oracle { entries: &entries, ports: &ports };
+        let judgement = oracle.judge(port, frame);
+        *self.seen.fates.entry(name(&judgement)).or_default() += 1;
+        self.check_trace(port, frame, &judgement.fate);
+        for again in [false, true] {
+            let mut delivered = self.fabric.send(port, frame);
+            isolated(&oracle, (port, &judgement), &delivered);
+            check_tiers(&mut delivered, &judgement, again);
+            self.tally(&delivered, &judgement);
+            let expected = expected(&oracle, (port, frame), &judgement, &delivered);
+            for (_, bytes) in delivered.out.iter_mut().filter(|(port, _)| *port == UPLINK) {
+                *bytes = without_entropy(bytes);
+            }
+            assert_eq!(delivered, expected, "again: {again}, {judgement:?}");
+            self.count_rules(&judgement, frame.len());
+        }
+    }
+
+    fn check_trace(&self, port: PortId, frame: &[u8], fate: &Fate) {
+        let trace = self.fabric.engine.trace(port, frame);
+        match (trace.verdict, fate) {
+            (Verdict::Forward(actions), Fate::Forward(port, _)) => {
+                assert_eq!(actions.as_slice().last(), Some(&Action::Output(*port)));
+            }
+            (Verdict::Punt(found), Fate::Punt(punt)) => assert_eq!(found, *punt),
+            (Verdict::Drop(found), Fate::Drop(reason)) => {
+                // Without a port there is nothing to parse for.
+                let no_port = *reason == DropReason::PortUnbound;
+                assert!(found == *reason || no_port, "{found} instead of {reason}");
+            }
+            (verdict, fate) => panic!("traced as {verdict:?}, must be {fate:?}"),
+        }
+    }
+
+    fn tally(&mut self, delivered: &Delivered, judgement: &Judgement) {
+        let drops = delivered.counters.iter().filter(|(c, _)| matches!(c, Counter::Drop(_)));
+        let drops: u64 = drops.map(|(_, count)| count.packets).sum();
+        self.seen.sent += 1;
+        self.seen.dropped += drops;
+        match judgement.fate {
+            Fate::Forward(..) => self.seen.delivered += delivered.out.len() as u64,
+            Fate::Punt(_) => self.seen.punted += u64::from(drops == 0),
+            Fate::Drop(_) => {}
+        }
+    }
+
+    fn count_rules(&mut self, judgement: &Judgement, frame_len: usize) {
+        let Some(seen) = judgement.seen else { return };
+        let tag_bytes = if seen.tag.is_some() && seen.tunnel.is_none() { 4 } else { 0 };
+        let bytes = (frame_len - seen.start - tag_bytes) as u64;
+        for id in &judgement.rules {
+            let count = self.rules.get_mut(id).expect("only rules that are there match");
+            *count = Count { packets: count.packets + 1, bytes: count.bytes + bytes };
+        }
+        let counted: BTreeMap<_, _> = self.fabric.engine.rules().into_iter().collect();
+        assert_eq!(counted, self.rules);
+    }
+
+    /// Every packet came to one end.
+    pub(crate) fn balance(&self) {
+        let Seen { sent, delivered, dropped, punted, .. } = self.seen;
+        assert_eq!(sent, delivered + dropped + punted, "{:?}", self.seen);
+    }
+}
+
+fn name(judgement: &Judgement) -> String {
+    match judgement.fate {
+        Fate::Forward(UPLINK, _) => "to the wire".to_owned(),
+        Fate::Forward(..) => "to a container".to_owned(),
+        Fate::Punt(punt) => match punt {
+            Punt::ArpReply(_) => "arp".to_owned(),
+            Punt::GatewayEcho | Punt::TimeExceeded => punt.to_string(),
+        },
+        Fate::Drop(reason) => reason.to_string(),
+    }
+}
+
+/// No packet leaves on a port, or with an identifier, of another tenant.
+fn isolated(oracle: &Oracle<'_>, (from, judgement): (PortId, &Judgement), seen: &Delivered) {
+    let Some(frame) = judgement.seen else {
+        assert_eq!(seen.out, [], "a frame that can't be read goes nowhere");
+        return;
+    };
+    let tenant = oracle.tenant(from, &frame);
+    for (port, bytes) in &seen.out {
+        let owner = owner(oracle, *port, bytes);
+        assert!(tenant.is_some(), "nobody's packet left on {port}");
+        assert!(owner.is_none_or(|owner| Some(owner) == tenant), "{tenant:?} left on {port}");
+        let container = oracle.spec(*port).is_some_and(|s| s.kind == PortKind::Container);
+        assert!(!container || owner.is_some(), "nobody is behind {port}");
+    }
+}
+
+/// Whose a frame is that leaves there; nobody's when the tables do not know its VNI or tag.
+fn owner(oracle: &Oracle<'_>, port: PortId, bytes: &[u8]) -> Option<Vrf> {
+    let spec = oracle.spec(port).expect("it left on a port");
+    if spec.kind == PortKind::Container {
+        return oracle.binding(port).map(|binding| binding.vrf);
+    }
+    let frame = parse::parse(bytes, PortKind::Uplink).expect("what leaves can be read");
+    match (frame.tunnel, frame.tag) {
+        (Some((_, vni)), _) => oracle.of_vni(vni).map(|(vrf, _)| vrf),
+        (None, Some(vid)) => oracle.of_vid(port, vid).map(|(vrf, _)| vrf),
+        (None, None) => panic!("a bare frame left on the wire"),
+    }
+}
+
+/// A frame that can be read is decided once, the second time by the cache.
+fn check_tiers(delivered: &mut Delivered, judgement: &Judgement, again: bool) {
+    let mut packets = |counter| delivered.counters.remove(&counter).map_or(0, |c| c.packets);
+    let (cached, walked) = (packets(Counter::Cached), packets(Counter::Walked));
+    packets(Counter::Flows);
+    assert_eq!(cached + walked, u64::from(judgement.seen.is_some()));
+    assert!(!again || walked == 0, "the second packet was not cached");
+    delivered.counters.retain(|counter, _| !matches!(counter, Counter::Rule(_)));
+}
+
+/// What must come out and be counted.
+fn expected(
+    oracle: &Oracle<'_>,
+    (port, frame): (PortId, &[u8]),
+    judgement: &Judgement,
+    delivered: &Delivered,
+) -> Delivered {
+    if oracle.spec(port).is_none() {
+        return Delivered::default().unowned(DropReason::PortUnbound, frame.len());
+    }
+    let came = received(port, frame);
+    // What the slow path makes of a packet, where only its own tests know every byte.
+    let answer = |came: Delivered| match &delivered.out[..] {
+        [(out, bytes)] => {
+            assert_eq!((*out, &bytes[..6]), (port, &frame[6..12]), "an answer to someone else");
+            came.out(port, bytes)
+        }
+        other => panic!("{} answers", other.len()),
+    };
+    match &judgement.fate {
+        Fate::Forward(out, bytes) => came.out(*out, bytes),
+        Fate::Drop(reason) => came.dropped(port, *reason, frame.len()),
+        Fate::Punt(Punt::ArpReply(mac)) => {
+            let seen = judgement.seen.expect("it was read");
+            match oracle.arp_answer(port, (&seen, frame), *mac) {
+                Ok(bytes) => came.out(port, &bytes),
+                Err(reason) => came.dropped(port, reason, ARP_BYTES),
+            }
+        }
+        Fate::Punt(Punt::GatewayEcho) if delivered.out.is_empty() => {
+            came.dropped(port, DropReason::Malformed, frame.len())
+        }
+        Fate::Punt(Punt::GatewayEcho) => answer(came),
+        Fate::Punt(Punt::TimeExceeded) => {
+            let came = came.dropped(port, DropReason::TtlExpired, frame.len());
+            if delivered.out.is_empty() { came } else { answer(came) }
+        }
+    }
+}
+
+const ARP_BYTES: usize = 42;
+
+/// How often each fate was met over many plans.
+#[derive(Debug, Default)]
+pub(crate) struct Met(BTreeMap<String, u64>);
+
+impl Met {
+    pub(crate) fn add(&mut self, node: &Node) {
+        for (fate, count) in &node.seen.fates {
+            *self.0.entry(fate.clone()).or_default() += count;
+        }
+    }
+
+    pub(crate) fn assert_enough(&self) {
+        let drops = DropReason::ALL.iter().filter(|reason| !OUT_OF_REACH.contains(reason));
+        let fates = ["to the wire", "to a container", "arp", "icmp_echo_reply"];
+        let fates = fates.into_iter().chain(["icmp_time_exceeded"]).map(str::to_owned);
+        for fate in fates.chain(drops.map(ToString::to_string)) {
+            let met = self.0.get(&fate).copied().unwrap_or_default();
+            assert!(met >= 3, "{fate} was met {met} times: {:?}", self.0);
+        }
+    }
+}
+
+/// Drops that are no decision of the tables, and some that this version never makes.
+const OUT_OF_REACH: [DropReason; 6] = [
+    DropReason::TtlExpired,
+    DropReason::RateLimit,
+    DropReason::SlowPathLimit,
+    DropReason::TooBig,
+    DropReason::TxFull,
+    DropReason::NoFrame,
+];

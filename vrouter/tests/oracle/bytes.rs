@@ -1,0 +1,96 @@
+//! What frames must look like when they leave, made anew from their parts by `etherparse`.
+
+use std::net::IpAddr;
+
+use etherparse::{
+    EtherType, Ethernet2Header, IpFragOffset, IpNumber, Ipv4Header, Ipv6Header, UdpHeader,
+};
+use flowtable::entry::UnderlayEntry;
+use flowtable::ids::Mac;
+
+/// One hop further: from the gateway to `mac`, and the header's checksum computed from scratch.
+pub(crate) fn routed(frame: &[u8], mac: Mac) -> Vec<u8> {
+    let mut bytes = frame.to_vec();
+    bytes[..6].copy_from_slice(&mac.0);
+    bytes[6..12].copy_from_slice(&Mac::GATEWAY.0);
+    if bytes[14] >> 4 == 6 {
+        bytes[21] -= 1;
+        return bytes;
+    }
+    bytes[22] -= 1;
+    bytes[24..26].fill(0);
+    let end = 14 + usize::from(bytes[14] & 15) * 4;
+    let words = bytes[14..end].chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1]));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    bytes[24..26].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+    bytes
+}
+
+/// With a tag of the wire.
+pub(crate) fn tagged(vid: u16, frame: &[u8]) -> Vec<u8> {
+    let [high, low] = vid.to_be_bytes();
+    [&frame[..12], &[0x81, 0, high, low], &frame[12..]].concat()
+}
+
+/// In VXLAN (RFC 7348), with UDP source port 0.
+pub(crate) fn vxlan(underlay: &UnderlayEntry, local: IpAddr, vni: u32, inner: &[u8]) -> Vec<u8> {
+    let [_, a, b, c] = vni.to_be_bytes();
+    let length = (16 + inner.len()) as u16;
+    let udp = UdpHeader { source_port: 0, destination_port: 4789, length, checksum: 0 };
+    let (kind, ip) = match (local, underlay.vtep) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let mut header = Ipv4Header {
+                total_len: 20 + length,
+                dont_fragment: true,
+                fragment_offset: IpFragOffset::ZERO,
+                time_to_live: 64,
+                protocol: IpNumber::UDP,
+                source: source.octets(),
+                destination: destination.octets(),
+                ..Ipv4Header::default()
+            };
+            header.header_checksum = header.calc_header_checksum();
+            (EtherType::IPV4, header.to_bytes().to_vec())
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let header = Ipv6Header {
+                payload_length: length,
+                next_header: IpNumber::UDP,
+                hop_limit: 64,
+                source: source.octets(),
+                destination: destination.octets(),
+                ..Ipv6Header::default()
+            };
+            (EtherType::IPV6, header.to_bytes().to_vec())
+        }
+        (local, vtep) => panic!("{local} and {vtep} are of two families"),
+    };
+    let (source, destination) = (underlay.src_mac.0, underlay.dst_mac.0);
+    let ethernet = Ethernet2Header { source, destination, ether_type: kind };
+    let vxlan = [8, 0, 0, 0, a, b, c, 0];
+    [&ethernet.to_bytes()[..], &ip, &udp.to_bytes(), &vxlan, inner].concat()
+}
+
+/// The frame with the source port of its outer UDP header set to zero, when it is VXLAN.
+pub(crate) fn without_entropy(frame: &[u8]) -> Vec<u8> {
+    let mut bytes = frame.to_vec();
+    let at = match frame.get(12..14) {
+        Some([0x08, 0x00]) => 34,
+        Some([0x86, 0xdd]) => 54,
+        Some(_) | None => return bytes,
+    };
+    if frame.get(at + 2..at + 4) == Some(&[0x12, 0xb5]) {
+        bytes[at..at + 2].fill(0);
+    }
+    bytes
+}
+
+/// The answer to an ARP request.
+pub(crate) fn arp_reply(request: &[u8], mac: Mac) -> Vec<u8> {
+    let (asker, sender, target) = (&request[22..28], &request[28..32], &request[38..42]);
+    let fixed = [0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 2];
+    [&request[6..12], &mac.0, &fixed, &mac.0, target, asker, sender].concat()
+}

@@ -1,0 +1,481 @@
+//! A slow and obvious vRouter: it walks plain entries from the first to the last for every question
+//! it has, keeps nothing between packets, and shares no code with the engine but the types of the
+//! entries. [`parse`] reads frames, [`bytes`] says what they must look like when they leave.
+
+pub(crate) mod bytes;
+pub(crate) mod parse;
+
+use std::cmp::Reverse;
+use std::net::IpAddr;
+
+use flowtable::DropReason;
+use flowtable::action::Punt;
+use flowtable::entry::{
+    Direction, Entry, Ipv6, NetworkEntry, NextHop, Permit, PortEntry, RouteEntry, RuleEntry,
+    UnderlayEntry,
+};
+use flowtable::ids::{Bd, Group, Mac, PortId, RuleId, Vid, Vni, Vrf};
+use vrouter::{PortKind, PortSpec};
+
+use parse::{Ip, Seen, What};
+
+/// What must become of a frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It leaves by this port with these bytes; the source port of an outer UDP header is zero.
+    Forward(PortId, Vec<u8>),
+    Punt(Punt),
+    Drop(DropReason),
+}
+
+/// A fate, and what was found on the way to it.
+#[derive(Debug, Clone)]
+pub(crate) struct Judgement {
+    pub(crate) fate: Fate,
+    /// Rules that matched, the one of the out direction first.
+    pub(crate) rules: Vec<RuleId>,
+    /// What the frame said, when it could be read.
+    pub(crate) seen: Option<Seen>,
+}
+
+/// A node's ports and tables.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Oracle<'a> {
+    pub(crate) entries: &'a [Entry],
+    pub(crate) ports: &'a [PortSpec],
+}
+
+/// Where a packet comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum From<'a> {
+    Container(&'a PortEntry),
+    Tunnel,
+    Wire,
+}
+
+/// Where it came from and whose it is.
+#[derive(Debug, Clone, Copy)]
+struct Came<'a> {
+    from: From<'a>,
+    vrf: Vrf,
+    bd: Bd,
+}
+
+impl From<'_> {
+    const fn is_container(self) -> bool {
+        matches!(self, Self::Container(_))
+    }
+}
+
+type Stopped<T> = Result<T, Fate>;
+
+const fn drop<T>(reason: DropReason) -> Stopped<T> {
+    Err(Fate::Drop(reason))
+}
+
+impl<'a> Oracle<'a> {
+    /// What must become of `frame`, received on `port`.
+    pub(crate) fn judge(&self, port: PortId, frame: &[u8]) -> Judgement {
+        let mut rules = Vec::new();
+        let Some(spec) = self.spec(port) else {
+            let fate = Fate::Drop(DropReason::PortUnbound);
+            return Judgement { fate, rules, seen: None };
+        };
+        let seen = match parse::parse(frame, spec.kind) {
+            Ok(seen) => seen,
+            Err(reason) => return Judgement { fate: Fate::Drop(reason), rules, seen: None },
+        };
+        let fate = self.decide(spec, &seen, frame, &mut rules).unwrap_or_else(|fate| fate);
+        Judgement { fate, rules, seen: Some(seen) }
+    }
+
+    /// Whose packets arrive there.
+    pub(crate) fn tenant(&self, port: PortId, seen: &Seen) -> Option<Vrf> {
+        self.came(self.spec(port)?, seen).ok().map(|came| came.vrf)
+    }
+
+    pub(crate) fn spec(&self, id: PortId) -> Option<&'a PortSpec> {
+        self.ports.iter().find(|spec| spec.id == id)
+    }
+
+    /// The entry of a port that exists.
+    pub(crate) fn binding(&self, id: PortId) -> Option<&'a PortEntry> {
+        self.spec(id)?;
+        self.entries.iter().find_map(|entry| match entry {
+            Entry::Port(e) if e.port == id => Some(e),
+            _ => None,
+        })
+    }
+
+    fn network(&self, bd: Bd) -> Option<&'a NetworkEntry> {
+        self.entries.iter().find_map(|entry| match entry {
+            Entry::Network(e) if e.bd == bd => Some(e),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn of_vni(&self, vni: u32) -> Option<(Vrf, Bd)> {
+        self.entries.iter().find_map(|entry| match entry {
+            Entry::Tunnel(e) if e.vni.get() == vni => Some((e.vrf, e.bd)),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn of_vid(&self, port: PortId, vid: u16) -> Option<(Vrf, Bd)> {
+        self.entries.iter().find_map(|entry| match entry {
+            Entry::Vlan(e) if e.port == port && e.vid.get() == vid => Some((e.vrf, e.bd)),
+            _ => None,
+        })
+    }
+
+    /// Our own address towards another node.
+    fn local(&self, vtep: IpAddr) -> Option<IpAddr> {
+        self.entries.iter().find_map(|entry| match entry {
+            Entry::Vtep(e) if e.ip == vtep => Some(e.local),
+            _ => None,
+        })
+    }
+
+    fn underlay(&self, vtep: IpAddr) -> Option<&'a UnderlayEntry> {
+        self.entries.iter().find_map(|entry| match entry {
+            Entry::Underlay(e) if e.vtep == vtep => Some(e),
+            _ => None,
+        })
+    }
+
+    fn mac(&self, bd: Bd, mac: Mac) -> Option<NextHop> {
+        self.entries.iter().find_map(|entry| match entry {
+            Entry::Mac(e) if e.bd == bd && e.mac == mac => Some(e.next_hop),
+            _ => None,
+        })
+    }
+
+    fn route(&self, vrf: Vrf, ip: IpAddr) -> Option<&'a RouteEntry> {
+        let routes = self.entries.iter().filter_map(|entry| match entry {
+            Entry::Route(e) if e.vrf == vrf && e.prefix.contains(ip) => Some(e),
+            _ => None,
+        });
+        routes.max_by_key(|route| route.prefix.length())
+    }
+
+    fn group(&self, vrf: Vrf, ip: IpAddr) -> Group {
+        let groups = self.entries.iter().filter_map(|entry| match entry {
+            Entry::Group(e) if e.vrf == vrf && e.prefix.contains(ip) => Some(e),
+            _ => None,
+        });
+        groups.max_by_key(|entry| entry.prefix.length()).map_or(Group::NONE, |entry| entry.group)
+    }
+
+    fn is_gateway(&self, vrf: Vrf, ip: IpAddr) -> bool {
+        self.entries.iter().any(
+            |entry| matches!(entry, Entry::Network(e) if e.vrf == vrf && e.gateways.contains(&ip)),
+        )
+    }
+
+    fn decide(
+        &self,
+        spec: &PortSpec,
+        seen: &Seen,
+        frame: &[u8],
+        rules: &mut Vec<RuleId>,
+    ) -> Stopped<Fate> {
+        let came = self.came(spec, seen)?;
+        if let What::Arp { request: true, target, .. } = seen.what {
+            return self.arp_request(came, seen, target, frame);
+        }
+        if seen.dst.0[0] & 1 == 1 {
+            return drop(DropReason::Multicast);
+        }
+        let (next_hop, routed) = if seen.dst == Mac::GATEWAY {
+            let route = self.gateway(came, seen)?;
+            (route.next_hop, Some(route.mac))
+        } else {
+            (self.bridge(came, seen)?, None)
+        };
+        if let What::Ip(ip) = seen.what {
+            self.policy(came, &ip, next_hop, rules)?;
+        }
+        let out = self.way_out(spec.id, came, next_hop)?;
+        let inner = seen.unwrapped(frame);
+        let inner = routed.map_or_else(|| inner.clone(), |mac| bytes::routed(&inner, mac));
+        Ok(Fate::Forward(out.id, self.wrapped(next_hop, &inner)))
+    }
+
+    fn came(&self, spec: &PortSpec, seen: &Seen) -> Stopped<Came<'a>> {
+        match spec.kind {
+            PortKind::Container => {
+                let Some(binding) = self.binding(spec.id) else {
+                    return drop(DropReason::PortUnbound);
+                };
+                check_source(binding, seen)?;
+                Ok(Came { from: From::Container(binding), vrf: binding.vrf, bd: binding.bd })
+            }
+            PortKind::Uplink => {
+                let (from, found) = match (seen.tunnel, seen.tag) {
+                    (Some((vtep, vni)), _) => {
+                        if self.local(vtep).is_none() {
+                            return drop(DropReason::UnknownVtep);
+                        }
+                        let found = self.of_vni(vni);
+                        (From::Tunnel, found.ok_or(Fate::Drop(DropReason::UnknownVni)))
+                    }
+                    (None, None | Some(0)) => return drop(DropReason::NotForUs),
+                    (None, Some(vid)) => {
+                        let found = self.of_vid(spec.id, vid);
+                        (From::Wire, found.ok_or(Fate::Drop(DropReason::UnknownVlan)))
+                    }
+                };
+                let (vrf, bd) = found?;
+                match seen.what {
+                    What::Other => drop(DropReason::NonIp),
+                    What::Arp { .. } | What::Ip(_) => Ok(Came { from, vrf, bd }),
+                }
+            }
+        }
+    }
+
+    fn arp_request(
+        &self,
+        came: Came<'_>,
+        seen: &Seen,
+        target: IpAddr,
+        frame: &[u8],
+    ) -> Stopped<Fate> {
+        let network = self.network(came.bd);
+        let container = came.from.is_container();
+        if container && network.is_some_and(|n| n.gateways.contains(&target)) {
+            return Ok(Fate::Punt(Punt::ArpReply(Mac::GATEWAY)));
+        }
+        if let Some(route) = self.route(came.vrf, target) {
+            let one_host = route.prefix.length() == 32 && route.bd == came.bd;
+            let answered = match route.next_hop {
+                NextHop::Local(_) => true,
+                NextHop::Tunnel { .. } | NextHop::Vlan { .. } => container,
+                NextHop::UnknownEndpoint => false,
+            };
+            if one_host && answered && route.mac != seen.src {
+                return Ok(Fate::Punt(Punt::ArpReply(route.mac)));
+            }
+        }
+        match network.and_then(|n| n.wire) {
+            Some((port, vid)) if container => {
+                let next_hop = NextHop::Vlan { port, vid };
+                let out = self.vlan(came, port, vid)?;
+                Ok(Fate::Forward(out.id, self.wrapped(next_hop, frame)))
+            }
+            Some(_) | None => drop(DropReason::ArpUnknown),
+        }
+    }
+
+    /// The packet is for the gateway's MAC.
+    fn gateway(&self, came: Came<'_>, seen: &Seen) -> Stopped<&'a RouteEntry> {
+        let What::Ip(ip) = seen.what else { return drop(DropReason::NotForUs) };
+        if !came.from.is_container() {
+            return drop(DropReason::NotForUs);
+        }
+        if self.is_gateway(came.vrf, ip.dst) {
+            return Err(if ip.echo {
+                Fate::Punt(Punt::GatewayEcho)
+            } else {
+                Fate::Drop(DropReason::NotForUs)
+            });
+        }
+        let route = self.route(came.vrf, ip.dst).ok_or(Fate::Drop(DropReason::NoRoute))?;
+        if route.next_hop == NextHop::UnknownEndpoint {
+            return drop(DropReason::UnknownEndpoint);
+        }
+        if ip.ttl < 2 {
+            return Err(Fate::Punt(Punt::TimeExceeded));
+        }
+        Ok(route)
+    }
+
+    fn bridge(&self, came: Came<'_>, seen: &Seen) -> Stopped<NextHop> {
+        let found = self.mac(came.bd, seen.dst);
+        if let What::Ip(ip) = seen.what {
+            // The address must be that of the MAC: in this network, and known to be there.
+            let agrees = match self.route(came.vrf, ip.dst) {
+                None => found.is_none(),
+                Some(route) if route.next_hop == NextHop::UnknownEndpoint => false,
+                Some(route) if route.bd == came.bd => route.mac == seen.dst,
+                Some(_) => found.is_none(),
+            };
+            if !agrees {
+                return drop(DropReason::UnknownEndpoint);
+            }
+        }
+        let wire = self.network(came.bd).and_then(|n| n.wire);
+        match (found, wire) {
+            (Some(next_hop), _) => Ok(next_hop),
+            (None, Some((port, vid))) if came.from.is_container() => {
+                Ok(NextHop::Vlan { port, vid })
+            }
+            (None, _) => drop(DropReason::UnknownEndpoint),
+        }
+    }
+
+    fn policy(
+        &self,
+        came: Came<'_>,
+        ip: &Ip,
+        next_hop: NextHop,
+        rules: &mut Vec<RuleId>,
+    ) -> Stopped<()> {
+        let receiver = match next_hop {
+            NextHop::Local(port) => self.binding(port),
+            NextHop::Tunnel { .. } | NextHop::Vlan { .. } | NextHop::UnknownEndpoint => None,
+        };
+        let sender = match came.from {
+            From::Container(binding) => binding.group,
+            From::Tunnel | From::Wire => self.group(came.vrf, ip.src),
+        };
+        let groups = (sender, receiver.map_or_else(|| self.group(came.vrf, ip.dst), |r| r.group));
+        if came.from.is_container() {
+            self.permit(Direction::Out, came.vrf, (ip, groups), rules)?;
+        }
+        if receiver.is_some() {
+            self.permit(Direction::In, came.vrf, (ip, groups), rules)?;
+        }
+        Ok(())
+    }
+
+    fn permit(
+        &self,
+        direction: Direction,
+        vrf: Vrf,
+        (ip, groups): (&Ip, (Group, Group)),
+        matched: &mut Vec<RuleId>,
+    ) -> Stopped<()> {
+        let rules = self.entries.iter().filter_map(|entry| match entry {
+            Entry::Rule(rule) if rule.direction == direction && rule.vrf == vrf => Some(rule),
+            _ => None,
+        });
+        let best = rules
+            .filter(|rule| matches_rule(rule, ip, groups))
+            .min_by_key(|r| (Reverse(r.priority), r.permit == Permit::Allow, r.rule, r.seq));
+        let default = self.entries.iter().find_map(|entry| match entry {
+            Entry::Tenant(e) if e.vrf == vrf => Some(e.default),
+            _ => None,
+        });
+        matched.extend(best.map(|rule| rule.rule));
+        match best.map(|rule| rule.permit).or(default).unwrap_or(Permit::Allow) {
+            Permit::Allow => Ok(()),
+            Permit::Deny => drop(DropReason::PolicyDeny),
+        }
+    }
+
+    fn way_out(&self, in_port: PortId, came: Came<'_>, next_hop: NextHop) -> Stopped<&'a PortSpec> {
+        let container = came.from.is_container();
+        match next_hop {
+            NextHop::Local(port) => {
+                let Some(binding) = self.binding(port) else { return drop(DropReason::PortGone) };
+                if port == in_port {
+                    return drop(DropReason::Hairpin);
+                }
+                if binding.vrf != came.vrf {
+                    return drop(DropReason::NoRoute);
+                }
+                self.spec(port).ok_or(Fate::Drop(DropReason::PortGone))
+            }
+            NextHop::Tunnel { .. } | NextHop::Vlan { .. } if !container => {
+                drop(DropReason::SplitHorizon)
+            }
+            NextHop::Tunnel { vtep, vni } => self.tunnel(came, vtep, vni),
+            NextHop::Vlan { port, vid } => self.vlan(came, port, vid),
+            NextHop::UnknownEndpoint => drop(DropReason::UnknownEndpoint),
+        }
+    }
+
+    fn tunnel(&self, came: Came<'_>, vtep: IpAddr, vni: Vni) -> Stopped<&'a PortSpec> {
+        if self.local(vtep).is_none() {
+            return drop(DropReason::UnknownVtep);
+        }
+        if self.of_vni(vni.get()).is_some_and(|(owner, _)| owner != came.vrf) {
+            return drop(DropReason::NoRoute);
+        }
+        match self.underlay(vtep) {
+            Some(underlay) => self.uplink(underlay.port),
+            None => drop(DropReason::UnresolvedUnderlay),
+        }
+    }
+
+    fn vlan(&self, came: Came<'_>, port: PortId, vid: Vid) -> Stopped<&'a PortSpec> {
+        if self.of_vid(port, vid.get()).is_some_and(|(owner, _)| owner != came.vrf) {
+            return drop(DropReason::NoRoute);
+        }
+        self.uplink(port)
+    }
+
+    fn uplink(&self, port: PortId) -> Stopped<&'a PortSpec> {
+        let spec = self.spec(port).filter(|spec| spec.kind == PortKind::Uplink);
+        spec.ok_or(Fate::Drop(DropReason::PortGone))
+    }
+
+    /// `inner` as it leaves for a next hop.
+    fn wrapped(&self, next_hop: NextHop, inner: &[u8]) -> Vec<u8> {
+        match next_hop {
+            NextHop::Local(_) | NextHop::UnknownEndpoint => inner.to_vec(),
+            NextHop::Vlan { vid, .. } => bytes::tagged(vid.get(), inner),
+            NextHop::Tunnel { vtep, vni } => {
+                let (local, underlay) = (self.local(vtep), self.underlay(vtep));
+                let (local, underlay) = local.zip(underlay).expect("the way out was found");
+                bytes::vxlan(underlay, local, vni.get(), inner)
+            }
+        }
+    }
+
+    /// The frame that answers an ARP request with `mac`, where it leaves, or why it doesn't.
+    pub(crate) fn arp_answer(
+        &self,
+        port: PortId,
+        (seen, frame): (&Seen, &[u8]),
+        mac: Mac,
+    ) -> Result<Vec<u8>, DropReason> {
+        let reply = bytes::arp_reply(&seen.unwrapped(frame), mac);
+        match (seen.tunnel, seen.tag) {
+            (Some((vtep, vni)), _) => {
+                let underlay = self.underlay(vtep).ok_or(DropReason::UnresolvedUnderlay)?;
+                let local = self.local(vtep).ok_or(DropReason::UnknownVtep)?;
+                Ok(bytes::vxlan(underlay, local, vni, &reply))
+            }
+            (None, Some(vid)) => Ok(bytes::tagged(vid, &reply)),
+            (None, None) => {
+                assert!(self.binding(port).is_some());
+                Ok(reply)
+            }
+        }
+    }
+}
+
+/// A container may use its own addresses only.
+fn check_source(binding: &PortEntry, seen: &Seen) -> Stopped<()> {
+    if seen.src != binding.mac {
+        return drop(DropReason::SpoofedMac);
+    }
+    let allowed = match seen.what {
+        What::Other => return drop(DropReason::NonIp),
+        What::Ip(ip) if ip.src.is_ipv6() && binding.ipv6 == Ipv6::Off => {
+            return drop(DropReason::Ipv6Off);
+        }
+        What::Ip(ip) => binding.ips.contains(&ip.src),
+        What::Arp { sender, .. } => sender.is_unspecified() || binding.ips.contains(&sender),
+    };
+    if allowed { Ok(()) } else { drop(DropReason::SpoofedIp) }
+}
+
+fn matches_rule(rule: &RuleEntry, ip: &Ip, (src_group, dst_group): (Group, Group)) -> bool {
+    let protocol = rule.protocol.is_none_or(|protocol| {
+        protocol == ip.protocol || (protocol == 1 && ip.protocol == 58 && ip.src.is_ipv6())
+    });
+    protocol
+        && rule.src_group.is_none_or(|group| group == src_group)
+        && rule.dst_group.is_none_or(|group| group == dst_group)
+        && rule.src.is_none_or(|prefix| prefix.contains(ip.src))
+        && rule.dst.is_none_or(|prefix| prefix.contains(ip.dst))
+        && rule
+            .src_ports
+            .is_none_or(|r| ip.ports.is_some_and(|(port, _)| r.first <= port && port <= r.last))
+        && rule
+            .dst_ports
+            .is_none_or(|r| ip.ports.is_some_and(|(_, port)| r.first <= port && port <= r.last))
+}

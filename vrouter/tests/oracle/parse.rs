@@ -1,0 +1,275 @@
+//! Reads a frame, one field after the other.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use flowtable::DropReason;
+use flowtable::ids::Mac;
+use vrouter::PortKind;
+
+const UDP: u8 = 17;
+const TCP: u8 = 6;
+
+/// What a frame says. Inside a tunnel, what the inner frame says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// First byte of the tenant's frame.
+    pub(crate) start: usize,
+    /// VLAN identifier of the wire's tag.
+    pub(crate) tag: Option<u16>,
+    /// Source and identifier of the tunnel.
+    pub(crate) tunnel: Option<(IpAddr, u32)>,
+    pub(crate) dst: Mac,
+    pub(crate) src: Mac,
+    pub(crate) what: What,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    Arp { request: bool, sender: IpAddr, target: IpAddr },
+    Ip(Ip),
+    Other,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ip {
+    pub(crate) src: IpAddr,
+    pub(crate) dst: IpAddr,
+    pub(crate) ttl: u8,
+    pub(crate) protocol: u8,
+    /// TCP or UDP ports, where the packet has them.
+    pub(crate) ports: Option<(u16, u16)>,
+    /// An ICMP echo request.
+    pub(crate) echo: bool,
+    fragment: Fragment,
+    /// UDP: where the data starts and ends.
+    data: (usize, usize),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fragment {
+    Whole,
+    First,
+    Later,
+}
+
+impl Seen {
+    /// The tenant's frame: no tunnel, no tag of the wire.
+    pub(crate) fn unwrapped(&self, frame: &[u8]) -> Vec<u8> {
+        match (self.tunnel, self.tag) {
+            (Some(_), _) => frame[self.start..].to_vec(),
+            (None, Some(_)) => [&frame[..12], &frame[16..]].concat(),
+            (None, None) => frame.to_vec(),
+        }
+    }
+}
+
+type Read<T> = Result<T, DropReason>;
+
+/// Reads a frame received on a port of this kind.
+pub(crate) fn parse(frame: &[u8], kind: PortKind) -> Read<Seen> {
+    let tag = tag_of(frame, 0)?;
+    match (kind, tag) {
+        (PortKind::Container, Some(_)) => return Err(DropReason::ContainerTag),
+        (PortKind::Uplink, Some(0x88a8)) => return Err(DropReason::Malformed),
+        (PortKind::Container | PortKind::Uplink, _) => {}
+    }
+    let (tag, at) = match tag {
+        None => (None, 12),
+        Some(_) => {
+            let vid = number(frame, 14)? & 0x0fff;
+            if tag_of(frame, 4)?.is_some() || vid == 4095 {
+                return Err(DropReason::Malformed);
+            }
+            (Some(vid), 16)
+        }
+    };
+    let outer = Seen { tag, ..read_frame(frame, 0, at)? };
+    let What::Ip(ip) = outer.what else { return Ok(outer) };
+    let on_wire = kind == PortKind::Uplink && matches!(tag, None | Some(0));
+    let vxlan = ip.fragment == Fragment::Later || ip.ports.is_some_and(|(_, to)| to == 4789);
+    if !on_wire || ip.protocol != UDP || !vxlan {
+        return Ok(outer);
+    }
+    open(frame, &outer, &ip)
+}
+
+/// The Ethernet type of a tag that stands `skip` bytes behind the addresses.
+fn tag_of(frame: &[u8], skip: usize) -> Read<Option<u16>> {
+    let kind = number(frame, 12 + skip)?;
+    Ok(Some(kind).filter(|kind| matches!(kind, 0x8100 | 0x88a8)))
+}
+
+fn open(frame: &[u8], outer: &Seen, ip: &Ip) -> Read<Seen> {
+    let disguised = matches!(ip.src, IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some());
+    if ip.fragment != Fragment::Whole || disguised {
+        return Err(DropReason::Malformed);
+    }
+    let (start, end) = ip.data;
+    let header = some(&frame[..end], start, 8)?;
+    if header[0] & 8 == 0 {
+        return Err(DropReason::Malformed);
+    }
+    let vni = u32::from_be_bytes([0, header[4], header[5], header[6]]);
+    if vni == 0 {
+        return Err(DropReason::UnknownVni);
+    }
+    let inner = &frame[start + 8..end];
+    if tag_of(inner, 0)?.is_some() {
+        return Err(DropReason::Malformed);
+    }
+    let seen = read_frame(inner, 0, 12)?;
+    Ok(Seen { start: start + 8, tunnel: Some((ip.src, vni)), tag: outer.tag, ..seen })
+}
+
+/// Reads addresses at `at` and what follows the type at `kind_at`.
+fn read_frame(frame: &[u8], at: usize, kind_at: usize) -> Read<Seen> {
+    let macs = some(frame, at, 12)?;
+    let what = match number(frame, kind_at)? {
+        0x0800 => What::Ip(ipv4(frame, kind_at + 2)?),
+        0x86dd => What::Ip(ipv6(frame, kind_at + 2)?),
+        0x0806 => arp(some(frame, kind_at + 2, 28)?)?,
+        _ => What::Other,
+    };
+    let (dst, src) = (macs[..6].try_into(), macs[6..].try_into());
+    let (dst, src) = (Mac(dst.unwrap()), Mac(src.unwrap()));
+    Ok(Seen { start: 0, tag: None, tunnel: None, dst, src, what })
+}
+
+fn arp(bytes: &[u8]) -> Read<What> {
+    if bytes[..6] != [0, 1, 8, 0, 6, 4] {
+        return Err(DropReason::Malformed);
+    }
+    let request = bytes[6..8] == [0, 1];
+    Ok(What::Arp { request, sender: v4(&bytes[14..18]), target: v4(&bytes[24..28]) })
+}
+
+fn ipv4(frame: &[u8], at: usize) -> Read<Ip> {
+    let header = some(frame, at, 20)?;
+    let header_bytes = usize::from(header[0] & 15) * 4;
+    let total = usize::from(number(header, 2)?);
+    if header[0] >> 4 != 4 || header_bytes < 20 || total < header_bytes {
+        return Err(DropReason::Malformed);
+    }
+    let packet = some(frame, at, total)?;
+    let sum: u32 = packet[..header_bytes].chunks(2).map(|w| word(w[0], w[1])).sum();
+    if (sum & 0xffff) + (sum >> 16) != 0xffff {
+        return Err(DropReason::Malformed);
+    }
+    let field = number(header, 6)?;
+    let ip = Ip {
+        src: v4(&header[12..16]),
+        dst: v4(&header[16..20]),
+        ttl: header[8],
+        protocol: header[9],
+        ports: None,
+        echo: false,
+        fragment: Fragment::Whole,
+        data: (0, 0),
+    };
+    let range = (at + header_bytes, at + total);
+    let fragment = place(field & 0x1fff, field & 0x2000 != 0, (ip.protocol, range.1 - range.0))?;
+    transport(frame, range, Ip { fragment, ..ip })
+}
+
+fn word(high: u8, low: u8) -> u32 {
+    u32::from(high) << 8 | u32::from(low)
+}
+
+/// What a fragment's offset (in units of 8 bytes) and "more" bit say of a payload.
+fn place(offset: u16, more: bool, (protocol, payload): (u8, usize)) -> Read<Fragment> {
+    match (offset, more) {
+        (0, false) => Ok(Fragment::Whole),
+        (0, true) => Ok(Fragment::First),
+        (1, _) if protocol == TCP => Err(DropReason::Malformed),
+        (offset, _) if usize::from(offset) * 8 + payload > 65535 => Err(DropReason::Malformed),
+        (_, _) => Ok(Fragment::Later),
+    }
+}
+
+fn ipv6(frame: &[u8], at: usize) -> Read<Ip> {
+    let header = some(frame, at, 40)?;
+    let end = at + 40 + usize::from(number(header, 4)?);
+    if header[0] >> 4 != 6 || end > frame.len() {
+        return Err(DropReason::Malformed);
+    }
+    let mut ip = Ip {
+        src: v6(&header[8..24]),
+        dst: v6(&header[24..40]),
+        ttl: header[7],
+        protocol: header[6],
+        ports: None,
+        echo: false,
+        fragment: Fragment::Whole,
+        data: (0, 0),
+    };
+    let (mut at, mut count, mut fragments) = (at + 40, 0, 0);
+    while matches!(ip.protocol, 0 | 43 | 44 | 60) {
+        let first = count == 0;
+        count += 1;
+        let hop_by_hop_late = ip.protocol == 0 && !first;
+        let is_fragment = ip.protocol == 44;
+        fragments += u32::from(is_fragment);
+        if count > 8 || hop_by_hop_late || fragments > 1 {
+            return Err(DropReason::Malformed);
+        }
+        let extension = some(&frame[..end], at, 8)?;
+        let length = if is_fragment { 8 } else { (usize::from(extension[1]) + 1) * 8 };
+        some(&frame[..end], at, length)?;
+        at += length;
+        ip.protocol = extension[0];
+        if is_fragment {
+            let field = number(extension, 2)?;
+            ip.fragment = place(field >> 3, field & 1 == 1, (ip.protocol, end - at))?;
+        }
+        if ip.fragment == Fragment::Later {
+            break;
+        }
+    }
+    transport(frame, (at, end), ip)
+}
+
+fn transport(frame: &[u8], (start, end): (usize, usize), ip: Ip) -> Read<Ip> {
+    if ip.fragment == Fragment::Later {
+        return Ok(ip);
+    }
+    let payload = &frame[start..end];
+    let ports = || -> Read<_> { Ok(Some((number(payload, 0)?, number(payload, 2)?))) };
+    match (ip.protocol, ip.src.is_ipv4()) {
+        (TCP, _) => {
+            let header_bytes = usize::from(some(payload, 0, 20)?[12] >> 4) * 4;
+            if header_bytes < 20 {
+                return Err(DropReason::Malformed);
+            }
+            some(payload, 0, header_bytes)?;
+            Ok(Ip { ports: ports()?, ..ip })
+        }
+        (UDP, _) => {
+            let length = usize::from(number(some(payload, 0, 8)?, 4)?);
+            if length < 8 || (ip.fragment == Fragment::Whole && length > payload.len()) {
+                return Err(DropReason::Malformed);
+            }
+            Ok(Ip { ports: ports()?, data: (start + 8, start + length), ..ip })
+        }
+        (1, true) => Ok(Ip { echo: some(payload, 0, 8)?[0] == 8, ..ip }),
+        (58, false) => some(payload, 0, 8).map(|_| ip),
+        (_, _) => Ok(ip),
+    }
+}
+
+fn some(bytes: &[u8], at: usize, count: usize) -> Read<&[u8]> {
+    bytes.get(at..at + count).ok_or(DropReason::Malformed)
+}
+
+fn number(bytes: &[u8], at: usize) -> Read<u16> {
+    some(bytes, at, 2).map(|b| u16::from_be_bytes([b[0], b[1]]))
+}
+
+fn v4(bytes: &[u8]) -> IpAddr {
+    let octets: [u8; 4] = bytes.try_into().unwrap();
+    IpAddr::V4(Ipv4Addr::from(octets))
+}
+
+fn v6(bytes: &[u8]) -> IpAddr {
+    let octets: [u8; 16] = bytes.try_into().unwrap();
+    IpAddr::V6(Ipv6Addr::from(octets))
+}
