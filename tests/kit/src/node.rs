@@ -147,6 +147,13 @@ impl Node {
     /// # Errors
     /// When it is running already, ends, or does not answer; with the end of its log.
     pub fn start(&mut self, daemon: Daemon) -> Result<()> {
+        self.launch(daemon, |node| {
+            node.probe_socket(daemon)?;
+            if daemon == Daemon::Netplugin { node.cni_status() } else { Ok(()) }
+        })
+    }
+
+    fn launch(&mut self, daemon: Daemon, probe: impl Fn(&Self) -> Result<()>) -> Result<()> {
         if self.running.contains_key(&daemon) {
             bail!("{} runs already on {}", daemon.name(), self.name);
         }
@@ -154,9 +161,18 @@ impl Node {
         let name = format!("{} of {}", daemon.name(), self.name);
         let log = self.log_path(daemon);
         let mut process = ProcessGuard::spawn(self.namespace(), &name, command, &log)?;
-        process.wait_ready(READY_BOUND, || self.probe(daemon))?;
+        process.wait_ready(READY_BOUND, || probe(self))?;
         self.running.insert(daemon, process);
         Ok(())
+    }
+
+    /// Starts a daemon and waits only until its socket is there: for one that cannot serve yet,
+    /// since another daemon is away.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn start_unready(&mut self, daemon: Daemon) -> Result<()> {
+        self.launch(daemon, |node| node.probe_socket(daemon))
     }
 
     /// Ends a daemon by SIGTERM.
@@ -266,7 +282,7 @@ impl Node {
         Ok(command)
     }
 
-    fn probe(&self, daemon: Daemon) -> Result<()> {
+    fn probe_socket(&self, daemon: Daemon) -> Result<()> {
         match daemon {
             Daemon::Netmaster => {
                 let address = SocketAddr::from((self.netmaster, NETMASTER_PORT));
@@ -274,10 +290,7 @@ impl Node {
                 self.netns.run(connect)?.map(drop).context("its listener")
             }
             Daemon::Vrouterd => connect_unix(&self.datapath_socket()),
-            Daemon::Netplugin => {
-                connect_unix(&self.cni_socket())?;
-                self.cni_status()
-            }
+            Daemon::Netplugin => connect_unix(&self.cni_socket()),
         }
     }
 }

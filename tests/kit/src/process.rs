@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use netdev::Namespace;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use crate::cleanup::held;
@@ -252,7 +252,12 @@ pub fn run_with_input(
 fn spawn_in(namespace: &Namespace, command: &mut Command) -> Result<Child> {
     // Started and listed under one lock: no signal can come between.
     let mut held = held();
-    let child = namespace.run(|| command.spawn())??;
+    let child = namespace.run(|| {
+        // A child inherits its thread's mask, and `cleanup_on_signal` has blocked signals in ours:
+        // a daemon that never sees SIGTERM would not stop.
+        SigSet::all().thread_unblock()?;
+        command.spawn()
+    })??;
     held.pids.insert(pid_of(&child));
     Ok(child)
 }

@@ -27,8 +27,11 @@ fn run(world: &mut World) -> Result<String> {
         let node = if matches!(at, 0 | 1 | 4) { &world.nodes.one } else { &world.nodes.two };
         container.detach(node)?;
     }
-    let endpoints = world.nodes.one.netctl(&["endpoint", "ls", "-a"])?;
-    ensure!(endpoints.as_array().is_some_and(Vec::is_empty), "left: {endpoints}");
+    let none_left = || {
+        let endpoints = world.nodes.one.netctl(&["endpoint", "ls", "-a"]).ok()?;
+        endpoints.as_array()?.is_empty().then_some(())
+    };
+    wait_until(BOUND, "netmaster to have no endpoint", none_left)?;
     let network = world.nodes.one.netctl(&["network", "inspect", "-t", "blue", "front"])?;
     let free = &network["Oper"]["availableIPAddresses"];
     ensure!(*free == "10.1.1.1-10.1.1.253", "free addresses are {free}");

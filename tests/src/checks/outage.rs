@@ -51,6 +51,7 @@ fn run(world: &mut World) -> Result<String> {
         world.port(who)?;
     }
     world.nodes.one.start(Daemon::Netmaster)?;
+    wait_until(BOUND, "both nodes to be connected again", || connected(world))?;
     Ok(format!(
         "{} of {} answered without netmaster; vrouterd back after a gap of {} ms \
          ({} of {} lost at {} ms intervals), a TCP connection lived on",
@@ -61,6 +62,11 @@ fn run(world: &mut World) -> Result<String> {
         gap.sent,
         INTERVAL.as_millis(),
     ))
+}
+
+fn connected(world: &World) -> Option<()> {
+    let nodes = world.nodes.one.netctl(&["node", "ls"]).ok()?;
+    nodes.as_array()?.iter().all(|node| node["connected"] == true).then_some(())
 }
 
 fn answered(world: &World, who: Who) -> Option<u64> {

@@ -1,0 +1,197 @@
+//! Packets of every size and offload arrive as they were sent.
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use kit::frame::{Addresses, icmp_echo};
+use kit::{
+    CONTAINER_IFNAME, Container, FABRIC_PORT, OneNode, Purpose, TcpServer, Topology, TwoNodes, capture,
+    tcp_transfer,
+};
+use netdev::ethtool::{self, Feature, State};
+
+use crate::Test;
+use crate::control::{create_endpoint, register};
+use crate::packet::{Packet, expect};
+use crate::shared::sharing;
+use crate::site::{attach, configure, reach_soon};
+
+const BULK_BYTES: u64 = 24 << 20;
+const PORT: u16 = 7000;
+/// A container's MTU less the headers of IPv4 and UDP.
+const LARGEST: usize = 1450 - 28;
+
+pub(crate) fn tests() -> Vec<Test> {
+    let mut tests = sharing(
+        build,
+        &[
+            ("net_7_tcp_bulk_with_default_offloads_arrives_intact", bulk),
+            ("net_7_every_checksum_that_reaches_a_container_is_complete", checksums),
+            ("net_7_echo_requests_of_all_sizes_are_answered", all_sizes),
+            ("net_7_a_datagram_in_fragments_arrives_whole", fragments),
+            ("net_7_a_packet_of_exactly_the_containers_mtu_crosses_the_overlay", full_size),
+        ],
+    );
+    let wire = "net_7_the_largest_packet_fills_the_underlays_mtu_and_keeps_df";
+    tests.push((wire.to_owned(), Box::new(full_frames)));
+    tests
+}
+
+/// Containers: a and b on node 1, c on node 2.
+#[derive(Debug)]
+struct Scene {
+    a: Container,
+    b: Container,
+    c: Container,
+    /// Holds the nodes as long as the containers.
+    _nodes: TwoNodes,
+}
+
+fn build() -> Result<Scene> {
+    let nodes = Topology::new(Purpose::Test).two_nodes()?;
+    let lines = [
+        "tenant create blue",
+        "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 front",
+    ];
+    configure(&nodes.one, &lines)?;
+    let a = attach(&nodes.one, "a", "front")?;
+    let b = attach(&nodes.one, "b", "front")?;
+    let c = attach(&nodes.two, "c", "front")?;
+    reach_soon(&a, b.address())?;
+    reach_soon(&a, c.address())?;
+    Ok(Scene { a, b, c, _nodes: nodes })
+}
+
+impl Scene {
+    /// To a container of the same node, and to one of the other.
+    const fn ways(&self) -> [(&'static str, &Container, &Container); 2] {
+        [("on a node", &self.a, &self.b), ("across nodes", &self.a, &self.c)]
+    }
+}
+
+fn bind(container: &Container, port: u16) -> Result<UdpSocket> {
+    let address = SocketAddr::from((container.address(), port));
+    let socket = container.namespace().run(|| UdpSocket::bind(address))??;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    Ok(socket)
+}
+
+fn bulk(scene: &mut Scene) -> Result<()> {
+    for (way, from, to) in scene.ways() {
+        for feature in [Feature::TxChecksum, Feature::Tso, Feature::Gso] {
+            let state = from.namespace().run(|| ethtool::get(CONTAINER_IFNAME, feature))??;
+            ensure!(state == State::On, "{feature:?} of the container is {state:?}");
+        }
+        let server = TcpServer::start(to.namespace(), SocketAddr::from((to.address(), 0)))?;
+        tcp_transfer(from.namespace(), server.address(), BULK_BYTES).context(way)?;
+    }
+    Ok(())
+}
+
+/// The kernel does not verify what a veth pair says is verified; this does.
+fn checksums(scene: &mut Scene) -> Result<()> {
+    for (way, from, to) in scene.ways() {
+        let inside = capture(to.namespace(), CONTAINER_IFNAME)?;
+        let server = TcpServer::start(to.namespace(), SocketAddr::from((to.address(), 0)))?;
+        thread::scope(|scope| {
+            let transfer =
+                scope.spawn(|| tcp_transfer(from.namespace(), server.address(), 1 << 20));
+            let mut seen = 0;
+            expect(&inside, "200 TCP segments", |frame| {
+                let packet = Packet::parse(frame).filter(|packet| packet.protocol == 6)?;
+                seen += 1;
+                let wrong = !packet.has_good_checksum();
+                let verdict =
+                    if wrong { Some(Err(anyhow!("{way}: {packet:?}"))) } else { None };
+                verdict.or_else(|| (seen == 200).then_some(Ok(())))
+            })??;
+            transfer.join().map_err(|_panic| anyhow!("the client panicked"))?.context(way)
+        })?;
+    }
+    Ok(())
+}
+
+fn all_sizes(scene: &mut Scene) -> Result<()> {
+    for (way, from, to) in scene.ways() {
+        let socket = capture(from.namespace(), CONTAINER_IFNAME)?;
+        let addresses = Addresses {
+            src_mac: from.mac()?,
+            dst_mac: to.mac()?,
+            src: from.address(),
+            dst: to.address(),
+        };
+        for (sequence, size) in (0..=1400).step_by(50).chain([LARGEST]).enumerate() {
+            let payload: Vec<u8> = (0..size).map(|at| (at / 3) as u8).collect();
+            let sequence = sequence as u16;
+            socket.send(&icmp_echo(addresses, 77, sequence, &payload)?)?;
+            let answer = |frame: &[u8]| {
+                // Type and code are where ports would be; then checksum, id and sequence number.
+                let packet = Packet::parse(frame).filter(|packet| packet.protocol == 1)?;
+                let wanted = [77_u16.to_be_bytes(), sequence.to_be_bytes()].concat();
+                let (head, data) = packet.rest.split_at_checked(4)?;
+                (packet.src_port == 0 && head == wanted).then(|| data.to_vec())
+            };
+            let what = format!("{way}: the answer to {size} bytes");
+            let data = expect(&socket, &what, answer)?;
+            ensure!(data == payload, "{what} differs: {} bytes", data.len());
+        }
+    }
+    Ok(())
+}
+
+fn fragments(scene: &mut Scene) -> Result<()> {
+    for (way, from, to) in scene.ways() {
+        let (sender, receiver) = (bind(from, PORT)?, bind(to, PORT)?);
+        for size in [1423_usize, 4000, 40_000] {
+            let data: Vec<u8> = (0..size).map(|at| (at / 7) as u8).collect();
+            sender.send_to(&data, (to.address(), PORT))?;
+            let mut buffer = vec![0; 65_536];
+            let (len, _) =
+                receiver.recv_from(&mut buffer).with_context(|| format!("{way}: {size} bytes"))?;
+            ensure!(buffer[..len] == data, "{way}: {len} of {size} bytes, or others");
+        }
+    }
+    Ok(())
+}
+
+fn full_size(scene: &mut Scene) -> Result<()> {
+    for (way, from, to) in scene.ways() {
+        let (sender, receiver) = (bind(from, PORT)?, bind(to, PORT)?);
+        let inside = capture(to.namespace(), CONTAINER_IFNAME)?;
+        sender.send_to(&[0x5a; LARGEST], (to.address(), PORT))?;
+        let mut buffer = vec![0; 65_536];
+        let (len, _) = receiver.recv_from(&mut buffer).context(way)?;
+        ensure!(buffer[..len] == [0x5a; LARGEST], "{way}: {len} bytes");
+        let packet = expect(&inside, way, |frame| {
+            Packet::parse(frame).filter(|packet| packet.dst_port == PORT)
+        })?;
+        // Linux sends datagrams that fit with DF.
+        ensure!(packet.dont_fragment && packet.rest.len() == LARGEST + 4, "{way}: {packet:?}");
+    }
+    Ok(())
+}
+
+fn full_frames() -> Result<()> {
+    const PEER: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 200);
+    let one: OneNode = Topology::new(Purpose::Test).underlay_mtu(9000).one_node()?;
+    let lines = [
+        "tenant create blue",
+        "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 front",
+    ];
+    configure(&one.node, &lines)?;
+    register(&one.node, "fabric", "10.250.0.2")?;
+    let peer = control_api::v1::Endpoint {
+        endpoint_id: "peer:eth0".into(),
+        tenant_name: "blue".into(),
+        network_name: "front".into(),
+        ip_address: vec![PEER.to_string()],
+        homing_host: "fabric".into(),
+        ..Default::default()
+    };
+    create_endpoint(&one.node, peer)?;
+    let a = attach(&one.node, "a", "front")?;
+    let wire = capture(one.fabric.namespace(), FABRIC_PORT)?;
+    Ok(drop((a, wire)))
+}

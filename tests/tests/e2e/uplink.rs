@@ -1,0 +1,66 @@
+//! The node's own traffic over the uplink that the engine uses too.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use kit::{Daemon, Flow, OneNode, Purpose, TcpServer, Topology, tcp_connect, wait_until};
+
+use crate::Test;
+use crate::site::{BOUND, links, ports};
+
+const FABRIC: Ipv4Addr = Ipv4Addr::new(10, 250, 0, 2);
+
+pub(crate) fn tests() -> Vec<Test> {
+    let name = "upl_2_the_hosts_connections_live_through_attach_detach_and_crash";
+    vec![(name.to_owned(), Box::new(host_lives))]
+}
+
+fn host_lives() -> Result<()> {
+    let mut one = Topology::new(Purpose::Test).one_node()?;
+    taken(&one)?;
+    one.node.stop(Daemon::Netplugin)?;
+    one.node.stop(Daemon::Vrouterd)?;
+    let before = links(&one.node)?;
+    let server = TcpServer::start(one.fabric.namespace(), SocketAddr::from((FABRIC, 0)))?;
+    let node = one.node.namespace();
+    let mut stream = tcp_connect(node, server.address(), Duration::from_secs(2))?;
+    let flow = Flow::start(node, FABRIC, Duration::from_millis(5))?;
+    echo(&mut stream, "before the engine")?;
+
+    one.node.start(Daemon::Vrouterd)?;
+    one.node.start(Daemon::Netplugin)?;
+    taken(&one)?;
+    echo(&mut stream, "with the uplink attached")?;
+    for round in 0..2 {
+        one.node.kill(Daemon::Vrouterd)?;
+        echo(&mut stream, "after a crash").with_context(|| format!("round {round}"))?;
+        one.node.start(Daemon::Vrouterd)?;
+        taken(&one)?;
+        echo(&mut stream, "attached again").with_context(|| format!("round {round}"))?;
+    }
+    one.node.stop(Daemon::Netplugin)?;
+    one.node.stop(Daemon::Vrouterd)?;
+    echo(&mut stream, "after detach")?;
+    let report = flow.stop()?;
+    ensure!(links(&one.node)? == before, "left: {:?}", links(&one.node)?);
+    // Each attach and detach restarts the device's queue, which may cost what is in it.
+    let lost = report.sent - report.received;
+    ensure!(lost <= 12 && report.gap_max < Duration::from_millis(500), "{report:?}");
+    Ok(())
+}
+
+fn taken(one: &OneNode) -> Result<()> {
+    let attached = || ports(&one.node).ok()?.values().find(|name| *name == kit::UPLINK).cloned();
+    wait_until(BOUND, "the uplink to be attached", attached)?;
+    Ok(())
+}
+
+fn echo(stream: &mut TcpStream, text: &str) -> Result<()> {
+    stream.write_all(text.as_bytes()).context(text.to_owned())?;
+    let mut back = vec![0; text.len()];
+    stream.read_exact(&mut back).with_context(|| text.to_owned())?;
+    ensure!(back == text.as_bytes(), "the echo of {text:?} differs");
+    Ok(())
+}
