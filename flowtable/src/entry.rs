@@ -147,7 +147,7 @@ pub struct PortEntry {
     pub ips: Vec<IpAddr>,
     /// Whether the network carries IPv6.
     pub ipv6: Ipv6,
-    /// sFlow: one packet in this many is sampled; 0 is none.
+    /// sFlow: one packet in this many is sampled; 0 leaves it to the engine's own setting.
     pub sample_rate: u32,
 }
 

@@ -2,19 +2,22 @@
 //! sampling on. Every frame is copied in from a ring of equal size, and every frame out is compared
 //! with the one that was built for it.
 
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
+use crossbeam::queue::ArrayQueue;
 use flowtable::DropReason;
 use flowtable::ids::PortId;
+use hdrhistogram::Histogram;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use packet_io::QueueId;
 use packet_io::memory::{Feed, MemoryIo, Sink, Tally, digest};
 use serde::Serialize;
-use vrouter::{CacheStats, Engine, EngineConfig, Framing, PortKind, PortSpec, Worker};
+use vrouter::{CacheStats, Engine, EngineConfig, Framing, PortKind, PortSpec, Sample, Worker};
 
 use crate::workload::{Shape, flow};
 
@@ -25,6 +28,9 @@ const SOURCES: u16 = 64;
 const SINK: u32 = 1000;
 /// sFlow's default rate in this project.
 const SAMPLE_RATE: u32 = 400;
+
+/// Longest loop that is told apart from longer ones.
+const LOOP_NS_MAX: u64 = 1_000_000_000;
 
 /// Settings of one run.
 #[derive(Debug, Args)]
@@ -73,6 +79,10 @@ pub(crate) struct Report {
     pipeline_pct: f64,
     drops: u64,
     samples: u64,
+    /// Time of one loop of the worker (a burst of up to 64 packets), in ns.
+    loop_ns_p50: u64,
+    loop_ns_p99: u64,
+    loop_ns_p999: u64,
     /// Every output byte was as expected.
     output_verified: bool,
 }
@@ -112,13 +122,14 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     let before = (tally(&mut worker)?, engine.cache());
     eprintln!("vrperf: measuring for {} s", options.seconds);
     let samples = AtomicU64::new(0);
-    let elapsed = measure(&mut worker, &engine, &samples, options.seconds);
+    let (elapsed, loops) = measure(&mut worker, &engine, &samples, options.seconds)?;
     let after = (tally(&mut worker)?, engine.cache());
     let drops: u64 = engine.drops().iter().map(|(_, count)| count.packets).sum();
     ensure!(drops == 0, "{drops} packets were dropped: {:?}", dropped(&engine));
     let verified = after.0.digest == expected_digest(options, after.0.packets)?;
     ensure!(verified, "output bytes differ from the expected ones");
-    report(options, elapsed, (before, after), drops, samples.load(Ordering::Relaxed))
+    let readings = Readings { before, after, elapsed, loops };
+    report(options, &readings, drops, samples.load(Ordering::Relaxed))
 }
 
 fn dropped(engine: &Engine) -> Vec<(DropReason, u64)> {
@@ -148,30 +159,49 @@ fn tally(worker: &mut Worker<MemoryIo>) -> Result<Tally> {
     worker.io_mut().tally(QueueId::TRUNK).context("the trunk has no tally")
 }
 
-/// Runs the worker's own loop while another thread keeps time and drains the samples.
+/// What a measurement has seen.
+#[derive(Debug)]
+struct Readings {
+    before: (Tally, CacheStats),
+    after: (Tally, CacheStats),
+    elapsed: Duration,
+    loops: Histogram<u64>,
+}
+
+/// Runs the worker's own loop while another thread keeps time and drains the samples. The worker
+/// reads the clock once a loop, which is where loops are timed.
 fn measure(
     worker: &mut Worker<MemoryIo>,
     engine: &Engine,
     samples: &AtomicU64,
     seconds: f64,
-) -> Duration {
+) -> Result<(Duration, Histogram<u64>)> {
+    let loops = RefCell::new(Histogram::new_with_bounds(1, LOOP_NS_MAX, 3)?);
+    let last = Cell::new(0);
     let stop = AtomicBool::new(false);
     let queue = engine.samples();
     let start = Instant::now();
-    std::thread::scope(|scope| {
+    let elapsed = std::thread::scope(|scope| {
         scope.spawn(|| {
             while start.elapsed().as_secs_f64() < seconds {
                 std::thread::sleep(Duration::from_millis(5));
-                while queue.pop().is_some() {
-                    samples.fetch_add(1, Ordering::Relaxed);
-                }
+                samples.fetch_add(drain(&queue), Ordering::Relaxed);
             }
             stop.store(true, Ordering::Relaxed);
         });
-        let clock = || u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let clock = || {
+            let now = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            loops.borrow_mut().saturating_record(now - last.replace(now));
+            now
+        };
         worker.run(clock, &stop);
         start.elapsed()
-    })
+    });
+    Ok((elapsed, loops.into_inner()))
+}
+
+fn drain(queue: &ArrayQueue<Sample>) -> u64 {
+    std::iter::from_fn(|| queue.pop()).fold(0, |count, _| count + 1)
 }
 
 /// Sum of the digests of the first `packets` frames that must have come out.
@@ -186,13 +216,8 @@ fn expected_digest(options: &Options, packets: u64) -> Result<u64> {
     Ok(sum(&digests).wrapping_mul(packets / flows).wrapping_add(sum(&digests[..rest])))
 }
 
-fn report(
-    options: &Options,
-    elapsed: Duration,
-    (before, after): ((Tally, CacheStats), (Tally, CacheStats)),
-    drops: u64,
-    samples: u64,
-) -> Result<Report> {
+fn report(options: &Options, readings: &Readings, drops: u64, samples: u64) -> Result<Report> {
+    let Readings { before, after, elapsed, loops } = readings;
     let packets = after.0.packets - before.0.packets;
     ensure!(packets > 0, "nothing was forwarded: {drops} drops");
     let count = f64::from(u32::try_from(packets).context("too many packets for one run")?);
@@ -217,6 +242,9 @@ fn report(
         pipeline_pct: pct(pipeline)?,
         drops,
         samples,
+        loop_ns_p50: loops.value_at_quantile(0.5),
+        loop_ns_p99: loops.value_at_quantile(0.99),
+        loop_ns_p999: loops.value_at_quantile(0.999),
         output_verified: true,
     })
 }

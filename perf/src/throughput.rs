@@ -307,7 +307,7 @@ fn report(
         offered_mpps: offered / seconds / 1e6,
         delivered_mpps: delivered / seconds / 1e6,
         loss_pct,
-        cpu_pct: 100.0 * (after.engine_cpu - before.engine_cpu).as_secs_f64() / seconds,
+        cpu_pct: 100.0 * after.engine_cpu.saturating_sub(before.engine_cpu).as_secs_f64() / seconds,
         generator_limited: loss_pct < KEPT_UP_PCT,
         engine_drops: engine.drops().iter().map(|(_, count)| count.packets).sum(),
         exact_hit_pct: 100.0 * count(cache.exact_hits)? / decided,

@@ -172,12 +172,12 @@ impl Shape {
         rule.protocol = Some(17);
         match number % 5 {
             0 => {
-                (rule.src, rule.dst, rule.dst_ports) =
-                    (block(src, 24)?, block(dst, 24)?, one(dst_port))
+                (rule.src, rule.dst) = (block(src, 24)?, block(dst, 24)?);
+                rule.dst_ports = one(dst_port);
             }
             1 => {
-                (rule.src, rule.dst, rule.dst_ports) =
-                    (block(src, 12)?, block(dst, 32)?, one(dst_port))
+                (rule.src, rule.dst) = (block(src, 12)?, block(dst, 32)?);
+                rule.dst_ports = one(dst_port);
             }
             2 => (rule.dst, rule.dst_ports) = (block(dst, 20)?, one(10_000 + number as u16)),
             3 => {

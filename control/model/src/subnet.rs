@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use flowtable::entry::Prefix;
+use ipnetwork::Ipv4Network;
 
 use crate::refusal::{Reason, Refused};
 
@@ -92,9 +93,8 @@ impl fmt::Display for AddressRange {
 /// A network's addresses: `a.b.c.d/len`, or the range `a.b.c.d-e.f.g.h/len` of that block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Subnet {
-    // As given: users see what they wrote, also when it has host bits.
-    given: Ipv4Addr,
-    length: u8,
+    // Its address is as given: users see what they wrote, also when it has host bits.
+    given: Ipv4Network,
     range: Option<AddressRange>,
 }
 
@@ -121,7 +121,8 @@ impl Subnet {
             .ok()
             .filter(|l| (LENGTH_MIN..=LENGTH_MAX).contains(l))
             .ok_or(Reason::SubnetLength { length })?;
-        let whole = Self { given: first, length, range: None };
+        let given = Ipv4Network::new(first, length).map_err(|_too_long| Reason::SubnetFormat)?;
+        let whole = Self { given, range: None };
         let Some(last) = last else { return Ok(whole) };
         if first > last || !whole.block().contains(last) {
             return Err(Reason::SubnetFormat);
@@ -131,21 +132,20 @@ impl Subnet {
 
     /// The prefix length, 8 to 31.
     #[must_use]
-    pub const fn length(&self) -> u8 {
-        self.length
+    pub fn length(&self) -> u8 {
+        self.given.prefix()
     }
 
     /// The block's first address.
     #[must_use]
     pub fn network_address(&self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.given.to_bits() & self.mask())
+        self.given.network()
     }
 
     /// Every address of the block, also outside the range.
     #[must_use]
     pub fn block(&self) -> AddressRange {
-        let first = self.network_address();
-        AddressRange { first, last: Ipv4Addr::from_bits(first.to_bits() | !self.mask()) }
+        AddressRange { first: self.given.network(), last: self.given.broadcast() }
     }
 
     /// The addresses that are this network's: the range, or the block.
@@ -178,27 +178,23 @@ impl Subnet {
         if !block.contains(gateway) {
             return Err(refuse(Reason::GatewayOutside {
                 gateway: gateway.to_string(),
-                subnet: format!("{}/{}", block.first, self.length),
+                subnet: format!("{}/{}", block.first, self.length()),
                 host: gateway.to_bits().wrapping_sub(block.first.to_bits()),
             }));
         }
         // A /31 has nothing between its ends.
-        if self.length < LENGTH_MAX && (gateway == block.first || gateway == block.last) {
+        if self.length() < LENGTH_MAX && (gateway == block.first || gateway == block.last) {
             return Err(refuse(Reason::GatewayReserved));
         }
         Ok(gateway)
-    }
-
-    const fn mask(&self) -> u32 {
-        u32::MAX << (32 - self.length)
     }
 }
 
 impl fmt::Display for Subnet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.range {
-            Some(range) => write!(f, "{range}/{}", self.length),
-            None => write!(f, "{}/{}", self.given, self.length),
+            Some(range) => write!(f, "{range}/{}", self.length()),
+            None => self.given.fmt(f),
         }
     }
 }

@@ -134,8 +134,8 @@ pub(crate) enum Error {
     Syntax { path: PathBuf, source: toml::de::Error },
     #[error("--listen {0:?}: want HOST:PORT with an IP address, or unix:PATH")]
     Listen(String),
-    #[error("--store {0}")]
-    Store(#[source] control_store::OpenError),
+    #[error("--store: {0}")]
+    Store(control_store::OpenError),
     #[error("--{0}: TLS is not in this version; use --plaintext on an address only you reach")]
     Tls(&'static str),
     #[error(

@@ -70,14 +70,11 @@ impl Master {
 
     /// Looks at the state.
     pub(crate) async fn read<T>(&self, look: impl FnOnce(&State) -> T) -> Result<T, Failure> {
-        if let Some(state) = self.cache.read().await.as_ref() {
+        if let Some(state) = self.cache.read().await.as_ref().filter(|s| self.is_newest(s)) {
             return Ok(look(state));
         }
         let mut cache = self.cache.write().await;
-        let state = match cache.take() {
-            Some(state) => state,
-            None => self.load().await?,
-        };
+        let state = self.newest(&mut cache).await?;
         Ok(look(cache.insert(state)))
     }
 
@@ -103,10 +100,7 @@ impl Master {
         let mut cache = self.cache.write().await;
         for _ in 0..CONFLICTS_MAX {
             // Taken out while it is ahead of the store: an early end leaves nothing to trust.
-            let mut state = match cache.take() {
-                Some(state) => state,
-                None => self.load().await?,
-            };
+            let mut state = self.newest(&mut cache).await?;
             let before = state.ledger.counters();
             let (object, changes) = match apply(&mut state.ledger) {
                 Ok(applied) => applied,
@@ -131,9 +125,18 @@ impl Master {
         Err(Failure::Conflicts)
     }
 
-    async fn load(&self) -> Result<State, Failure> {
+    /// The cached state, or what the store has when somebody else has written since: also a refusal
+    /// has to be about the state as it is.
+    async fn newest(&self, cache: &mut Option<State>) -> Result<State, Failure> {
+        if let Some(state) = cache.take().filter(|state| self.is_newest(state)) {
+            return Ok(state);
+        }
         let listing = self.store.list(b"").await?;
         Ok(State { ledger: layout::read(&listing)?, revision: listing.revision })
+    }
+
+    fn is_newest(&self, state: &State) -> bool {
+        *self.store.revisions().borrow() == state.revision
     }
 
     /// Every object as stored, and the revision.

@@ -62,7 +62,8 @@ pub(crate) async fn serve(
         .add_service(CniServer::new(Service { node }))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
         .await?;
-    Ok(())
+    // A plugin that finds no socket says so at once, one that finds a dead one has to try it.
+    std::fs::remove_file(&path).map_err(|source| Error::Listen { path, source })
 }
 
 /// A socket that nobody but root could ever connect to, also not before its mode was set: it

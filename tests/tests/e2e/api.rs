@@ -62,7 +62,10 @@ fn refused(node: &Node, line: &str, field: &str, reason: &str) -> Result<()> {
     let done = node.netctl_run(&words)?;
     let named = done.stderr.lines().any(|line| line.trim() == format!("field: {field}"));
     let right = done.code == Some(3) && done.stdout.is_empty() && named;
-    ensure!(right && done.stderr.contains(reason), "netctl {line}: {done:?}, not {field}: {reason}");
+    ensure!(
+        right && done.stderr.contains(reason),
+        "netctl {line}: {done:?}, not {field}: {reason}"
+    );
     Ok(())
 }
 
@@ -127,7 +130,11 @@ fn wrong_input(nodes: &mut TwoNodes) -> Result<()> {
             ("policy rule-add -t blue -P 80 guard x", "port", "needs protocol tcp or udp"),
             ("policy rule-add -t blue -j maybe guard x", "action", "allow, deny"),
             ("policy rule-add -t blue -i 10.1.1.0/40 guard x", "fromIpAddress", "not an IPv4"),
-            ("policy rule-add -t blue -d in -j allow guard shut", "ruleId", "can not update a rule"),
+            (
+                "policy rule-add -t blue -d in -j allow guard shut",
+                "ruleId",
+                "can not update a rule",
+            ),
             ("global set -v 10-5", "vlans", "min is greater than max"),
             ("global set -v 1-5000", "vlans", "exceed 4095"),
             ("global set -x 0-5", "vxlans", "values less than 1"),
@@ -146,11 +153,7 @@ fn unknown_references(nodes: &mut TwoNodes) -> Result<()> {
             ("policy create -t nobody x", "tenantName", "Tenant not found"),
             ("policy rule-add -t blue nothing x", "policyName", "Policy not found"),
             ("policy rule-add -t blue -g nobody guard x", "fromEndpointGroup", "not found"),
-            (
-                "policy rule-add -t blue -n nowhere guard x",
-                "fromNetwork",
-                "from Network not found",
-            ),
+            ("policy rule-add -t blue -n nowhere guard x", "fromNetwork", "from Network not found"),
             (
                 "policy rule-add -t blue -d out -o nowhere guard x",
                 "toNetwork",

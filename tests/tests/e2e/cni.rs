@@ -193,7 +193,9 @@ fn versions(one: &mut OneNode) -> Result<()> {
         let mtu = result["interfaces"][1].get("mtu");
         ensure!(mtu == new.then_some(&json!(MTU)), "mtu in {version}: {result}");
         if version != "0.3.1" {
-            plug.call(&one.node, "CHECK", &result)?.success().with_context(|| format!("CHECK {version}"))?;
+            plug.call(&one.node, "CHECK", &result)?
+                .success()
+                .with_context(|| format!("CHECK {version}"))?;
         }
         plug.del(&one.node)?;
     }
@@ -227,7 +229,8 @@ fn gc(one: &mut OneNode) -> Result<()> {
 }
 
 fn status(one: &mut OneNode) -> Result<()> {
-    let ask = |one: &OneNode| Plug::new(&one.node, "front")?.call(&one.node, "STATUS", &Value::Null);
+    let ask =
+        |one: &OneNode| Plug::new(&one.node, "front")?.call(&one.node, "STATUS", &Value::Null);
     ask(one)?.success().context("with every daemon")?;
     one.node.stop(Daemon::Vrouterd)?;
     let limited = || refusal(&ask(one).ok()?, 51).ok();

@@ -5,7 +5,10 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result, ensure};
 use kit::frame::{Addresses, arp_request, icmp_echo, tagged, tcp_syn, udp};
-use kit::{CONTAINER_IFNAME, Container, Daemon, FABRIC_PORT, OneNode, Purpose, Topology, UPLINK, capture, wait_until};
+use kit::{
+    CONTAINER_IFNAME, Container, Daemon, FABRIC_PORT, OneNode, Purpose, Topology, UPLINK, capture,
+    wait_until,
+};
 
 use crate::Test;
 use crate::control::register;
@@ -14,6 +17,7 @@ use crate::shared::sharing;
 use crate::site::{BOUND, all_drops, attach, configure, dropped, port_of, reach};
 
 const VNI: u32 = 4242;
+const GATEWAY_MAC: [u8; 6] = [0, 0, 0x11, 0x11, 0x11, 0x11];
 const FABRIC: Ipv4Addr = Ipv4Addr::new(10, 250, 0, 2);
 /// Copies of each frame: a count that is off by one shows.
 const COPIES: u64 = 3;
@@ -43,10 +47,8 @@ struct Scene {
 
 fn build() -> Result<Scene> {
     let mut one = Topology::new(Purpose::Test).one_node()?;
-    let lines = [
-        "tenant create blue",
-        "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 -p 4242 front",
-    ];
+    let lines =
+        ["tenant create blue", "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 -p 4242 front"];
     configure(&one.node, &lines)?;
     register(&one.node, "fabric", &FABRIC.to_string())?;
     let a = attach(&one.node, "a", "front")?;
@@ -105,53 +107,71 @@ fn fixed(frame: &[u8], changes: &[(usize, &[u8])]) -> Vec<u8> {
     changed
 }
 
-/// What is broken, the reason it must be counted under, the frame.
-type Broken = (&'static str, &'static str, Vec<u8>);
+/// What is broken, and the frame.
+type Broken = (&'static str, Vec<u8>);
+/// What is wrong with it, the reason it must be counted under, and the frame.
+type Misplaced = (&'static str, &'static str, Vec<u8>);
 
-fn broken(to_b: Addresses) -> Result<Vec<Broken>> {
+/// Headers that contradict themselves or each other.
+fn malformed(to_b: Addresses) -> Result<Vec<Broken>> {
     let (packet, segment) = (udp(to_b, 1000, 2000, &[7; 40])?, tcp_syn(to_b, 1000, 80)?);
     let (echo, question) = (icmp_echo(to_b, 1, 1, &[7; 40])?, arp_request(to_b)?);
-    let elsewhere = Addresses { src: Ipv4Addr::new(10, 1, 1, 99), ..to_b };
-    let stranger = Addresses { src_mac: [2, 0, 0, 0, 0, 9], ..to_b };
-    let ethertype = |bytes: &'static [u8]| with(&packet, &[(12, bytes)]);
     Ok(vec![
-        ("IP version 6 in an IPv4 packet", "malformed", fixed(&packet, &[(14, &[0x65])])),
-        ("a header of 16 bytes", "malformed", with(&packet, &[(14, &[0x44])])),
-        ("a header longer than the packet", "malformed", with(&packet, &[(14, &[0x4f]), (16, &[0, 24])])),
-        ("a length beyond the frame", "malformed", fixed(&packet, &[(16, &[0x05, 0xdc])])),
-        ("a length shorter than the header", "malformed", fixed(&packet, &[(16, &[0, 19])])),
-        ("a wrong header checksum", "malformed", with(&packet, &[(24, &[0, 1])])),
-        ("a datagram longer than its packet", "malformed", with(&packet, &[(38, &[0x10, 0])])),
-        ("a datagram of 7 bytes", "malformed", with(&packet, &[(38, &[0, 7])])),
-        ("a segment's header of 16 bytes", "malformed", with(&segment, &[(46, &[0x40])])),
-        ("a segment's header beyond the packet", "malformed", with(&segment, &[(46, &[0xf0])])),
-        ("a packet that ends in the ports", "malformed", fixed(&segment, &[(16, &[0, 22])])),
-        ("ICMP of 4 bytes", "malformed", fixed(&echo, &[(16, &[0, 24])])),
-        ("a fragment over the TCP flags", "malformed", fixed(&segment, &[(20, &[0, 1])])),
-        ("a fragment beyond 64 KB", "malformed", fixed(&packet, &[(20, &[0x1f, 0xff])])),
-        ("ARP for another hardware", "malformed", with(&question, &[(14, &[0, 6])])),
-        ("ARP with long addresses", "malformed", with(&question, &[(18, &[8])])),
+        ("IP version 6 in an IPv4 packet", fixed(&packet, &[(14, &[0x65])])),
+        ("a header of 16 bytes", with(&packet, &[(14, &[0x44])])),
+        ("a header longer than the packet", with(&packet, &[(14, &[0x4f]), (16, &[0, 24])])),
+        ("a length beyond the frame", fixed(&packet, &[(16, &[0x05, 0xdc])])),
+        ("a length shorter than the header", fixed(&packet, &[(16, &[0, 19])])),
+        ("a wrong header checksum", with(&packet, &[(24, &[0, 1])])),
+        ("a datagram longer than its packet", with(&packet, &[(38, &[0x10, 0])])),
+        ("a datagram of 7 bytes", with(&packet, &[(38, &[0, 7])])),
+        ("a segment's header of 16 bytes", with(&segment, &[(46, &[0x40])])),
+        ("a segment's header beyond the packet", with(&segment, &[(46, &[0xf0])])),
+        ("a packet that ends in the ports", fixed(&segment, &[(16, &[0, 22])])),
+        ("ICMP of 4 bytes", fixed(&echo, &[(16, &[0, 24])])),
+        ("a fragment over the TCP flags", fixed(&segment, &[(20, &[0, 1])])),
+        ("a fragment beyond 64 KB", fixed(&packet, &[(20, &[0x1f, 0xff])])),
+        ("ARP for another hardware", with(&question, &[(14, &[0, 6])])),
+        ("ARP with long addresses", with(&question, &[(18, &[8])])),
+    ])
+}
+
+/// Sound frames that no container may send, or that lead nowhere.
+fn misplaced(to_b: Addresses) -> Result<Vec<Misplaced>> {
+    let packet = udp(to_b, 1000, 2000, &[7; 40])?;
+    let small = |addresses, port| udp(addresses, 1, port, b"x");
+    let nobody = Ipv4Addr::new(10, 1, 1, 99);
+    let elsewhere = Addresses { src: nobody, ..to_b };
+    let stranger = Addresses { src_mac: [2, 0, 0, 0, 0, 9], ..to_b };
+    let itself = Addresses { dst: to_b.src, dst_mac: to_b.src_mac, ..to_b };
+    let gateway = Addresses { dst: Ipv4Addr::new(10, 1, 1, 254), dst_mac: GATEWAY_MAC, ..to_b };
+    let nowhere = Addresses { dst: Ipv4Addr::new(10, 7, 7, 7), ..gateway };
+    let ethertype = |bytes: &'static [u8]| with(&packet, &[(12, bytes)]);
+    let last_hop = fixed(&packet, &[(0, &GATEWAY_MAC), (22, &[1])]);
+    Ok(vec![
         ("LLDP", "non-ip", ethertype(&[0x88, 0xcc])),
         ("an IEEE 802.3 length", "non-ip", ethertype(&[0, 46])),
         ("MPLS", "non-ip", ethertype(&[0x88, 0x47])),
         ("a VLAN tag", "container-tag", tagged(&packet, 5)),
         ("a service tag", "container-tag", with(&tagged(&packet, 5), &[(12, &[0x88, 0xa8])])),
-        ("another's address", "spoofed-ip", udp(elsewhere, 1, 2, b"x")?),
+        ("another's address", "spoofed-ip", small(elsewhere, 2)?),
         ("another's address in ARP", "spoofed-ip", arp_request(elsewhere)?),
-        ("another's MAC", "spoofed-mac", udp(stranger, 1, 2, b"x")?),
+        ("another's MAC", "spoofed-mac", small(stranger, 2)?),
         ("an unknown MAC", "unknown-endpoint", with(&packet, &[(0, &[2, 0, 0, 0, 0, 9])])),
         ("a group address", "multicast", with(&packet, &[(0, &[1, 0, 0x5e, 0, 0, 1])])),
-        ("its own MAC", "hairpin", udp(Addresses { dst: to_b.src, dst_mac: to_b.src_mac, ..to_b }, 1, 2, b"x")?),
-        ("ARP for nobody", "arp-unknown", arp_request(Addresses { dst: Ipv4Addr::new(10, 1, 1, 99), ..to_b })?),
-        ("the gateway's MAC and nobody's address", "no-route", udp(Addresses { dst: Ipv4Addr::new(10, 7, 7, 7), dst_mac: [0, 0, 0x11, 0x11, 0x11, 0x11], ..to_b }, 1, 2, b"x")?),
-        ("the gateway's MAC and a TTL of 1", "ttl-expired", fixed(&with(&packet, &[(0, &[0, 0, 0x11, 0x11, 0x11, 0x11])]), &[(22, &[1])])),
-        ("a service of the gateway", "not-for-us", udp(Addresses { dst: Ipv4Addr::new(10, 1, 1, 254), dst_mac: [0, 0, 0x11, 0x11, 0x11, 0x11], ..to_b }, 1, 53, b"x")?),
+        ("its own MAC", "hairpin", small(itself, 2)?),
+        ("ARP for nobody", "arp-unknown", arp_request(Addresses { dst: nobody, ..to_b })?),
+        ("the gateway's MAC and nobody's address", "no-route", small(nowhere, 2)?),
+        ("the gateway's MAC and a TTL of 1", "ttl-expired", last_hop),
+        ("a service of the gateway", "not-for-us", small(gateway, 53)?),
     ])
 }
 
 fn from_container(scene: &mut Scene) -> Result<()> {
     let socket = capture(scene.a.namespace(), CONTAINER_IFNAME)?;
-    for (what, reason, frame) in broken(scene.a_to_b()?)? {
+    let to_b = scene.a_to_b()?;
+    let broken = malformed(to_b)?.into_iter().map(|(what, frame)| (what, "malformed", frame));
+    for (what, reason, frame) in broken.chain(misplaced(to_b)?) {
         let send = || (0..COPIES).try_for_each(|_| Ok(socket.send(&frame)?));
         dropped(&scene.one.node, reason, COPIES, send).with_context(|| what.to_owned())?;
     }
@@ -161,13 +181,14 @@ fn from_container(scene: &mut Scene) -> Result<()> {
 fn cut_frames(scene: &mut Scene) -> Result<()> {
     let socket = capture(scene.a.namespace(), CONTAINER_IFNAME)?;
     let to_b = scene.a_to_b()?;
-    let option = fixed(&with(&tcp_syn(to_b, 1000, 80)?, &[]), &[]);
-    for whole in [udp(to_b, 1000, 2000, &[7; 40])?, option[..54].to_vec(), arp_request(to_b)?[..42].to_vec()] {
-        // A link header is the least a packet socket sends.
+    let (packet, segment) = (udp(to_b, 1000, 2000, &[7; 40])?, tcp_syn(to_b, 1000, 80)?);
+    let question = arp_request(to_b)?;
+    // Without the bytes that only fill a frame up.
+    for whole in [&packet[..82], &segment[..54], &question[..42]] {
+        // A link header is the least that a packet socket sends.
         let cuts = 14..whole.len();
-        let count = cuts.len() as u64;
         let send = || cuts.clone().try_for_each(|len| Ok(socket.send(&whole[..len])?));
-        dropped(&scene.one.node, "malformed", count, send)?;
+        dropped(&scene.one.node, "malformed", cuts.len() as u64, send)?;
     }
     scene.alive()
 }
@@ -176,25 +197,17 @@ fn from_wire(scene: &mut Scene) -> Result<()> {
     let wire = capture(scene.one.fabric.namespace(), FABRIC_PORT)?;
     let outer = scene.outer()?;
     let to_b = Addresses { src: Ipv4Addr::new(10, 1, 1, 200), ..scene.a_to_b()? };
-    for (what, reason, inner) in broken(to_b)? {
-        // A tunnel's sender is another node's business; tags and the rest are ours.
-        let reason = match reason {
-            "spoofed-ip" | "spoofed-mac" | "hairpin" | "ttl-expired" | "no-route" => continue,
-            "container-tag" => "malformed",
-            other => other,
-        };
-        let frame = vxlan(outer, VNI, &inner)?;
-        let send = || (0..COPIES).try_for_each(|_| Ok(wire.send(&frame)?));
-        dropped(&scene.one.node, reason, COPIES, send).with_context(|| what.to_owned())?;
-    }
-    let inner = udp(to_b, 1, 2, b"x")?;
-    let good = vxlan(outer, VNI, &inner)?;
-    for (what, frame) in [
+    let inner =
+        malformed(to_b)?.into_iter().map(|(what, frame)| Ok((what, vxlan(outer, VNI, &frame)?)));
+    let good = vxlan(outer, VNI, &udp(to_b, 1, 2, b"x")?)?;
+    let around = [
+        ("a tag inside", vxlan(outer, VNI, &tagged(&udp(to_b, 1, 2, b"x")?, 5))?),
         ("no I flag", with(&good, &[(42, &[0])])),
         ("an outer datagram longer than its packet", with(&good, &[(38, &[0xff, 0xff])])),
         ("an outer packet longer than its frame", fixed(&good, &[(16, &[0x05, 0xdc])])),
         ("a wrong outer header checksum", with(&good, &[(24, &[0, 1])])),
-    ] {
+    ];
+    for (what, frame) in inner.collect::<Result<Vec<Broken>>>()?.into_iter().chain(around) {
         let send = || (0..COPIES).try_for_each(|_| Ok(wire.send(&frame)?));
         dropped(&scene.one.node, "malformed", COPIES, send).with_context(|| what.to_owned())?;
     }
@@ -212,9 +225,8 @@ fn cut_vxlan(scene: &mut Scene) -> Result<()> {
     dropped(&scene.one.node, "malformed", inner.len() as u64, send).context("inner frames")?;
     let header = [8, 0, 0, 0, 0, 0x10, 0x92, 0];
     let send = || {
-        (0..header.len()).try_for_each(|len| {
-            Ok(wire.send(&udp(outer, 50_000, VXLAN_PORT, &header[..len])?)?)
-        })
+        (0..header.len())
+            .try_for_each(|len| Ok(wire.send(&udp(outer, 50_000, VXLAN_PORT, &header[..len])?)?))
     };
     dropped(&scene.one.node, "malformed", header.len() as u64, send).context("VXLAN headers")?;
     scene.alive()

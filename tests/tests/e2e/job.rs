@@ -8,21 +8,13 @@ use tests::{ALL, World};
 use crate::Test;
 
 pub(crate) fn tests() -> Vec<Test> {
-    let mut tests: Vec<Test> = vec![("the_main_job_passes_every_check".into(), whole_job)];
-    // A plain function per check, so that a test is no more than its name and its code.
-    let broken: [fn() -> Result<()>; 8] = [
-        || fails_when_broken(1),
-        || fails_when_broken(2),
-        || fails_when_broken(3),
-        || fails_when_broken(4),
-        || fails_when_broken(5),
-        || fails_when_broken(6),
-        || fails_when_broken(7),
-        || fails_when_broken(8),
-    ];
-    let name = |at: usize| format!("check_{}_fails_when_what_it_looks_at_is_broken", at + 1);
-    tests.extend(broken.into_iter().enumerate().map(|(at, test)| (name(at), test)));
-    tests
+    let whole: Test = ("the_main_job_passes_every_check".into(), Box::new(whole_job));
+    let broken = ALL.iter().map(|check| -> Test {
+        let number = check.number;
+        let name = format!("check_{number}_fails_when_what_it_looks_at_is_broken");
+        (name, Box::new(move || fails_when_broken(number)))
+    });
+    [whole].into_iter().chain(broken).collect()
 }
 
 fn whole_job() -> Result<()> {

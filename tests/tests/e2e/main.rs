@@ -4,7 +4,21 @@
 //! `WEIR_REQUIRE_ALL=1` (CI) that is a failure. Tests run one at a time: two cores carry two nodes.
 #![expect(clippy::print_stderr, reason = "a test harness")]
 
+mod api;
+mod cni;
+mod control;
+mod ctl;
+mod hostile;
 mod job;
+mod offloads;
+mod packet;
+mod refusals;
+mod restart;
+mod runtime;
+mod shared;
+mod site;
+mod uplink;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -12,7 +26,7 @@ use kit::{Needs, Purpose, remove_leftovers, requirements};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// A test: its name, a sentence, and what it does.
-type Test = (String, fn() -> anyhow::Result<()>);
+type Test = (String, Box<dyn FnOnce() -> anyhow::Result<()> + Send>);
 
 const NEEDS: Needs<'static> = Needs {
     binaries: &["netmaster", "netplugin", "vrouterd", "netctl", "vrctl", "vrperf", "weir-cni"],
@@ -42,6 +56,18 @@ fn main() -> ExitCode {
         Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:#}"))))
             .with_ignored_flag(ignored)
     };
-    let trials = job::tests().into_iter().map(trial).collect();
+    let modules = [
+        job::tests,
+        cni::tests,
+        refusals::tests,
+        api::tests,
+        wire::tests,
+        hostile::tests,
+        uplink::tests,
+        restart::tests,
+        offloads::tests,
+        ctl::tests,
+    ];
+    let trials = modules.into_iter().flat_map(|tests| tests()).map(trial).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -7,16 +7,17 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use kit::frame::{Addresses, icmp_echo};
 use kit::{
-    CONTAINER_IFNAME, Container, FABRIC_PORT, OneNode, Purpose, TcpServer, Topology, TwoNodes, capture,
-    tcp_transfer,
+    CONTAINER_IFNAME, Container, FABRIC_PORT, OneNode, Purpose, TcpServer, Topology, TwoNodes,
+    capture, tcp_transfer, wait_until,
 };
 use netdev::ethtool::{self, Feature, State};
+use netdev::packet::PacketSocket;
 
 use crate::Test;
 use crate::control::{create_endpoint, register};
 use crate::packet::{Packet, expect};
 use crate::shared::sharing;
-use crate::site::{attach, configure, reach_soon};
+use crate::site::{BOUND, attach, configure, reach_soon};
 
 const BULK_BYTES: u64 = 24 << 20;
 const PORT: u16 = 7000;
@@ -36,6 +37,7 @@ pub(crate) fn tests() -> Vec<Test> {
     );
     let wire = "net_7_the_largest_packet_fills_the_underlays_mtu_and_keeps_df";
     tests.push((wire.to_owned(), Box::new(full_frames)));
+    tests.push(("net_7_a_jumbo_underlay_carries_bulk".to_owned(), Box::new(jumbo)));
     tests
 }
 
@@ -51,10 +53,7 @@ struct Scene {
 
 fn build() -> Result<Scene> {
     let nodes = Topology::new(Purpose::Test).two_nodes()?;
-    let lines = [
-        "tenant create blue",
-        "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 front",
-    ];
+    let lines = ["tenant create blue", "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 front"];
     configure(&nodes.one, &lines)?;
     let a = attach(&nodes.one, "a", "front")?;
     let b = attach(&nodes.one, "b", "front")?;
@@ -95,21 +94,22 @@ fn checksums(scene: &mut Scene) -> Result<()> {
     for (way, from, to) in scene.ways() {
         let inside = capture(to.namespace(), CONTAINER_IFNAME)?;
         let server = TcpServer::start(to.namespace(), SocketAddr::from((to.address(), 0)))?;
-        thread::scope(|scope| {
+        let outcome = thread::scope(|scope| {
             let transfer =
                 scope.spawn(|| tcp_transfer(from.namespace(), server.address(), 1 << 20));
-            let mut seen = 0;
-            expect(&inside, "200 TCP segments", |frame| {
-                let packet = Packet::parse(frame).filter(|packet| packet.protocol == 6)?;
-                seen += 1;
-                let wrong = !packet.has_good_checksum();
-                let verdict =
-                    if wrong { Some(Err(anyhow!("{way}: {packet:?}"))) } else { None };
-                verdict.or_else(|| (seen == 200).then_some(Ok(())))
-            })??;
-            transfer.join().map_err(|_panic| anyhow!("the client panicked"))?.context(way)
-        })?;
+            let verified = (0..200).try_for_each(|_| verify_next(&inside));
+            let transferred = transfer.join().map_err(|_panic| anyhow!("the client panicked"))?;
+            verified.and(transferred.map(drop))
+        });
+        outcome.context(way)?;
     }
+    Ok(())
+}
+
+fn verify_next(inside: &PacketSocket) -> Result<()> {
+    let tcp = |frame: &[u8]| Packet::parse(frame).filter(|packet| packet.protocol == 6);
+    let packet = expect(inside, "a TCP segment", tcp)?;
+    ensure!(packet.has_good_checksum(), "an unfinished checksum: {packet:?}");
     Ok(())
 }
 
@@ -175,11 +175,8 @@ fn full_size(scene: &mut Scene) -> Result<()> {
 
 fn full_frames() -> Result<()> {
     const PEER: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 200);
-    let one: OneNode = Topology::new(Purpose::Test).underlay_mtu(9000).one_node()?;
-    let lines = [
-        "tenant create blue",
-        "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 front",
-    ];
+    let one: OneNode = Topology::new(Purpose::Test).one_node()?;
+    let lines = ["tenant create blue", "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 front"];
     configure(&one.node, &lines)?;
     register(&one.node, "fabric", "10.250.0.2")?;
     let peer = control_api::v1::Endpoint {
@@ -192,6 +189,33 @@ fn full_frames() -> Result<()> {
     };
     create_endpoint(&one.node, peer)?;
     let a = attach(&one.node, "a", "front")?;
+    let socket = bind(&a, PORT)?;
     let wire = capture(one.fabric.namespace(), FABRIC_PORT)?;
-    Ok(drop((a, wire)))
+    let arrives = || {
+        socket.send_to(&[0x5a; LARGEST], (PEER, PORT)).ok()?;
+        let frame = wire.receive(Duration::from_millis(100)).ok()??;
+        let inner = Packet::parse(Packet::parse(&frame)?.open()?.1)?;
+        Some((frame.len(), inner))
+    };
+    let (len, inner) = wait_until(BOUND, "a full datagram in VXLAN", arrives)?;
+    ensure!(len == 1500 + 14, "{len} bytes on an underlay of 1500");
+    ensure!(inner.dont_fragment && inner.has_good_checksum(), "{inner:?}");
+    ensure!(inner.rest.ends_with(&[0x5a; LARGEST]), "the payload differs");
+    Ok(())
+}
+
+/// Clouds have underlays of 9000 bytes and more.
+fn jumbo() -> Result<()> {
+    let nodes = Topology::new(Purpose::Test).underlay_mtu(9000).two_nodes()?;
+    let lines = ["tenant create blue", "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 front"];
+    configure(&nodes.one, &lines)?;
+    let a = attach(&nodes.one, "a", "front")?;
+    let b = attach(&nodes.one, "b", "front")?;
+    let c = attach(&nodes.two, "c", "front")?;
+    for (way, to) in [("on a node", &b), ("across nodes", &c)] {
+        reach_soon(&a, to.address()).context(way)?;
+        let server = TcpServer::start(to.namespace(), SocketAddr::from((to.address(), 0)))?;
+        tcp_transfer(a.namespace(), server.address(), 4 << 20).context(way)?;
+    }
+    Ok(())
 }

@@ -57,25 +57,16 @@ impl Packet {
 
     /// Whether the TCP or UDP checksum is that of the whole packet (RFC 9293, section 3.1).
     pub(crate) fn has_good_checksum(&self) -> bool {
-        let [a, b, c, d] = self.src.octets();
-        let [e, f, g, h] = self.dst.octets();
+        let addresses = [self.src.octets(), self.dst.octets()].concat();
         let len = (self.rest.len() + 4) as u16;
-        let words = [
-            u16::from_be_bytes([a, b]),
-            u16::from_be_bytes([c, d]),
-            u16::from_be_bytes([e, f]),
-            u16::from_be_bytes([g, h]),
-            u16::from(self.protocol),
-            len,
-            self.src_port,
-            self.dst_port,
-        ];
-        let rest = self.rest.chunks(2).map(|pair| match *pair {
+        let words = [u16::from(self.protocol), len, self.src_port, self.dst_port];
+        let bytes = [addresses.as_slice(), &self.rest].concat();
+        let pairs = bytes.chunks(2).map(|pair| match *pair {
             [high, low] => u16::from_be_bytes([high, low]),
             [high] => u16::from_be_bytes([high, 0]),
             _ => 0,
         });
-        let sum = words.into_iter().chain(rest).map(u32::from).fold(0_u32, |sum, word| {
+        let sum = words.into_iter().chain(pairs).map(u32::from).fold(0_u32, |sum, word| {
             let wide = sum + word;
             (wide & 0xffff) + (wide >> 16)
         });
@@ -92,9 +83,8 @@ pub(crate) fn untag(frame: &[u8]) -> Option<(u16, Vec<u8>)> {
 /// Operation, sender's MAC, sender's and target's address, when the frame is ARP (RFC 826).
 pub(crate) fn arp(frame: &[u8]) -> Option<(u16, [u8; 6], Ipv4Addr, Ipv4Addr)> {
     let body = frame.get(14..42).filter(|_| word(frame, 12) == Some(0x0806))?;
-    let address = |at: usize| {
-        Ipv4Addr::from(<[u8; 4]>::try_from(&body[at..at + 4]).unwrap_or_default())
-    };
+    let address =
+        |at: usize| Ipv4Addr::from(<[u8; 4]>::try_from(&body[at..at + 4]).unwrap_or_default());
     Some((word(body, 6)?, body.get(8..14)?.try_into().ok()?, address(14), address(24)))
 }
 

@@ -17,8 +17,7 @@ use netdev::packet::PacketSocket;
 use crate::Test;
 use crate::shared::sharing;
 use crate::site::{
-    BOUND, attach, configure, endpoints, links, netctl_json, port_of, ports, reach,
-    reach_soon,
+    BOUND, attach, configure, endpoints, links, netctl_json, port_of, ports, reach, reach_soon,
 };
 
 const INTERVAL: Duration = Duration::from_millis(2);
@@ -53,10 +52,7 @@ struct Scene {
 
 fn build() -> Result<Scene> {
     let nodes = Topology::new(Purpose::Test).two_nodes()?;
-    let lines = [
-        "tenant create blue",
-        "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 front",
-    ];
+    let lines = ["tenant create blue", "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 front"];
     configure(&nodes.one, &lines)?;
     let a = attach(&nodes.one, "a", "front")?;
     let b = attach(&nodes.one, "b", "front")?;
@@ -221,7 +217,7 @@ fn idle(scene: &mut Scene) -> Result<()> {
     let quiet = || {
         let (start, before) = (Instant::now(), process.cpu_time().ok()?);
         wait_until(LOOK * 2, "two seconds", || (start.elapsed() >= LOOK).then_some(())).ok()?;
-        let used = process.cpu_time().ok()? - before;
+        let used = process.cpu_time().ok()?.saturating_sub(before);
         (used * 20 <= start.elapsed()).then_some(used)
     };
     // Containers that have just come up still look for routers and announce groups.

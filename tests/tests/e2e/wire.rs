@@ -1,8 +1,8 @@
 //! Overlay and VLAN networks as they are on the wire, with peers that are not Weir.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::Command;
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -135,7 +135,7 @@ impl Scene {
     }
 
     /// From a host of the VLAN to container v.
-    fn from_outside(&self) -> Result<Addresses> {
+    fn outside_to_v(&self) -> Result<Addresses> {
         let (dst_mac, dst) = (self.v.mac()?, self.v.address());
         Ok(Addresses { src_mac: OUTSIDE_MAC, dst_mac, src: OUTSIDE, dst })
     }
@@ -265,7 +265,7 @@ fn vlan_arp_out(scene: &mut Scene) -> Result<()> {
 
 fn vlan_both_ways(scene: &mut Scene) -> Result<()> {
     let wire = scene.wire()?;
-    let to_us = scene.from_outside()?;
+    let to_us = scene.outside_to_v()?;
     // Their question is answered by the node, with the container's own address.
     wire.send(&tagged(&arp_request(Addresses { dst_mac: [0xff; 6], ..to_us })?, VID))?;
     let (vid, answer) = expect(&wire, "a tagged ARP answer", |frame| {
@@ -317,10 +317,21 @@ fn strangers(scene: &mut Scene) -> Result<()> {
         ("unknown-vtep", vxlan(stranger, VNI, &inner)?),
         ("unknown-endpoint", in_vxlan(&udp(nobody, 9, PORT, b"nobody")?)?),
         ("malformed", in_vxlan(&tagged(&inner, VID))?),
-        ("arp-unknown", in_vxlan(&arp_request(Addresses { dst_mac: [0xff; 6], dst: PEER, ..to_a })?)?),
+        (
+            "arp-unknown",
+            in_vxlan(&arp_request(Addresses { dst_mac: [0xff; 6], dst: PEER, ..to_a })?)?,
+        ),
         ("multicast", in_vxlan(&udp(Addresses { dst_mac: [0xff; 6], ..to_a }, 9, PORT, b"all")?)?),
         // From the tunnel to the tunnel it came from.
-        ("split-horizon", in_vxlan(&udp(Addresses { dst_mac: scene.peer_mac, dst: PEER, ..elsewhere }, 9, PORT, b"back")?)?),
+        (
+            "split-horizon",
+            in_vxlan(&udp(
+                Addresses { dst_mac: scene.peer_mac, dst: PEER, ..elsewhere },
+                9,
+                PORT,
+                b"back",
+            )?)?,
+        ),
     ];
     let inside = capture(scene.a.namespace(), kit::CONTAINER_IFNAME)?;
     for (reason, frame) in cases {
@@ -343,7 +354,7 @@ fn left_to_the_host(scene: &mut Scene) -> Result<()> {
     let inner = udp(to_a, 9, PORT, b"not ours")?;
     let elsewhere = Addresses { dst: Ipv4Addr::new(10, 250, 0, 77), ..outer };
     for (what, frame) in [
-        ("a VLAN that no network has", tagged(&udp(scene.from_outside()?, 9, PORT, b"x")?, 101)),
+        ("a VLAN that no network has", tagged(&udp(scene.outside_to_v()?, 9, PORT, b"x")?, 101)),
         ("VXLAN to another host", vxlan(elsewhere, VNI, &inner)?),
         ("UDP to another port", udp(outer, 9, VXLAN_PORT + 1, &inner)?),
         ("an echo request", kit::frame::icmp_echo(outer, 7, 7, b"host")?),

@@ -5,12 +5,17 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::sys::stat::{Mode, umask};
 
 /// Abstract names belong to a network namespace, as the trunk's name does, and are free again the
 /// moment their process ends, however it ends.
 const LOCK: &str = "weir-vrouterd";
+
+/// A killed process holds its name until its memory is given back.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// The socket or the lock could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -32,12 +37,17 @@ pub(crate) struct NamespaceLock {
 }
 
 impl NamespaceLock {
+    /// Waits a moment for an engine that was killed just now and has not quite ended.
     pub(crate) fn acquire() -> Result<Self, SocketError> {
         let address = SocketAddr::from_abstract_name(LOCK).map_err(SocketError::Lock)?;
-        match UnixListener::bind_addr(&address) {
-            Ok(name) => Ok(Self { _name: name }),
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse => Err(SocketError::NamespaceTaken),
-            Err(e) => Err(SocketError::Lock(e)),
+        let start = Instant::now();
+        loop {
+            match UnixListener::bind_addr(&address) {
+                Ok(name) => return Ok(Self { _name: name }),
+                Err(e) if e.kind() != io::ErrorKind::AddrInUse => return Err(SocketError::Lock(e)),
+                Err(_) if start.elapsed() < LOCK_PATIENCE => std::thread::sleep(LOCK_PAUSE),
+                Err(_) => return Err(SocketError::NamespaceTaken),
+            }
         }
     }
 }

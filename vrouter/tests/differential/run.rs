@@ -22,6 +22,13 @@ pub(crate) struct Node {
     seen: Seen,
 }
 
+/// Whether a packet was sent before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Time {
+    First,
+    Again,
+}
+
 /// What has happened so far, in packets.
 #[derive(Debug, Default)]
 struct Seen {
@@ -102,16 +109,16 @@ impl Node {
         let judgement = oracle.judge(port, frame);
         *self.seen.fates.entry(name(&judgement)).or_default() += 1;
         self.check_trace(port, frame, &judgement.fate);
-        for again in [false, true] {
+        for time in [Time::First, Time::Again] {
             let mut delivered = self.fabric.send(port, frame);
             isolated(&oracle, (port, &judgement), &delivered);
-            check_tiers(&mut delivered, &judgement, again);
+            check_tiers(&mut delivered, &judgement, time);
             self.tally(&delivered, &judgement);
             let expected = expected(&oracle, (port, frame), &judgement, &delivered);
             for (_, bytes) in delivered.out.iter_mut().filter(|(port, _)| *port == UPLINK) {
                 *bytes = without_entropy(bytes);
             }
-            assert_eq!(delivered, expected, "again: {again}, {judgement:?}");
+            assert_eq!(delivered, expected, "{time:?}: {judgement:?}");
             self.count_rules(&judgement, frame.len());
         }
     }
@@ -206,12 +213,12 @@ fn owner(oracle: &Oracle<'_>, port: PortId, bytes: &[u8]) -> Option<Vrf> {
 }
 
 /// A frame that can be read is decided once, the second time by the cache.
-fn check_tiers(delivered: &mut Delivered, judgement: &Judgement, again: bool) {
+fn check_tiers(delivered: &mut Delivered, judgement: &Judgement, time: Time) {
     let mut packets = |counter| delivered.counters.remove(&counter).map_or(0, |c| c.packets);
     let (cached, walked) = (packets(Counter::Cached), packets(Counter::Walked));
     packets(Counter::Flows);
     assert_eq!(cached + walked, u64::from(judgement.seen.is_some()));
-    assert!(!again || walked == 0, "the second packet was not cached");
+    assert!(time == Time::First || walked == 0, "the second packet was not cached");
     delivered.counters.retain(|counter, _| !matches!(counter, Counter::Rule(_)));
 }
 

@@ -138,7 +138,7 @@ fn entries_of(host: &Host) -> Vec<Entry> {
     for entry in &mut entries {
         if let Entry::Port(binding) = entry {
             // Hosts with an even address have IPv6.
-            let dual = host.ip.octets()[3] % 2 == 0;
+            let dual = host.ip.octets()[3].is_multiple_of(2);
             binding.ipv6 = if dual { Ipv6::On } else { Ipv6::Off };
             binding.ips.push(ipv6_of(host));
         }

@@ -67,6 +67,16 @@ impl From<'_> {
     }
 }
 
+/// The entries of one table.
+macro_rules! table {
+    ($oracle:expr, $kind:ident) => {
+        $oracle
+            .entries
+            .iter()
+            .filter_map(|entry| if let Entry::$kind(found) = entry { Some(found) } else { None })
+    };
+}
+
 type Stopped<T> = Result<T, Fate>;
 
 const fn drop<T>(reason: DropReason) -> Stopped<T> {
@@ -101,68 +111,41 @@ impl<'a> Oracle<'a> {
     /// The entry of a port that exists.
     pub(crate) fn binding(&self, id: PortId) -> Option<&'a PortEntry> {
         self.spec(id)?;
-        self.entries.iter().find_map(|entry| match entry {
-            Entry::Port(e) if e.port == id => Some(e),
-            _ => None,
-        })
+        table!(self, Port).find(|e| e.port == id)
     }
 
     fn network(&self, bd: Bd) -> Option<&'a NetworkEntry> {
-        self.entries.iter().find_map(|entry| match entry {
-            Entry::Network(e) if e.bd == bd => Some(e),
-            _ => None,
-        })
+        table!(self, Network).find(|e| e.bd == bd)
     }
 
     pub(crate) fn of_vni(&self, vni: u32) -> Option<(Vrf, Bd)> {
-        self.entries.iter().find_map(|entry| match entry {
-            Entry::Tunnel(e) if e.vni.get() == vni => Some((e.vrf, e.bd)),
-            _ => None,
-        })
+        table!(self, Tunnel).find(|e| e.vni.get() == vni).map(|e| (e.vrf, e.bd))
     }
 
     pub(crate) fn of_vid(&self, port: PortId, vid: u16) -> Option<(Vrf, Bd)> {
-        self.entries.iter().find_map(|entry| match entry {
-            Entry::Vlan(e) if e.port == port && e.vid.get() == vid => Some((e.vrf, e.bd)),
-            _ => None,
-        })
+        table!(self, Vlan).find(|e| e.port == port && e.vid.get() == vid).map(|e| (e.vrf, e.bd))
     }
 
     /// Our own address towards another node.
     fn local(&self, vtep: IpAddr) -> Option<IpAddr> {
-        self.entries.iter().find_map(|entry| match entry {
-            Entry::Vtep(e) if e.ip == vtep => Some(e.local),
-            _ => None,
-        })
+        table!(self, Vtep).find(|e| e.ip == vtep).map(|e| e.local)
     }
 
     fn underlay(&self, vtep: IpAddr) -> Option<&'a UnderlayEntry> {
-        self.entries.iter().find_map(|entry| match entry {
-            Entry::Underlay(e) if e.vtep == vtep => Some(e),
-            _ => None,
-        })
+        table!(self, Underlay).find(|e| e.vtep == vtep)
     }
 
     fn mac(&self, bd: Bd, mac: Mac) -> Option<NextHop> {
-        self.entries.iter().find_map(|entry| match entry {
-            Entry::Mac(e) if e.bd == bd && e.mac == mac => Some(e.next_hop),
-            _ => None,
-        })
+        table!(self, Mac).find(|e| e.bd == bd && e.mac == mac).map(|e| e.next_hop)
     }
 
     fn route(&self, vrf: Vrf, ip: IpAddr) -> Option<&'a RouteEntry> {
-        let routes = self.entries.iter().filter_map(|entry| match entry {
-            Entry::Route(e) if e.vrf == vrf && e.prefix.contains(ip) => Some(e),
-            _ => None,
-        });
+        let routes = table!(self, Route).filter(|e| e.vrf == vrf && e.prefix.contains(ip));
         routes.max_by_key(|route| route.prefix.length())
     }
 
     fn group(&self, vrf: Vrf, ip: IpAddr) -> Group {
-        let groups = self.entries.iter().filter_map(|entry| match entry {
-            Entry::Group(e) if e.vrf == vrf && e.prefix.contains(ip) => Some(e),
-            _ => None,
-        });
+        let groups = table!(self, Group).filter(|e| e.vrf == vrf && e.prefix.contains(ip));
         groups.max_by_key(|entry| entry.prefix.length()).map_or(Group::NONE, |entry| entry.group)
     }
 
@@ -211,26 +194,27 @@ impl<'a> Oracle<'a> {
                 Ok(Came { from: From::Container(binding), vrf: binding.vrf, bd: binding.bd })
             }
             PortKind::Uplink => {
-                let (from, found) = match (seen.tunnel, seen.tag) {
-                    (Some((vtep, vni)), _) => {
-                        if self.local(vtep).is_none() {
-                            return drop(DropReason::UnknownVtep);
-                        }
-                        let found = self.of_vni(vni);
-                        (From::Tunnel, found.ok_or(Fate::Drop(DropReason::UnknownVni)))
-                    }
-                    (None, None | Some(0)) => return drop(DropReason::NotForUs),
-                    (None, Some(vid)) => {
-                        let found = self.of_vid(spec.id, vid);
-                        (From::Wire, found.ok_or(Fate::Drop(DropReason::UnknownVlan)))
-                    }
-                };
-                let (vrf, bd) = found?;
+                let (from, (vrf, bd)) = self.came_by_wire(spec, seen)?;
                 match seen.what {
                     What::Other => drop(DropReason::NonIp),
                     What::Arp { .. } | What::Ip(_) => Ok(Came { from, vrf, bd }),
                 }
             }
+        }
+    }
+
+    fn came_by_wire(&self, spec: &PortSpec, seen: &Seen) -> Stopped<(From<'a>, (Vrf, Bd))> {
+        match (seen.tunnel, seen.tag) {
+            (Some((vtep, _)), _) if self.local(vtep).is_none() => drop(DropReason::UnknownVtep),
+            (Some((_, vni)), _) => match self.of_vni(vni) {
+                Some(network) => Ok((From::Tunnel, network)),
+                None => drop(DropReason::UnknownVni),
+            },
+            (None, None | Some(0)) => drop(DropReason::NotForUs),
+            (None, Some(vid)) => match self.of_vid(spec.id, vid) {
+                Some(network) => Ok((From::Wire, network)),
+                None => drop(DropReason::UnknownVlan),
+            },
         }
     }
 
@@ -295,10 +279,9 @@ impl<'a> Oracle<'a> {
         if let What::Ip(ip) = seen.what {
             // The address must be that of the MAC: in this network, and known to be there.
             let agrees = match self.route(came.vrf, ip.dst) {
-                None => found.is_none(),
                 Some(route) if route.next_hop == NextHop::UnknownEndpoint => false,
                 Some(route) if route.bd == came.bd => route.mac == seen.dst,
-                Some(_) => found.is_none(),
+                Some(_) | None => found.is_none(),
             };
             if !agrees {
                 return drop(DropReason::UnknownEndpoint);
@@ -346,17 +329,12 @@ impl<'a> Oracle<'a> {
         (ip, groups): (&Ip, (Group, Group)),
         matched: &mut Vec<RuleId>,
     ) -> Stopped<()> {
-        let rules = self.entries.iter().filter_map(|entry| match entry {
-            Entry::Rule(rule) if rule.direction == direction && rule.vrf == vrf => Some(rule),
-            _ => None,
-        });
+        let rules =
+            table!(self, Rule).filter(|rule| rule.direction == direction && rule.vrf == vrf);
         let best = rules
             .filter(|rule| matches_rule(rule, ip, groups))
             .min_by_key(|r| (Reverse(r.priority), r.permit == Permit::Allow, r.rule, r.seq));
-        let default = self.entries.iter().find_map(|entry| match entry {
-            Entry::Tenant(e) if e.vrf == vrf => Some(e.default),
-            _ => None,
-        });
+        let default = table!(self, Tenant).find(|e| e.vrf == vrf).map(|e| e.default);
         matched.extend(best.map(|rule| rule.rule));
         match best.map(|rule| rule.permit).or(default).unwrap_or(Permit::Allow) {
             Permit::Allow => Ok(()),

@@ -73,15 +73,14 @@ pub(crate) fn parse(frame: &[u8], kind: PortKind) -> Read<Seen> {
         (PortKind::Uplink, Some(0x88a8)) => return Err(DropReason::Malformed),
         (PortKind::Container | PortKind::Uplink, _) => {}
     }
-    let (tag, at) = match tag {
-        None => (None, 12),
-        Some(_) => {
-            let vid = number(frame, 14)? & 0x0fff;
-            if tag_of(frame, 4)?.is_some() || vid == 4095 {
-                return Err(DropReason::Malformed);
-            }
-            (Some(vid), 16)
+    let (tag, at) = if tag.is_some() {
+        let vid = number(frame, 14)? & 0x0fff;
+        if tag_of(frame, 4)?.is_some() || vid == 4095 {
+            return Err(DropReason::Malformed);
         }
+        (Some(vid), 16)
+    } else {
+        (None, 12)
     };
     let outer = Seen { tag, ..read_frame(frame, 0, at)? };
     let What::Ip(ip) = outer.what else { return Ok(outer) };
@@ -167,7 +166,7 @@ fn ipv4(frame: &[u8], at: usize) -> Read<Ip> {
         data: (0, 0),
     };
     let range = (at + header_bytes, at + total);
-    let fragment = place(field & 0x1fff, field & 0x2000 != 0, (ip.protocol, range.1 - range.0))?;
+    let fragment = place((field & 0x1fff, field & 0x2000 != 0), (ip.protocol, range.1 - range.0))?;
     transport(frame, range, Ip { fragment, ..ip })
 }
 
@@ -176,8 +175,8 @@ fn word(high: u8, low: u8) -> u32 {
 }
 
 /// What a fragment's offset (in units of 8 bytes) and "more" bit say of a payload.
-fn place(offset: u16, more: bool, (protocol, payload): (u8, usize)) -> Read<Fragment> {
-    match (offset, more) {
+fn place(field: (u16, bool), (protocol, payload): (u8, usize)) -> Read<Fragment> {
+    match field {
         (0, false) => Ok(Fragment::Whole),
         (0, true) => Ok(Fragment::First),
         (1, _) if protocol == TCP => Err(DropReason::Malformed),
@@ -219,7 +218,7 @@ fn ipv6(frame: &[u8], at: usize) -> Read<Ip> {
         ip.protocol = extension[0];
         if is_fragment {
             let field = number(extension, 2)?;
-            ip.fragment = place(field >> 3, field & 1 == 1, (ip.protocol, end - at))?;
+            ip.fragment = place((field >> 3, field & 1 == 1), (ip.protocol, end - at))?;
         }
         if ip.fragment == Fragment::Later {
             break;

@@ -26,7 +26,7 @@ pub struct Placement {
     pub ports: BTreeMap<EndpointId, PortId>,
     /// The uplink's port; without one VLAN networks stay on the node.
     pub uplink: Option<PortId>,
-    /// sFlow: one packet in this many is sampled; 0 is none.
+    /// sFlow: one packet in this many is sampled; 0 leaves it to the engine's own setting.
     pub sample_rate: u32,
 }
 

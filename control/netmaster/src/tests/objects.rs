@@ -172,6 +172,30 @@ async fn of_64_clients_that_ask_for_one_address_exactly_one_gets_it() {
     assert_eq!(told, BTreeSet::from([reason]), "every loser is told who has it");
 }
 
+fn ip(object: Wire) -> Vec<String> {
+    let Wire::Endpoint(endpoint) = object else { panic!("an endpoint") };
+    endpoint.ip_address
+}
+
+#[tokio::test]
+async fn two_netmasters_on_one_store_never_give_one_address_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = redb(&dir);
+    let servers = [Server::start(store.clone()).await, Server::start(store).await];
+    let (mut one, mut other) = (servers[0].client().await, servers[1].client().await);
+    populate(&mut one).await;
+    for i in 0..40 {
+        let ask =
+            |which: &str| Wire::Endpoint(endpoint(&format!("{which}{i}"), "red", "net", "n1"));
+        let (a, b) = tokio::join!(one.create(ask("a")), other.create(ask("b")));
+        assert_ne!(a.unwrap().revision, b.unwrap().revision);
+    }
+    let addresses: BTreeSet<_> =
+        one.list(v1::Kind::Endpoint, "").await.into_iter().map(ip).collect();
+    assert_eq!(addresses.len(), 80, "no address was given twice");
+    assert_eq!(one.everything().await, other.everything().await);
+}
+
 #[tokio::test]
 async fn a_reserved_address_is_released_by_its_owner_only() {
     let (_server, mut client) = Server::memory().await;
