@@ -1,8 +1,8 @@
 //! Calls into a worker's thread: attach a queue, list the flow cache. Drained once a loop.
 
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use crossbeam::channel::{Receiver, Sender, bounded};
 use packet_io::{PacketIo, Wake};
 
 use crate::worker::Worker;
@@ -20,7 +20,8 @@ pub struct WorkerGone;
 
 /// Runs functions on a worker's thread, between bursts.
 pub struct WorkerHandle<I: PacketIo> {
-    calls: Sender<Call<I>>,
+    // Of the standard library: its channel ends waiting calls when the worker goes.
+    calls: SyncSender<Call<I>>,
     waker: Arc<dyn Wake>,
 }
 
@@ -37,7 +38,7 @@ impl<I: PacketIo> Clone for WorkerHandle<I> {
 }
 
 pub(crate) fn mailbox<I: PacketIo>(waker: Arc<dyn Wake>) -> (WorkerHandle<I>, Receiver<Call<I>>) {
-    let (calls, waiting) = bounded(MAILBOX_CALLS);
+    let (calls, waiting) = sync_channel(MAILBOX_CALLS);
     (WorkerHandle { calls, waker }, waiting)
 }
 
@@ -50,7 +51,7 @@ impl<I: PacketIo + 'static> WorkerHandle<I> {
         &self,
         f: impl FnOnce(&mut Worker<I>) -> R + Send + 'static,
     ) -> Result<R, WorkerGone> {
-        let (reply, result) = bounded(1);
+        let (reply, result) = sync_channel(1);
         let call = move |worker: &mut Worker<I>| {
             // The caller may have gone; then nobody wants the result.
             drop(reply.send(f(worker)));

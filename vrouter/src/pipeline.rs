@@ -158,7 +158,9 @@ impl<'s> Walk<'s> {
 
     /// Anti-spoofing: only the addresses the port was given (RFC 2827 at its narrowest).
     fn check_source(&self, binding: &PortEntry) -> Result<(), DropReason> {
-        if self.key.eth_src() != binding.mac {
+        // Who receives an ARP message believes the address inside it, not the frame's.
+        let foreign = self.key.flags & flag::ARP_FOREIGN_MAC != 0;
+        if self.key.eth_src() != binding.mac || foreign {
             return Err(DropReason::SpoofedMac);
         }
         match self.key.eth_type {
@@ -395,8 +397,10 @@ impl<'s> Walk<'s> {
         Ok(())
     }
 
+    /// Who is behind a container's port. Nobody is behind the wire, also when an entry says so.
     fn binding(&self, port: PortId) -> Option<&'s PortEntry> {
-        self.snapshot.ports.lookup(port).and_then(|p| p.binding.as_ref())
+        let port = self.snapshot.ports.lookup(port)?;
+        port.binding.as_ref().filter(|_| port.spec.kind == PortKind::Container)
     }
 
     /// Table `group`.

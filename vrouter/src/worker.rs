@@ -2,19 +2,22 @@
 //!
 //! ```text
 //! rx burst -> untag (trunk) -> parse -> T1 exact cache -> T3 pipeline on the snapshot -> act -> tx
+//! \____________ the whole burst ___________/ \____________________ packet by packet ______________/
 //! ```
 //!
 //! The worker owns its I/O, its flow cache and its counters. It reads the published snapshot once
 //! a burst and allocates nothing, locks nothing and makes no system call for a packet of a cached
 //! flow; only [`PacketIo::flush`] and, when idle, [`PacketIo::wait`] do.
 
+use std::mem::take;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
-use crossbeam::channel::{Receiver, Sender};
+use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 use flowtable::action::Punt;
 use flowtable::cache::FlowCache;
@@ -95,7 +98,9 @@ pub struct Worker<I: PacketIo> {
     budget: PuntBudget,
     punts: Sender<Punted>,
     replies: Arc<ArrayQueue<Reply>>,
+    /// Empty between bursts; kept for their memory.
     burst: Vec<Frame>,
+    packets: Vec<Packet>,
 }
 
 impl<I: PacketIo> std::fmt::Debug for Worker<I> {
@@ -141,6 +146,7 @@ impl<I: PacketIo> Worker<I> {
             punts: parts.punts,
             replies: parts.replies,
             burst: Vec::with_capacity(BURST),
+            packets: Vec::with_capacity(BURST),
             shared: parts.shared,
         }
     }
@@ -171,21 +177,24 @@ impl<I: PacketIo> Worker<I> {
         let mut handled = 0;
         for at in 0..self.io.queues().len() {
             let queue = self.io.queues()[at];
-            let mut burst = std::mem::take(&mut self.burst);
+            let (mut burst, mut packets) = (take(&mut self.burst), take(&mut self.packets));
             handled += self.io.rx(queue, &mut burst, BURST);
-            for frame in burst.drain(..) {
-                self.forward(queue, frame, &snapshot, now_ns);
+            packets.extend(burst.drain(..).filter_map(|f| self.receive(queue, f, &snapshot)));
+            for packet in &packets {
+                self.cache.touch(packet.hash);
             }
-            self.burst = burst;
+            for packet in packets.drain(..) {
+                self.forward(packet, &snapshot, now_ns);
+            }
+            (self.burst, self.packets) = (burst, packets);
         }
         handled += self.send_replies(&snapshot);
         self.io.flush();
         handled
     }
 
-    /// The packet's life.
-    fn forward(&mut self, queue: QueueId, frame: Frame, snapshot: &Snapshot, now_ns: u64) {
-        let Some(packet) = self.receive(queue, frame, snapshot) else { return };
+    /// The packet's life, once it is received: decide, count, sample, act.
+    fn forward(&mut self, packet: Packet, snapshot: &Snapshot, now_ns: u64) {
         let decision = self.decide(&packet, snapshot);
         self.count_rules(&decision, &packet);
         self.sample(&packet, &decision, snapshot);

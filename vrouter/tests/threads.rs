@@ -357,15 +357,51 @@ fn an_idle_worker_waits_and_a_wake_up_costs_one_poll() {
 }
 
 #[test]
-fn a_waiting_worker_is_woken_by_writes_and_calls() {
+fn a_waiting_worker_is_woken_by_writes_calls_and_answers() {
     let node = Running::start(8);
+    let waits = || node.gate.until("the worker waits", State::is_waiting, |state| state.polls);
     for round in 1..=20 {
-        node.gate.until("the worker waits", State::is_waiting, |_| ());
+        waits();
         node.engine.write(&[rule(round, 1, Permit::Allow)]).unwrap();
         node.engine.write(&[Op::Delete(EntryKey::Rule(RuleId(round), 0))]).unwrap();
-        node.gate.until("the worker waits", State::is_waiting, |_| ());
-        assert_eq!(node.handle.call(|worker| worker.flows().len()), Ok(0));
+        waits();
+        let (handle, (end, ended)) = (node.handle.clone(), mpsc::channel());
+        std::thread::spawn(move || end.send(handle.call(|worker| worker.flows().len())).unwrap());
+        assert_eq!(ended.recv_timeout(LIMIT).expect("a call wakes the worker"), Ok(0));
     }
+    let request = tagged_as(0x8100, A1.port().get(), &A1.asks(A2.ip));
+    let inject = move |w: &mut Worker<GatedIo>| w.io_mut().memory.inject(QueueId::TRUNK, &request);
+    assert_eq!(node.handle.call(inject), Ok(true));
+    let polls = waits();
+    node.engine.slow_path().unwrap().poll();
+    node.gate.until("an answer wakes the worker", |state| state.polls > polls, |_| ());
+    let ports = node.engine.ports();
+    assert_eq!(ports.iter().find(|p| p.spec.id == A1.port()).unwrap().tx.packets, 1);
+    node.stop();
+}
+
+#[test]
+fn the_slow_path_answers_until_it_is_stopped() {
+    let node = Running::start(8);
+    let (slow, stop) = (node.engine.slow_path().unwrap(), Arc::<AtomicBool>::default());
+    let (stopped, (end, ended)) = (Arc::clone(&stop), mpsc::channel());
+    std::thread::spawn(move || {
+        slow.run(&stopped);
+        end.send(()).unwrap();
+    });
+    let sent = |node: &Running| {
+        let ports = node.engine.ports();
+        ports.iter().find(|p| p.spec.id == A1.port()).unwrap().tx.packets
+    };
+    for asked in 1..=10 {
+        let request = tagged_as(0x8100, A1.port().get(), &A1.asks(A2.ip));
+        let inject =
+            move |w: &mut Worker<GatedIo>| w.io_mut().memory.inject(QueueId::TRUNK, &request);
+        node.handle.call(inject).unwrap();
+        node.gate.until("the answer", |_| sent(&node) == asked, |_| ());
+    }
+    stop.store(true, Ordering::Relaxed);
+    ended.recv_timeout(LIMIT).expect("the slow path stops");
     node.stop();
 }
 
@@ -375,7 +411,15 @@ fn a_call_to_a_worker_that_ended_is_refused() {
     let handle = node.handle.clone();
     assert_eq!(handle.call(|_| 7), Ok(7));
     let engine = node.engine.clone();
-    drop(node.stop());
+    let gate = Arc::clone(&node.gate);
+    let worker = node.stop();
+    // One call is waiting when the worker goes, the other one comes later.
+    let (waiting, (end, ended)) = (handle.clone(), mpsc::channel());
+    gate.change(|state| state.rung = false);
+    std::thread::spawn(move || end.send(waiting.call(|_| 7)).unwrap());
+    gate.until("the call waits", |state| state.rung, |_| ());
+    drop(worker);
+    assert_eq!(ended.recv_timeout(LIMIT).expect("the caller is told"), Err(WorkerGone));
     assert_eq!(handle.call(|_| 7), Err(WorkerGone));
     engine.write(&[rule(1, 1, Permit::Deny)]).expect("nobody is waited for");
 }

@@ -65,6 +65,8 @@ pub mod flag {
     pub const IP_OPTIONS: u8 = 8;
     /// An ARP opcode other than request.
     pub const ARP_REPLY: u8 = 16;
+    /// The sender's hardware address inside the ARP message is not the frame's source.
+    pub const ARP_FOREIGN_MAC: u8 = 32;
 }
 
 /// UDP destination port of VXLAN (RFC 7348, section 5).

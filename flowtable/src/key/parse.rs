@@ -112,9 +112,13 @@ fn arp(frame: &[u8], out: &mut Parsed) -> Result<usize, DropReason> {
     let Some((&[0, 1, 0x08, 0x00, 6, 4, op0, op1], addresses)) = header.split_first_chunk() else {
         return Err(DropReason::Malformed);
     };
-    let &[_, _, _, _, _, _, s0, s1, s2, s3, _, _, _, _, _, _, t0, t1, t2, t3] = addresses else {
+    let &[h0, h1, h2, h3, h4, h5, s0, s1, s2, s3, _, _, _, _, _, _, t0, t1, t2, t3] = addresses
+    else {
         return Err(DropReason::Malformed);
     };
+    if [h0, h1, h2, h3, h4, h5] != out.key.eth_src {
+        out.key.flags |= flag::ARP_FOREIGN_MAC;
+    }
     out.key.src = mapped([s0, s1, s2, s3]);
     out.key.dst = mapped([t0, t1, t2, t3]);
     if [op0, op1] != [0, 1] {

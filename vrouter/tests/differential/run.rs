@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use flowtable::action::Punt;
 use flowtable::entry::{Entry, EntryKey, Op};
 use flowtable::ids::{PortId, RuleId, Vrf};
+use flowtable::key::{self, Decap, Origin};
 use flowtable::{Action, DropReason, Verdict};
 use vrouter::{Count, PortKind, PortSpec};
 
@@ -121,6 +122,20 @@ impl Node {
             assert_eq!(delivered, expected, "{time:?}: {judgement:?}");
             self.count_rules(&judgement, frame.len());
         }
+        self.check_cached(port, frame);
+    }
+
+    /// What was done is what the trace says would be done, action by action.
+    fn check_cached(&self, in_port: PortId, frame: &[u8]) {
+        let Some(spec) = self.ports.iter().find(|spec| spec.id == in_port) else { return };
+        let decap = match spec.kind {
+            PortKind::Container => Decap::Never,
+            PortKind::Uplink => Decap::Vxlan,
+        };
+        let Ok(parsed) = key::parse(frame, Origin { in_port, decap }) else { return };
+        let flows = self.fabric.worker.flows();
+        let flow = flows.iter().find(|flow| flow.key == parsed.key).expect("it is cached");
+        assert_eq!(flow.verdict, self.fabric.engine.trace(in_port, frame).verdict);
     }
 
     fn check_trace(&self, port: PortId, frame: &[u8], fate: &Fate) {

@@ -108,9 +108,9 @@ impl<'a> Oracle<'a> {
         self.ports.iter().find(|spec| spec.id == id)
     }
 
-    /// The entry of a port that exists.
+    /// Who is behind a container's port.
     pub(crate) fn binding(&self, id: PortId) -> Option<&'a PortEntry> {
-        self.spec(id)?;
+        self.spec(id).filter(|spec| spec.kind == PortKind::Container)?;
         table!(self, Port).find(|e| e.port == id)
     }
 
@@ -436,6 +436,7 @@ fn check_source(binding: &PortEntry, seen: &Seen) -> Stopped<()> {
             return drop(DropReason::Ipv6Off);
         }
         What::Ip(ip) => binding.ips.contains(&ip.src),
+        What::Arp { hardware, .. } if hardware != binding.mac => return drop(DropReason::SpoofedMac),
         What::Arp { sender, .. } => sender.is_unspecified() || binding.ips.contains(&sender),
     };
     if allowed { Ok(()) } else { drop(DropReason::SpoofedIp) }

@@ -25,7 +25,7 @@ pub(crate) struct Seen {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum What {
-    Arp { request: bool, sender: IpAddr, target: IpAddr },
+    Arp { request: bool, hardware: Mac, sender: IpAddr, target: IpAddr },
     Ip(Ip),
     Other,
 }
@@ -139,7 +139,9 @@ fn arp(bytes: &[u8]) -> Read<What> {
         return Err(DropReason::Malformed);
     }
     let request = bytes[6..8] == [0, 1];
-    Ok(What::Arp { request, sender: v4(&bytes[14..18]), target: v4(&bytes[24..28]) })
+    let hardware = Mac(bytes[8..14].try_into().unwrap());
+    let (sender, target) = (v4(&bytes[14..18]), v4(&bytes[24..28]));
+    Ok(What::Arp { request, hardware, sender, target })
 }
 
 fn ipv4(frame: &[u8], at: usize) -> Read<Ip> {

@@ -117,6 +117,14 @@ fn a_spoofed_sender_is_refused() {
 }
 
 #[test]
+fn another_hardware_address_inside_the_message_is_a_spoofed_mac() {
+    let mut request = A1.asks(A9.ip);
+    // Sender hardware address: after the Ethernet header and 8 bytes of the ARP header (RFC 826).
+    request[22..28].copy_from_slice(&A2.mac.0);
+    dropped(A1, &request, DropReason::SpoofedMac);
+}
+
+#[test]
 fn an_unknown_address_is_asked_for_on_the_wire_of_a_vlan_only() {
     let mut fabric = Fabric::new();
     let request = V1.asks([10, 1, 3, 77].into());

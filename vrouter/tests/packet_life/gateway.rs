@@ -167,9 +167,11 @@ fn an_ipv6_packet_on_its_last_hop_is_dropped_in_silence() {
             next_hop: NextHop::Local(A2.port()),
         }),
     ]);
-    let mut frame = Packet::new((A1.mac, Mac::GATEWAY), (ips[0], ips[1])).ttl(1).bytes();
-    // Traffic class and flow label that read as an IPv4 header of 20 bytes, in a packet of 60.
-    frame[14..18].copy_from_slice(&[0x65, 0, 0, 60]);
+    let expired = Packet::new((A1.mac, Mac::GATEWAY), (ips[0], ips[1])).ttl(0).l4(L4::Raw(64));
+    let mut frame = expired.bytes();
+    // Traffic class and flow label that read as an IPv4 header of 20 bytes, in a packet of 56;
+    // next header and hop limit as "don't fragment".
+    frame[14..18].copy_from_slice(&[0x65, 0, 0, 56]);
     let expected = received(A1.port(), &frame).walked();
     let expected = expected.dropped(A1.port(), DropReason::TtlExpired, frame.len());
     assert_eq!(fabric.send(A1.port(), &frame), expected);

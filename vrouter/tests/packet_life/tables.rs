@@ -71,6 +71,15 @@ fn a_vlan_or_an_underlay_over_a_containers_port_leads_nowhere() {
     dropped(A1, vec![Entry::Underlay(underlay)], &frame, DropReason::PortGone);
 }
 
+/// Without a tunnel or a tag, a tenant's frame would be taken for one of the underlay's.
+#[test]
+fn an_uplink_that_an_entry_binds_to_a_tenant_is_no_container() {
+    let binding = PortEntry { port: UPLINK, ..A2.binding() };
+    let route = route_of_a2(NextHop::Local(UPLINK));
+    let frame = A1.via_gateway(&A2).bytes();
+    dropped(A1, vec![Entry::Port(binding), route], &frame, DropReason::PortGone);
+}
+
 #[test]
 fn a_port_bound_to_a_network_of_another_tenant_reaches_nobody_there() {
     let binding = Entry::Port(PortEntry { bd: NET_R, ..A1.binding() });
