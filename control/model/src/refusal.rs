@@ -309,6 +309,10 @@ reasons! {
         "release addresses or use a group without a pool";
     /// Release by someone else.
     NotOwner { owner: String } => Exists, "the address belongs to {owner}", "release it as its owner";
+    /// Another machine uses the node's name.
+    NodeNameTaken { vtep: String } => InUse,
+        "a node of this name is connected, with tunnel end point {vtep}",
+        "give every node a name of its own (--node)";
     /// Two nodes with one address.
     VtepTaken { node: String } => Exists, "the tunnel end point belongs to node {node}",
         "give each node its own --vtep; delete the other node if it is gone";

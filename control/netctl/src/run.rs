@@ -189,10 +189,8 @@ impl Runner {
 
     async fn set_global(&self, args: GlobalSetArgs) -> Done {
         let format = self.format(&args.output);
-        let mut session = Session::open(&self.global).await?;
-        let (kind, _) = session.get(v1::Kind::Global, GLOBAL).await?;
-        let Kind::Global(current) = kind else { return Err(Failure::Reply("settings")) };
-        let written = session.update(Kind::Global(changed(current, args))).await?;
+        let named = Kind::Global(named_settings(args));
+        let written = Session::open(&self.global).await?.update(named).await?;
         confirm::<GlobalView>(written, format, String::new())
     }
 
@@ -282,15 +280,16 @@ fn group_of(args: GroupCreateArgs) -> v1::EndpointGroup {
     }
 }
 
-fn changed(current: v1::Global, args: GlobalSetArgs) -> v1::Global {
+/// Only what is named: netmaster leaves the rest as it is, also what somebody else sets meanwhile.
+fn named_settings(args: GlobalSetArgs) -> v1::Global {
     v1::Global {
-        name: current.name,
-        network_infra_type: args.fabric_mode.unwrap_or(current.network_infra_type),
-        vlans: args.vlan_range.unwrap_or(current.vlans),
-        vxlans: args.vxlan_range.unwrap_or(current.vxlans),
-        fwd_mode: args.fwd_mode.unwrap_or(current.fwd_mode),
-        arp_mode: args.arp_mode.unwrap_or(current.arp_mode),
-        pvt_subnet: args.private_subnet.unwrap_or(current.pvt_subnet),
+        name: GLOBAL.to_owned(),
+        network_infra_type: args.fabric_mode.unwrap_or_default(),
+        vlans: args.vlan_range.unwrap_or_default(),
+        vxlans: args.vxlan_range.unwrap_or_default(),
+        fwd_mode: args.fwd_mode.unwrap_or_default(),
+        arp_mode: args.arp_mode.unwrap_or_default(),
+        pvt_subnet: args.private_subnet.unwrap_or_default(),
     }
 }
 
@@ -317,7 +316,7 @@ mod tests {
     use clap::Parser as _;
     use control_api::v1;
 
-    use super::{changed, group_of, network_of};
+    use super::{group_of, named_settings, network_of};
     use crate::args::{Cli, GlobalVerb, GroupVerb, NetworkVerb, Noun};
     use crate::rewrite::contiv_flags;
 
@@ -378,22 +377,17 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_are_not_named_stay() {
-        let current = v1::Global {
-            name: "global".into(),
-            network_infra_type: "default".into(),
-            vlans: "1-4094".into(),
-            vxlans: "1-10000".into(),
-            fwd_mode: "bridge".into(),
-            arp_mode: "proxy".into(),
-            pvt_subnet: "172.19.0.0/16".into(),
-        };
+    fn settings_that_are_not_named_are_not_sent() {
         let Noun::Global(GlobalVerb::Set(args)) = noun("netctl global set -v 100-200 -a flood")
         else {
             panic!()
         };
-        let want =
-            v1::Global { vlans: "100-200".into(), arp_mode: "flood".into(), ..current.clone() };
-        assert_eq!(changed(current, args), want);
+        let want = v1::Global {
+            name: "global".into(),
+            vlans: "100-200".into(),
+            arp_mode: "flood".into(),
+            ..Default::default()
+        };
+        assert_eq!(named_settings(args), want);
     }
 }

@@ -4,7 +4,9 @@
 //! gets a new snapshot. Only the last event of a write carries the write's revision, so that a node
 //! that acknowledges it has the whole write.
 
+use std::collections::hash_map::RandomState;
 use std::convert::Infallible;
+use std::hash::{BuildHasher as _, Hasher as _};
 
 use control_api::v1::node_server::Node as NodeService;
 use control_api::v1::watch_event::Kind as Event;
@@ -32,6 +34,13 @@ pub(crate) struct NodeApi {
     pub(crate) sessions: Sessions,
     /// Becomes true when the process is to end: streams never end by themselves.
     pub(crate) stopping: watch::Receiver<bool>,
+    /// See `RegisterReply`.
+    pub(crate) instance: u64,
+}
+
+/// A number that no other process has.
+pub(crate) fn draw_instance() -> u64 {
+    RandomState::new().build_hasher().finish().max(1)
 }
 
 #[tonic::async_trait]
@@ -48,10 +57,15 @@ impl NodeService for NodeApi {
             return Err(status(&Refused::new("apiVersion", &request.api_version, reason)));
         }
         let node = registration(request)?;
+        self.check_namesake(&node).await?;
         tracing::info!(node = %node.name, vtep = ?node.vtep, version = %node.version, "registers");
-        let written = self.master.create(Spec::Node(node)).await?;
-        let revision = written.revision;
-        Ok(Response::new(v1::RegisterReply { api_version: API_VERSION, features: 0, revision }))
+        let revision = self.master.create(Spec::Node(node)).await?.revision;
+        Ok(Response::new(v1::RegisterReply {
+            api_version: API_VERSION,
+            features: 0,
+            revision,
+            instance: self.instance,
+        }))
     }
 
     async fn watch(
@@ -103,6 +117,21 @@ fn registration(request: v1::RegisterRequest) -> Result<Node, Status> {
 }
 
 impl NodeApi {
+    /// Two machines under one name would each delete the other's endpoints as their own leftovers.
+    async fn check_namesake(&self, node: &Node) -> Result<(), Status> {
+        if !self.sessions.standing(&node.name).connected {
+            return Ok(());
+        }
+        let known = self.master.read(|state| state.ledger.intent().node(&node.name).cloned());
+        match known.await? {
+            Some(Node { vtep: Some(vtep), .. }) if node.vtep != Some(vtep) => {
+                let reason = Reason::NodeNameTaken { vtep: vtep.to_string() };
+                Err(status(&Refused::new("nodeName", &node.name, reason)))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     async fn known(&self, name: &str) -> Result<NodeName, Status> {
         let name = NodeName::parse("nodeName", name).map_err(Failure::Refused)?;
         if self.master.read(|state| state.ledger.intent().node(&name).is_some()).await? {

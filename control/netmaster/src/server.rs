@@ -18,7 +18,7 @@ use tonic::transport::server::TcpIncoming;
 use crate::api::Api;
 use crate::config::Listen;
 use crate::master::Master;
-use crate::node_api::NodeApi;
+use crate::node_api::{NodeApi, draw_instance};
 use crate::sessions::Sessions;
 
 /// A silent client is asked this often whether it is still there ...
@@ -95,8 +95,12 @@ pub(crate) async fn serve(
     stopping: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let sessions = Sessions::default();
-    let node_api =
-        NodeApi { master: master.clone(), sessions: sessions.clone(), stopping: stopping.clone() };
+    let node_api = NodeApi {
+        master: master.clone(),
+        sessions: sessions.clone(),
+        stopping: stopping.clone(),
+        instance: draw_instance(),
+    };
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<NetMasterServer<Api>>().await;
     reporter.set_serving::<NodeServer<NodeApi>>().await;

@@ -103,7 +103,8 @@ impl Sessions {
         table.last_id += 1;
         let id = table.last_id;
         let stream = OpenStream { id, questions: sender };
-        table.nodes.entry(node.clone()).or_default().stream = Some(stream);
+        // What it had in force in an earlier life says nothing of this one: it tells soon.
+        table.nodes.insert(node.clone(), Node { acked: 0, stream: Some(stream) });
         drop(table);
         Session { sessions: self.clone(), node, id, questions }
     }
@@ -114,9 +115,11 @@ impl Sessions {
         if let Some(poll) = table.polls.get_mut(&ack.stats_id) {
             poll.take(&node, ack);
         }
-        let known = table.nodes.entry(node).or_default();
-        // A node whose engine was replaced may fall back: its word counts.
-        known.acked = ack.revision;
+        // An answer with counters is sent beside the acknowledgements and may overtake them.
+        if ack.stats_id == 0 {
+            // A node whose engine was replaced may fall back: its word counts.
+            table.nodes.entry(node).or_default().acked = ack.revision;
+        }
         drop(table);
         self.shared.changed.send_replace(());
     }
@@ -146,9 +149,10 @@ impl Sessions {
     /// Asks every connected node for its rule counters and adds them up, at most [`PATIENCE`]; and
     /// the names of nodes whose counters are missing.
     pub(crate) async fn rule_counters(&self) -> (BTreeMap<u64, RuleCounter>, Vec<String>) {
-        let id = self.lock().ask();
+        let asked = Asked { sessions: self, id: self.lock().ask() };
+        let id = asked.id;
         self.wait(|table| table.polls.get(&id).is_none_or(|poll| poll.waiting.is_empty())).await;
-        let poll = self.lock().polls.remove(&id).unwrap_or_default();
+        let poll = asked.end();
         let sums = poll.sums.into_iter();
         let counters = sums
             .map(|(cookie, (packets, bytes))| (cookie, RuleCounter { cookie, packets, bytes }))
@@ -167,6 +171,25 @@ impl Sessions {
     // No code that can panic runs while it is held.
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.shared.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A poll under way. It ends with this, also when the client that asked goes away.
+struct Asked<'a> {
+    sessions: &'a Sessions,
+    id: u64,
+}
+
+impl Asked<'_> {
+    /// What has been collected.
+    fn end(&self) -> Poll {
+        self.sessions.lock().polls.remove(&self.id).unwrap_or_default()
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        drop(self.end());
     }
 }
 
@@ -268,5 +291,32 @@ mod tests {
         let ((sums, late), ()) = tokio::join!(sessions.rule_counters(), answers);
         assert_eq!(sums[&7], RuleCounter { cookie: 7, packets: 4, bytes: 200 });
         assert_eq!(late, ["c", "d"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_poll_ends_with_the_client_that_asked() {
+        let sessions = Sessions::default();
+        let _silent = sessions.open(node("a"));
+        let asking = tokio::time::timeout(PATIENCE / 2, sessions.rule_counters());
+        assert!(asking.await.is_err());
+        assert!(sessions.lock().polls.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn counters_that_overtake_an_acknowledgement_take_nothing_back() {
+        let sessions = Sessions::default();
+        let _stream = sessions.open(node("a"));
+        sessions.acknowledge(node("a"), &ack(5));
+        sessions.acknowledge(node("a"), &AckRequest { stats_id: 9, ..ack(4) });
+        assert_eq!(sessions.wait_for(5).await, Vec::<String>::new());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_node_had_in_force_in_an_earlier_life_does_not_count() {
+        let sessions = Sessions::default();
+        drop(sessions.open(node("a")));
+        sessions.acknowledge(node("a"), &ack(5));
+        let _again = sessions.open(node("a"));
+        assert_eq!(sessions.wait_for(5).await, ["a"]);
     }
 }

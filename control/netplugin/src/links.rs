@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use flowtable::ids::Mac;
 use netdev::{
@@ -17,6 +18,10 @@ use netdev::{
 
 use crate::attachment::{Address, Interface, Sandbox};
 use crate::naming::is_host_ifname;
+
+/// The kernel takes a second at most from up to running.
+const RUNNING_PATIENCE: Duration = Duration::from_secs(3);
+const RUNNING_POLL: Duration = Duration::from_millis(1);
 
 /// Why the kernel's part failed.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +34,8 @@ pub(crate) enum Error {
     NoUplink { device: String },
     #[error("{link} went away while it was set up")]
     Gone { link: String },
+    #[error("{link} is up and carries no packets after {RUNNING_PATIENCE:?}: is its other end up?")]
+    NotRunning { link: String },
     #[error("{}", chain(.0))]
     Netlink(#[from] NetlinkError),
     #[error("{}", chain(.0))]
@@ -141,12 +148,36 @@ fn equip(pair: &Pair<'_>, namespace: &Namespace) -> Result<Vec<IpAddr>, Error> {
     Ok(made)
 }
 
-/// Lets the container's packets in.
-pub(crate) fn open_host_end(host_ifname: &str) -> Result<(), Error> {
+/// Lets the container's packets in. When this returns both ends carry packets: the kernel gets there
+/// some time after the link is up, and loses without a trace what is sent before.
+pub(crate) fn open_host_end(
+    host_ifname: &str,
+    namespace: &Namespace,
+    ifname: &str,
+) -> Result<(), Error> {
     let host = Netlink::open()?;
     let gone = || Error::Gone { link: host_ifname.to_owned() };
     let link = host.link_by_name(host_ifname)?.ok_or_else(gone)?;
-    Ok(host.set_up(link.index)?)
+    host.set_up(link.index)?;
+    let inside = Netlink::open_in(namespace)?;
+    let deadline = Instant::now() + RUNNING_PATIENCE;
+    for (netlink, name) in [(&host, host_ifname), (&inside, ifname)] {
+        wait_running(netlink, name, deadline)?;
+    }
+    Ok(())
+}
+
+fn wait_running(netlink: &Netlink, name: &str, deadline: Instant) -> Result<(), Error> {
+    loop {
+        let gone = || Error::Gone { link: name.to_owned() };
+        if netlink.link_by_name(name)?.ok_or_else(gone)?.running {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::NotRunning { link: name.to_owned() });
+        }
+        std::thread::sleep(RUNNING_POLL);
+    }
 }
 
 /// Removes a host end and with it the container's; absent is fine.

@@ -7,13 +7,14 @@
 use std::collections::hash_map::RandomState;
 use std::convert::Infallible;
 use std::hash::{BuildHasher as _, Hasher as _};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use control_api::v1::net_master_client::NetMasterClient;
 use control_api::v1::node_client::NodeClient;
 use control_api::v1::{
     AckRequest, CreateRequest, DeleteRequest, Endpoint as EndpointObject, ErrorDetail, Kind,
-    Object, RegisterRequest, RuleCounter, WatchEvent, WatchRequest, object,
+    Object, RegisterReply, RegisterRequest, RuleCounter, WatchEvent, WatchRequest, object,
 };
 use prost::Message as _;
 use tokio::sync::watch;
@@ -23,7 +24,7 @@ use tonic::{Code, Request, Status, Streaming};
 use tracing::{info, warn};
 
 use crate::config::{Config, Netmaster};
-use crate::mirror::{Garbled, Heard, Mirror};
+use crate::mirror::{Garbled, Heard, Mirror, Stamp};
 use crate::program::{Applied, Programmer};
 
 /// Version of control.v1 spoken here.
@@ -168,10 +169,11 @@ pub(crate) async fn follow(
     let mut pause = PAUSE_MIN;
     let mut reported = String::new();
     let mut resume = Resume::Deltas;
+    let source = AtomicU64::new(0);
     let mut masters = config.netmasters.iter().cycle();
     loop {
         let Some(netmaster) = masters.next() else { std::future::pending().await };
-        let session = Session { config, mirror, programmer, master, resume };
+        let session = Session { config, mirror, programmer, master, resume, source: &source };
         let started = Instant::now();
         let ended = session.run(netmaster).await;
         master.channel.send_replace(None);
@@ -213,12 +215,20 @@ enum Resume {
     Snapshot,
 }
 
+/// The revision to resume from at the netmaster process that the known intent is from; 0: a
+/// snapshot. A store younger than what is known has another history.
+const fn resume_from(ours: Stamp, theirs: u64) -> u64 {
+    if ours.epoch > 0 && theirs >= ours.revision { ours.revision } else { 0 }
+}
+
 struct Session<'a> {
     config: &'a Config,
     mirror: &'a Mirror,
     programmer: &'a Programmer,
     master: &'a Master,
     resume: Resume,
+    /// Instance of the netmaster that the known intent is from.
+    source: &'a AtomicU64,
 }
 
 impl Session<'_> {
@@ -242,11 +252,14 @@ impl Session<'_> {
             Err(_elapsed) => return Err(Ended::Connect("no answer".to_owned())),
         };
         let mut node = NodeClient::new(channel.clone());
-        let theirs = node.register(bounded(self.registration())).await?.into_inner().revision;
-        // A netmaster whose store is younger than what we know has another history.
+        let reply = node.register(bounded(self.registration())).await?.into_inner();
+        let RegisterReply { revision: theirs, instance, .. } = reply;
         let ours = self.mirror.stamp();
-        let deltas = self.resume == Resume::Deltas && ours.epoch > 0 && theirs >= ours.revision;
-        let from_revision = if deltas { ours.revision } else { 0 };
+        let same_source = self.source.load(Ordering::Relaxed) == instance;
+        let from_revision = match self.resume {
+            Resume::Deltas if same_source => resume_from(ours, theirs),
+            Resume::Deltas | Resume::Snapshot => 0,
+        };
         let least_epoch = if from_revision == 0 { ours.epoch + 1 } else { ours.epoch };
         let request = WatchRequest { node_name: self.config.node.to_string(), from_revision };
         let stream = node.watch(request).await?.into_inner();
@@ -254,7 +267,7 @@ impl Session<'_> {
         tokio::select! {
             ended = self.hear(stream, &node, least_epoch) => ended,
             ended = self.acknowledge(node.clone(), least_epoch) => ended,
-            never = self.open(channel, least_epoch) => match never {},
+            never = self.open(channel, least_epoch, instance) => match never {},
         }
     }
 
@@ -284,9 +297,10 @@ impl Session<'_> {
     }
 
     /// Lets CNI calls use the session, once intent is this netmaster's.
-    async fn open(&self, channel: Channel, least_epoch: u64) -> Infallible {
+    async fn open(&self, channel: Channel, least_epoch: u64, instance: u64) -> Infallible {
         let mut known = self.mirror.watch();
         if known.wait_for(|known| known.epoch >= least_epoch).await.is_ok() {
+            self.source.store(instance, Ordering::Relaxed);
             self.master.channel.send_replace(Some(channel));
         }
         std::future::pending().await

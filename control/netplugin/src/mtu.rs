@@ -6,6 +6,9 @@ use std::net::IpAddr;
 const MTU_MIN: u32 = 68;
 /// Used where no uplink gives a limit.
 pub(crate) const MTU_WITHOUT_UPLINK: u32 = 1500;
+/// The engine's packet buffers have 2,048 bytes with headroom: no packet is larger than this, however
+/// large the underlay's may be.
+const ENGINE_MTU: u32 = 1500;
 
 /// What a network's packets are wrapped in on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +36,8 @@ impl Wrapping {
 pub(crate) enum BadMtu {
     #[error("mtu {wanted} does not fit: the underlay's {underlay} leaves {limit}")]
     TooLarge { wanted: u32, underlay: u32, limit: u32 },
+    #[error("mtu {wanted} does not fit the engine's packet buffers: they take {ENGINE_MTU}")]
+    AboveEngine { wanted: u32 },
     #[error("the underlay's MTU {underlay} leaves {limit}, less than the {MTU_MIN} IPv4 needs")]
     UnderlayTooSmall { underlay: u32, limit: u32 },
     #[error("mtu {wanted} is less than the {MTU_MIN} IPv4 needs")]
@@ -50,7 +55,10 @@ pub(crate) const fn container_mtu(
         return Err(BadMtu::UnderlayTooSmall { underlay, limit });
     }
     if wanted == 0 {
-        return Ok(limit);
+        return Ok(if limit > ENGINE_MTU { ENGINE_MTU } else { limit });
+    }
+    if wanted > ENGINE_MTU {
+        return Err(BadMtu::AboveEngine { wanted });
     }
     if wanted > limit {
         return Err(BadMtu::TooLarge { wanted, underlay, limit });
@@ -72,7 +80,15 @@ mod tests {
         assert_eq!(container_mtu(0, 1500, V4), Ok(1450));
         assert_eq!(container_mtu(0, 1500, V6), Ok(1430));
         assert_eq!(container_mtu(0, 1500, Wrapping::Vlan), Ok(1500));
-        assert_eq!(container_mtu(0, 9000, V4), Ok(8950));
+    }
+
+    #[test]
+    fn a_large_underlay_gives_what_the_engines_buffers_take() {
+        assert_eq!(container_mtu(0, 1550, V4), Ok(1500));
+        assert_eq!(container_mtu(0, 9000, V4), Ok(1500));
+        assert_eq!(container_mtu(0, 9000, Wrapping::Vlan), Ok(1500));
+        assert_eq!(container_mtu(1500, 9000, V4), Ok(1500));
+        assert_eq!(container_mtu(1501, 9000, V4), Err(BadMtu::AboveEngine { wanted: 1501 }));
     }
 
     #[test]

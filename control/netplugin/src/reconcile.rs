@@ -122,23 +122,43 @@ async fn settle(node: &Arc<Node>, wrong: &Suspects) {
             undo(node, row).await;
         }
     }
-    let rows = node.roster.rows();
-    let names: BTreeSet<&String> = rows.iter().map(|row| &row.host_ifname).collect();
-    for link in wrong.links.iter().filter(|link| !names.contains(link)) {
-        info!(link, "removing a host end without attachment");
-        let name = link.clone();
-        match tokio::task::spawn_blocking(move || links::remove(&name)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(link, %error, "cannot remove it"),
-            Err(error) => warn!(link, %error, "cannot remove it"),
-        }
+    for link in &wrong.links {
+        remove_orphan(node, link).await;
     }
-    let ids: BTreeSet<String> = rows.iter().map(|row| row.id.to_string()).collect();
-    for endpoint in wrong.endpoints.iter().filter(|id| !ids.contains(*id)) {
-        info!(endpoint, "deleting an endpoint without attachment");
-        if let Err(error) = node.master.delete_endpoint(endpoint).await {
-            warn!(endpoint, %error, "cannot delete it yet");
-        }
+    for endpoint in &wrong.endpoints {
+        delete_homeless(node, endpoint).await;
+    }
+}
+
+async fn remove_orphan(node: &Arc<Node>, link: &str) {
+    if node.roster.rows().iter().any(|row| row.host_ifname == link) {
+        return;
+    }
+    info!(link, "removing a host end without attachment");
+    let name = link.to_owned();
+    match tokio::task::spawn_blocking(move || links::remove(&name)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(link, %error, "cannot remove it"),
+        Err(error) => warn!(link, %error, "cannot remove it"),
+    }
+}
+
+/// Holds the attachment's turn meanwhile: an ADD that has just begun makes an endpoint of this
+/// very name.
+async fn delete_homeless(node: &Arc<Node>, endpoint: &str) {
+    let parts = endpoint.rsplit_once(':');
+    let id = parts.and_then(|(container, ifname)| AttachmentId::new(container, ifname).ok());
+    let turn = id.as_ref().map(|id| node.roster.try_turn(id));
+    // Somebody works on it right now.
+    if matches!(turn, Some(None)) {
+        return;
+    }
+    if id.is_some_and(|id| node.roster.row(&id).is_some()) {
+        return;
+    }
+    info!(endpoint, "deleting an endpoint without attachment");
+    if let Err(error) = node.master.delete_endpoint(endpoint).await {
+        warn!(endpoint, %error, "cannot delete it yet");
     }
 }
 

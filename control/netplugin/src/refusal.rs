@@ -54,6 +54,7 @@ impl Refusal {
                 links::Error::Exists { .. } => Code::InvalidEnvironment,
                 links::Error::NoUplink { .. }
                 | links::Error::Gone { .. }
+                | links::Error::NotRunning { .. }
                 | links::Error::Netlink(_)
                 | links::Error::Sysctl(_) => Code::Io,
             },

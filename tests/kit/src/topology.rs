@@ -72,12 +72,9 @@ impl Topology {
     /// Without root.
     pub fn two_nodes_stopped(self) -> Result<TwoNodes> {
         let node = |name, vtep| Node::new(self.purpose, name, vtep, FIRST, self.extra_args.clone());
-        let (one, two) = (node("node1", FIRST)?, node("node2", SECOND)?);
-        join(one.namespace(), (two.namespace(), UPLINK), self.underlay_mtu)?;
-        let first = address_uplink(one.namespace(), UPLINK, FIRST)?;
-        let second = address_uplink(two.namespace(), UPLINK, SECOND)?;
-        wait_running(&[first, second])?;
-        Ok(TwoNodes { one, two })
+        let nodes = TwoNodes { one: node("node1", FIRST)?, two: node("node2", SECOND)? };
+        nodes.join(self.underlay_mtu)?;
+        Ok(nodes)
     }
 
     /// One node with all daemons running and ready, its uplink open to view.
@@ -105,6 +102,20 @@ pub struct TwoNodes {
     pub one: Node,
     /// 10.250.0.2.
     pub two: Node,
+}
+
+impl TwoNodes {
+    /// Joins the nodes by a new underlay; the one before, if any, has been removed.
+    ///
+    /// # Errors
+    /// When it is still there.
+    pub fn join(&self, mtu: u32) -> Result<()> {
+        let (one, two) = (self.one.namespace(), self.two.namespace());
+        join(one, (two, UPLINK), mtu)?;
+        let first = address_uplink(one, UPLINK, FIRST)?;
+        let second = address_uplink(two, UPLINK, SECOND)?;
+        wait_running(&[first, second])
+    }
 }
 
 /// A node whose uplink ends where a test can see it.

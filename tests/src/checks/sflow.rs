@@ -1,16 +1,19 @@
 //! A collector that others wrote estimates the right packet rate from our samples.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use kit::wait_until;
 
 use crate::check::Check;
 use crate::world::{SAMPLE_RATE, Who, World};
 
 const PORT: u16 = 9999;
-const DATAGRAMS: u32 = 300_000;
+const DATAGRAMS: u64 = 150_000;
+/// Between two looks at the counter.
+const BATCH: u32 = 10_000;
 const BOUND: Duration = Duration::from_secs(20);
 
 pub(crate) const CHECK: Check = Check {
@@ -27,10 +30,14 @@ fn run(world: &mut World) -> Result<String> {
     let _silent = receiver.namespace().run(|| UdpSocket::bind(to))??;
     let socket = sender.namespace().run(|| UdpSocket::bind(("0.0.0.0", 0)))??;
     let before = received(world)?;
-    for _ in 0..DATAGRAMS {
-        // A full device queue is a packet less on both sides of the comparison.
-        drop(socket.send_to(&[0x5a; 58], to));
-    }
+    let enough = || {
+        for _ in 0..BATCH {
+            // What a full device queue or the port's limit takes is missing on both sides.
+            drop(socket.send_to(&[0x5a; 58], to));
+        }
+        received(world).ok().filter(|now| *now >= before + DATAGRAMS)
+    };
+    wait_until(BOUND, format!("{DATAGRAMS} packets to come to the port"), enough)?;
     let sent = wait_until(BOUND, "the port's counter to settle", || settled(world))? - before;
     let (src, dst) = (sender.address().to_string(), receiver.address().to_string());
     let samples = f64::from(u32::try_from(sent)?) / f64::from(SAMPLE_RATE);
@@ -44,7 +51,6 @@ fn run(world: &mut World) -> Result<String> {
     };
     let found = wait_until(BOUND, format!("an estimate of {sent} packets"), close);
     let estimate = found.with_context(|| format!("the last one was off by {error_pct:.2} %"))?;
-    ensure!(sent > u64::from(DATAGRAMS) / 2, "only {sent} packets came to the port");
     Ok(format!(
         "{sent} packets at 1:{SAMPLE_RATE}, estimated {estimate}: {error_pct:+.2} % of \
          {allowed_pct:.2} % allowed"

@@ -2,15 +2,25 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use kit::frame::{Addresses, tcp_syn};
 use kit::{Container, Daemon, DirGuard, OneNode, Purpose, Topology, UPLINK, binary};
 use serde_json::Value;
+use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use crate::Test;
-use crate::control::{create_endpoint, register};
+use crate::control::{connected, create_endpoint, register};
 use crate::shared::sharing;
 use crate::site::{attach, attach_to_group, configure, mac_text, netctl_json, port_of, reach};
 
@@ -42,6 +52,8 @@ pub(crate) fn tests() -> Vec<Test> {
             ("vrctl_refuses_wrong_input_with_the_right_exit_code", exit_codes),
             ("cli_completion_and_manual_pages_are_complete", pages),
             ("cli_tables_have_contivs_columns", tables),
+            ("every_daemon_answers_health_checks_and_describes_its_services", services),
+            ("sockets_belong_to_their_owner_alone", private_sockets),
         ],
     )
 }
@@ -288,7 +300,7 @@ fn exit_codes(scene: &mut Scene) -> Result<()> {
         (&["flow", "ls", "--limit", "many"], 1),
         (&["trace", "in_port=nowhere,icmp,nw_src=10.1.1.1,nw_dst=10.1.1.2"], 3),
         (&["trace", "in_port=2,colour=red"], 3),
-        (&["flow", "ls", "colour=red"], 3),
+        (&["flow", "ls", "--cache", "colour=red"], 3),
         (&["trace", "--pcap", "/nonexistent.pcap", "--in-port", "2"], 4),
         (&["--socket", "/nonexistent.sock", "port", "ls"], 2),
     ] {
@@ -364,4 +376,51 @@ fn tables(scene: &mut Scene) -> Result<()> {
         ensure!(found.pointer(path).is_some(), "netctl {line} has no {path}: {found}");
     }
     Ok(())
+}
+
+fn private_sockets(scene: &mut Scene) -> Result<()> {
+    let node = &scene.one.node;
+    for socket in [node.cni_socket(), node.datapath_socket()] {
+        let metadata = socket.metadata().with_context(|| socket.display().to_string())?;
+        let mode = metadata.permissions().mode() & 0o777;
+        ensure!(mode == 0o600, "{} is {mode:o}", socket.display());
+    }
+    Ok(())
+}
+
+fn services(scene: &mut Scene) -> Result<()> {
+    let node = &scene.one.node;
+    let unix = |socket: PathBuf| format!("unix:{}", socket.display());
+    for (url, service) in [
+        (node.netmaster_url(), "control.v1.NetMaster"),
+        (node.netmaster_url(), "control.v1.Node"),
+        (unix(node.cni_socket()), "cni.v1.Cni"),
+        (unix(node.datapath_socket()), "datapath.v1.Datapath"),
+    ] {
+        connected(node.namespace(), &url, async |channel| {
+            let check = HealthCheckRequest { service: service.into() };
+            let health = HealthClient::new(channel.clone()).check(check).await;
+            let health = health.with_context(|| format!("health of {service}"))?.into_inner();
+            ensure!(health.status() == ServingStatus::Serving, "{service}: {health:?}");
+            let names = described(channel).await.with_context(|| format!("services of {url}"))?;
+            ensure!(names.contains(&service.to_owned()), "no {service}: {names:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+async fn described(channel: Channel) -> Result<Vec<String>> {
+    let list = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let requests = tokio_stream::iter([list]);
+    let mut answers =
+        ServerReflectionClient::new(channel).server_reflection_info(requests).await?.into_inner();
+    let answer = answers.message().await?.context("no answer")?.message_response;
+    let Some(MessageResponse::ListServicesResponse(listed)) = answer else {
+        anyhow::bail!("{answer:?}")
+    };
+    Ok(listed.service.into_iter().map(|service| service.name).collect())
 }

@@ -2,12 +2,13 @@
 //! else notices.
 
 use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use kit::frame::{Addresses, arp_request, icmp_echo, tagged, tcp_syn, udp};
 use kit::{
-    CONTAINER_IFNAME, Container, Daemon, FABRIC_PORT, OneNode, Purpose, Topology, UPLINK, capture,
-    wait_until,
+    CONTAINER_IFNAME, Container, Daemon, FABRIC_PORT, Flow, OneNode, Purpose, Topology, UPLINK,
+    capture, wait_until,
 };
 
 use crate::Test;
@@ -24,7 +25,7 @@ const COPIES: u64 = 3;
 const RANDOM_FRAMES: u64 = 2000;
 
 pub(crate) fn tests() -> Vec<Test> {
-    sharing(
+    let mut tests = sharing(
         build,
         &[
             ("broken_frames_of_a_container_are_counted_by_reason", from_container),
@@ -32,8 +33,12 @@ pub(crate) fn tests() -> Vec<Test> {
             ("broken_vxlan_is_counted_by_reason", from_wire),
             ("a_vxlan_packet_cut_at_any_length_is_counted_and_harmless", cut_vxlan),
             ("random_bytes_are_all_counted_and_harmless", random_bytes),
+            ("net_5_ipv6_is_dropped_by_reason_where_a_network_has_none", ipv6_off),
         ],
-    )
+    );
+    let name = "a_flooding_container_is_limited_and_its_neighbours_keep_their_network";
+    tests.push((name.to_owned(), Box::new(flood)));
+    tests
 }
 
 #[derive(Debug)]
@@ -46,7 +51,11 @@ struct Scene {
 }
 
 fn build() -> Result<Scene> {
-    let mut one = Topology::new(Purpose::Test).one_node()?;
+    build_on(Topology::new(Purpose::Test))
+}
+
+fn build_on(topology: Topology) -> Result<Scene> {
+    let mut one = topology.one_node()?;
     let lines =
         ["tenant create blue", "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 -p 4242 front"];
     configure(&one.node, &lines)?;
@@ -269,5 +278,53 @@ fn random_bytes(scene: &mut Scene) -> Result<()> {
         .with_context(|| format!("{:?}", all_drops(&scene.one.node)))?;
     let sent_after = port_of(&scene.one.node, &scene.b)?["tx_packets"].as_u64();
     ensure!(sent_before == sent_after, "noise was delivered: {sent_before:?} {sent_after:?}");
+    scene.alive()
+}
+
+fn ipv6_off(scene: &mut Scene) -> Result<()> {
+    let socket = capture(scene.a.namespace(), CONTAINER_IFNAME)?;
+    let to_b = scene.a_to_b()?;
+    // A whole IPv6 packet (RFC 8200) with nothing behind its header.
+    let mut frame = [&to_b.dst_mac[..], &to_b.src_mac, &[0x86, 0xdd, 0x60], &[0; 39]].concat();
+    (frame[20], frame[21]) = (59, 64);
+    let before = all_drops(&scene.one.node)?;
+    for _ in 0..COPIES {
+        socket.send(&frame)?;
+    }
+    // Containers' kernels send IPv6 by themselves: at least ours are counted.
+    let counted = || {
+        let now = all_drops(&scene.one.node).ok()?;
+        (now.get("ipv6-off")? - before.get("ipv6-off")? >= COPIES).then_some(())
+    };
+    wait_until(BOUND, "the packets under ipv6-off", counted)
+        .with_context(|| format!("{:?}, before {before:?}", all_drops(&scene.one.node)))?;
+    scene.alive()
+}
+
+/// As fast as one thread can, for a second, while others talk.
+fn flood() -> Result<()> {
+    const TIME: Duration = Duration::from_secs(1);
+    let limit = ["--port-pps", "20000"];
+    let mut scene = build_on(Topology::new(Purpose::Test).daemon_args(Daemon::Vrouterd, &limit))?;
+    let flood = capture(scene.a.namespace(), CONTAINER_IFNAME)?;
+    let frame = udp(scene.a_to_b()?, 1000, 2000, &[7; 18])?;
+    let third = attach(&scene.one.node, "third", "front")?;
+    let flow = Flow::start(third.namespace(), scene.b.address(), Duration::from_millis(2))?;
+    let (start, mut sent) = (Instant::now(), 0_u64);
+    while start.elapsed() < TIME {
+        // A full queue of the device is what a flood meets first.
+        sent += u64::from(flood.send(&frame).is_ok());
+    }
+    let report = flow.stop()?;
+    let after = all_drops(&scene.one.node)?;
+    let limited = after.get("rate-limit").copied().unwrap_or_default();
+    let delivered = port_of(&scene.one.node, &scene.b)?["tx_packets"].as_u64();
+    ensure!(
+        limited + 40_000 > sent,
+        "{sent} frames in {TIME:?}, limited only {limited}: {after:?}"
+    );
+    ensure!(delivered < Some(40_000), "{delivered:?} packets came through");
+    let lost = report.sent - report.received;
+    ensure!(lost * 20 <= report.sent, "{report:?} beside {sent} frames of a flood");
     scene.alive()
 }

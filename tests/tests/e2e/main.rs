@@ -17,6 +17,7 @@ mod restart;
 mod runtime;
 mod shared;
 mod site;
+mod trouble;
 mod uplink;
 mod wire;
 
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         hostile::tests,
         uplink::tests,
         restart::tests,
+        trouble::tests,
         offloads::tests,
         ctl::tests,
     ];

@@ -189,7 +189,8 @@ fn no_vrouterd(scene: &mut Scene) -> Result<()> {
     let before = scene.traces()?;
     scene.one.node.stop(Daemon::Vrouterd)?;
     let mut plug = Plug::new(&scene.one.node, "front")?;
-    plug.config["timeoutSeconds"] = json!(2);
+    // netmaster waits two seconds for this node, which cannot acknowledge.
+    plug.config["timeoutSeconds"] = json!(5);
     let msg = plug.refused(&scene.one.node, "ADD", 11)?;
     ensure!(msg.contains("vrouterd"), "{msg}");
     let inside = plug.netns().netlink()?.link_by_name(CONTAINER_IFNAME)?;

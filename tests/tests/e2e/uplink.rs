@@ -7,14 +7,18 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use kit::{Daemon, Flow, OneNode, Purpose, TcpServer, Topology, tcp_connect, wait_until};
 
+use serde_json::Value;
+
 use crate::Test;
+use crate::runtime::{Plug, refusal};
 use crate::site::{BOUND, links, ports};
 
 const FABRIC: Ipv4Addr = Ipv4Addr::new(10, 250, 0, 2);
 
 pub(crate) fn tests() -> Vec<Test> {
-    let name = "upl_2_the_hosts_connections_live_through_attach_detach_and_crash";
-    vec![(name.to_owned(), Box::new(host_lives))]
+    let lives = "upl_2_the_hosts_connections_live_through_attach_detach_and_crash";
+    let refused = "an_uplink_that_the_engine_cannot_take_shows_in_status";
+    vec![(lives.to_owned(), Box::new(host_lives)), (refused.to_owned(), Box::new(refused_uplink))]
 }
 
 fn host_lives() -> Result<()> {
@@ -48,6 +52,17 @@ fn host_lives() -> Result<()> {
     // Each attach and detach restarts the device's queue, which may cost what is in it.
     let lost = report.sent - report.received;
     ensure!(lost <= 12 && report.gap_max < Duration::from_millis(500), "{report:?}");
+    Ok(())
+}
+
+/// A veth device takes no XDP program above an MTU of about 3,500 bytes.
+fn refused_uplink() -> Result<()> {
+    let one = Topology::new(Purpose::Test).underlay_mtu(9000).one_node()?;
+    let plug = Plug::new(&one.node, "front")?;
+    let ask = || refusal(&plug.call(&one.node, "STATUS", &Value::Null)?, 51);
+    let limited = || ask().ok().filter(|msg| msg.contains(kit::UPLINK));
+    wait_until(BOUND, "STATUS to tell of the uplink", limited)
+        .with_context(|| format!("{:?}", plug.call(&one.node, "STATUS", &Value::Null)))?;
     Ok(())
 }
 

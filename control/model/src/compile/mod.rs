@@ -113,6 +113,10 @@ impl NodeView<'_> {
         let (bd, mac) = (network.bd, endpoint.mac);
         let prefix = Prefix::host(IpAddr::V4(endpoint.address));
         let group = self.intent.group_of(endpoint).map(|group| group.id);
+        if endpoint.group.is_some() && group.is_none() {
+            // Outside its group it would be outside its policies too.
+            return;
+        }
         // Every node knows the group of every address: in-rules name groups of remote senders.
         entries.extend(group.map(|group| Entry::Group(GroupEntry { vrf, prefix, group })));
         let Some(next_hop) = self.next_hop(endpoint, network) else { return };

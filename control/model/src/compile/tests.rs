@@ -228,6 +228,23 @@ fn a_name_that_does_not_resolve_makes_no_entry_and_never_any() {
     assert_eq!(count(&ledger), 0);
 }
 
+#[test]
+fn an_endpoint_whose_group_does_not_resolve_is_cut_off_and_not_freed_of_policy() {
+    let ledger = ledger([
+        network("default:net", "10.1.1.0/24", "vxlan"),
+        group("default:a", "net", "", &[]),
+        endpoint("c1", "default:net", "a", "10.1.1.5", "n1"),
+    ]);
+    let of = |intent: &Intent| {
+        let entries = compile(intent, &node("n1"), &placed(&[("c1", 2)], None));
+        texts(&entries, |e| matches!(e, Entry::Port(_) | Entry::Mac(_)).then(|| e.table())).len()
+    };
+    let mut intent = ledger.intent().clone();
+    assert_eq!(of(&intent), 2);
+    intent.remove(&Key::parse(Kind::EndpointGroup, "default:a").unwrap());
+    assert_eq!(of(&intent), 0);
+}
+
 fn vrf_of(entry: &Entry) -> Option<Vrf> {
     match entry {
         Entry::Port(e) => Some(e.vrf),

@@ -69,9 +69,15 @@ impl Ledger {
 
     fn check_overlap(&self, spec: &NetworkSpec) -> Result<(), Refused> {
         let mut others = self.intent.networks.values().filter(|n| n.key.tenant == spec.key.tenant);
-        let Some(other) = others.find(|n| n.subnet.range().overlaps(spec.subnet.range())) else {
-            return Ok(());
+        let (range, gateway) = (spec.subnet.range(), spec.gateway);
+        // A gateway may lie outside its network's range, but not where another hands addresses out.
+        let conflicts = |other: &&Network| {
+            let theirs = other.subnet.range();
+            theirs.overlaps(range)
+                || gateway.is_some_and(|gateway| theirs.contains(gateway))
+                || other.gateway.is_some_and(|gateway| range.contains(gateway))
         };
+        let Some(other) = others.find(conflicts) else { return Ok(()) };
         let reason = Reason::SubnetOverlap {
             network: other.key.network.to_string(),
             subnet: other.subnet.to_string(),

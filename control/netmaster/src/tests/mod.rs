@@ -112,6 +112,10 @@ impl Client {
     }
 
     async fn register(&mut self, name: &str, vtep: &str) -> u64 {
+        self.try_register(name, vtep).await.unwrap().revision
+    }
+
+    async fn try_register(&mut self, name: &str, vtep: &str) -> Result<v1::RegisterReply, Status> {
         let request = v1::RegisterRequest {
             api_version: 1,
             node_name: name.into(),
@@ -119,7 +123,7 @@ impl Client {
             version: "test".into(),
             ..Default::default()
         };
-        self.node.register(request).await.unwrap().into_inner().revision
+        self.node.register(request).await.map(tonic::Response::into_inner)
     }
 }
 

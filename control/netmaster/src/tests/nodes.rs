@@ -226,6 +226,31 @@ async fn strangers_and_connected_nodes_are_refused() {
 }
 
 #[tokio::test]
+async fn two_machines_under_one_name_are_not_taken_for_one_node() {
+    let (server, mut client) = Server::memory().await;
+    client.register("n1", "192.168.0.1").await;
+    client.register("n1", "192.168.0.9").await;
+    let watch = v1::WatchRequest { node_name: "n1".into(), from_revision: 0 };
+    let stream = server.client().await.node.watch(watch).await.unwrap().into_inner();
+    let refused = refusal(client.try_register("n1", "192.168.0.2").await);
+    let reason = "a node of this name is connected, with tunnel end point 192.168.0.9";
+    assert_eq!(refused, (Code::FailedPrecondition, "nodeName".into(), reason.into()));
+    client.try_register("n1", "192.168.0.9").await.unwrap();
+    drop(stream);
+}
+
+#[tokio::test]
+async fn every_process_has_an_instance_of_its_own() {
+    let store = AnyStore::Memory(MemoryStore::default());
+    let (first, second) = (Server::start(store.clone()).await, Server::start(store).await);
+    let (mut of_first, mut of_second) = (first.client().await, second.client().await);
+    let instance = of_first.try_register("n1", "").await.unwrap().instance;
+    assert_ne!(instance, 0);
+    assert_eq!(of_first.try_register("n1", "").await.unwrap().instance, instance);
+    assert_ne!(of_second.try_register("n1", "").await.unwrap().instance, instance);
+}
+
+#[tokio::test]
 async fn stopping_ends_open_streams() {
     let (server, client) = Server::memory().await;
     let mut node = Follower::start(&server, "n1", 0).await;

@@ -69,7 +69,7 @@ pub(crate) async fn add(node: &Arc<Node>, wish: Wish, deadline: Instant) -> Resu
     let (namespace, sandbox) = blocking(move || links::open_sandbox(&netns)).await?;
     let namespace = Arc::new(namespace);
     if let Some(earlier) = node.roster.row(&wish.id)
-        && let Some(added) = settle_earlier(node, earlier, &wish, &sandbox).await?
+        && let Some(added) = settle_earlier(node, earlier, &wish, &sandbox, deadline).await?
     {
         return Ok(added);
     }
@@ -92,19 +92,20 @@ pub(crate) async fn add(node: &Arc<Node>, wish: Wish, deadline: Instant) -> Resu
     }
 }
 
-/// Returns the earlier attachment if it is just what is asked for; otherwise undoes it.
+/// Returns the earlier attachment if it is just what is asked for, once it is in force; otherwise
+/// undoes it.
 async fn settle_earlier(
     node: &Arc<Node>,
     row: Attachment,
     wish: &Wish,
     sandbox: &Sandbox,
+    deadline: Instant,
 ) -> Result<Option<Added>, Refusal> {
-    let same = row.state == State::Attached
-        && row.sandbox.cookie == sandbox.cookie
-        && (&row.tenant, &row.network, &row.group) == (&wish.tenant, &wish.network, &wish.group);
-    if same && let Some(interface) = row.interface.clone() {
+    if let Some(interface) = row.interface.clone().filter(|_| is_wished(&row, wish, sandbox)) {
+        node.master.connected(deadline).await?;
         let ends = blocking(links::host_ends).await?;
-        if ends.contains(&row.host_ifname) {
+        if ends.contains(&row.host_ifname) && has_endpoint(node, &row.id, &interface) {
+            program(node, &row, node.mirror.stamp(), deadline).await?;
             return Ok(Some(Added { host_ifname: row.host_ifname, interface }));
         }
     }
@@ -113,6 +114,33 @@ async fn settle_earlier(
         Released::Whole => Ok(None),
         Released::ButEndpoint(error) => Err(unfinished(error.into())),
     }
+}
+
+/// Whether the attachment of `row` is what `wish` asks for.
+fn is_wished(row: &Attachment, wish: &Wish, sandbox: &Sandbox) -> bool {
+    let Some(interface) = &row.interface else { return false };
+    let is_held = |wished: &WishedAddress| {
+        let mut held = interface.addresses.iter();
+        held.any(|a| a.ip == wished.ip && wished.prefix_len.is_none_or(|len| len == a.prefix_len))
+    };
+    row.state == State::Attached
+        && row.sandbox.cookie == sandbox.cookie
+        && (&row.tenant, &row.network, &row.group) == (&wish.tenant, &wish.network, &wish.group)
+        && wish.ips.iter().all(is_held)
+        && (wish.mac.is_empty() || wish.mac.parse() == Ok(interface.mac))
+        && (wish.mtu == 0 || wish.mtu == interface.mtu)
+}
+
+/// Whether netmaster still has the endpoint, with the addresses its interface carries.
+fn has_endpoint(node: &Node, id: &AttachmentId, interface: &Interface) -> bool {
+    let Ok(id) = EndpointId::parse("endpointID", &id.to_string()) else { return false };
+    node.mirror.read(|intent| {
+        let Some(endpoint) = intent.endpoint(&id) else { return false };
+        let mut addresses = interface.addresses.iter();
+        endpoint.host.node == node.config.node
+            && endpoint.mac == interface.mac
+            && addresses.all(|a| a.ip == IpAddr::V4(endpoint.address))
+    })
 }
 
 /// Takes a port id and writes the row that says what to undo.
@@ -167,8 +195,9 @@ async fn build(
     })
     .await?;
     program(node, &row, stamp, deadline).await?;
-    let host_ifname = row.host_ifname.clone();
-    blocking(move || links::open_host_end(&host_ifname)).await?;
+    let (inside, of_row) = (Arc::clone(namespace), row.clone());
+    blocking(move || links::open_host_end(&of_row.host_ifname, &inside, of_row.id.ifname()))
+        .await?;
     let host_ifname = row.host_ifname.clone();
     let done = Attachment { state: State::Attached, interface: Some(interface.clone()), ..row };
     node.roster.put(done).await?;
@@ -299,4 +328,53 @@ fn verdict(
         return Some(Err(Refusal::Engine { what: "the tables", reason: reason.clone() }));
     }
     (now.stamp >= stamp).then_some(Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attachment::tests::example;
+
+    fn wish() -> Wish {
+        Wish {
+            id: example("c1").id,
+            netns: "/run/netns/x".into(),
+            config_name: "n1".into(),
+            tenant: "red".into(),
+            network: "blue".into(),
+            group: String::new(),
+            ips: Vec::new(),
+            mac: String::new(),
+            mtu: 0,
+            container_name: String::new(),
+        }
+    }
+
+    #[test]
+    fn only_an_attachment_that_has_all_that_is_wished_is_returned_again() {
+        let row = example("c1");
+        let same = |wish: &Wish| is_wished(&row, wish, &row.sandbox);
+        let at = |ip: &str, prefix_len| vec![WishedAddress { ip: ip.parse().unwrap(), prefix_len }];
+        for alike in [
+            wish(),
+            Wish { ips: at("10.1.1.5", None), ..wish() },
+            Wish { ips: at("10.1.1.5", Some(24)), ..wish() },
+            Wish { mac: "02:02:0a:01:01:05".into(), mtu: 1450, ..wish() },
+        ] {
+            assert!(same(&alike), "{alike:?}");
+        }
+        for other in [
+            Wish { group: "web".into(), ..wish() },
+            Wish { ips: at("10.1.1.6", None), ..wish() },
+            Wish { ips: at("10.1.1.5", Some(16)), ..wish() },
+            Wish { mac: "02:02:0a:01:01:06".into(), ..wish() },
+            Wish { mtu: 1400, ..wish() },
+        ] {
+            assert!(!same(&other), "{other:?}");
+        }
+        let later = Sandbox { cookie: 1, ..row.sandbox.clone() };
+        assert!(!is_wished(&row, &wish(), &later));
+        let half = Attachment { state: State::Attaching, ..row.clone() };
+        assert!(!is_wished(&half, &wish(), &half.sandbox));
+    }
 }

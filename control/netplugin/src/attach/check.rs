@@ -6,10 +6,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use control_model::EndpointId;
+
 use super::blocking;
 use crate::attachment::{Address, Attachment, AttachmentId, Interface, State};
 use crate::links::{self, Seen};
 use crate::node::Node;
+use crate::ports::UPLINK;
 use crate::program::Applied;
 use crate::refusal::Refusal;
 use crate::roster::port_of;
@@ -29,7 +32,19 @@ pub(crate) async fn check(
     if let Some(difference) = difference(&interface, listed, &seen) {
         return Err(Refusal::Differs(format!("{}: {difference}", id.ifname())));
     }
+    check_endpoint(node, id)?;
     check_port(node, &row).await
+}
+
+/// Without its endpoint the address may be somebody else's by now, and the port drops everything.
+fn check_endpoint(node: &Node, id: &AttachmentId) -> Result<(), Refusal> {
+    let there = |id: &EndpointId| node.mirror.read(|intent| intent.endpoint(id).is_some());
+    let known = EndpointId::parse("endpointID", &id.to_string()).is_ok_and(|id| there(&id));
+    // Before netmaster was heard nothing is known either way.
+    if known || !node.mirror.has_heard() {
+        return Ok(());
+    }
+    Err(Refusal::Differs(format!("netmaster has no endpoint {id}: DEL and ADD it again")))
 }
 
 async fn look(row: &Attachment) -> Result<Seen, Refusal> {
@@ -82,6 +97,8 @@ pub(crate) fn status(node: &Node) -> StatusReply {
         (true, "vrouterd is not running: containers of this node have no network".to_owned())
     } else if let Some(reason) = applied.refused {
         (true, format!("vrouterd refused the tables: {reason}"))
+    } else if let Some(reason) = applied.failed_ports.get(&UPLINK) {
+        (true, format!("vrouterd refused the uplink: {reason}"))
     } else if !node.master.is_connected() || !node.mirror.has_heard() {
         (false, "netmaster is not reachable: nothing new can be attached".to_owned())
     } else if node.roster.available_port_count() == 0 {

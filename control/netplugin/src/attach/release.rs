@@ -1,8 +1,8 @@
 //! Undoing an attachment: DEL, GC, failed ADDs and what crashes left.
 //!
 //! The order keeps an address from being given to somebody else while packets of the old owner
-//! can still come: first the engine fences the port, then netmaster frees the address, then the
-//! links go. What netmaster does not hear now it hears later: the row stays until it did.
+//! can still come: first the engine fences the port, then the links go, then netmaster frees the
+//! address. What netmaster does not hear now it hears later: the row stays until it did.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -46,10 +46,9 @@ pub(crate) async fn release(node: &Arc<Node>, row: Attachment) -> Result<Release
             warn!(id = %row.id, %port, "vrouterd has not fenced the port; removing its link");
         }
     }
-    let deleted = node.master.delete_endpoint(&row.id.to_string()).await;
     let host_end = row.host_ifname.clone();
     blocking(move || links::remove(&host_end)).await?;
-    match deleted {
+    match node.master.delete_endpoint(&row.id.to_string()).await {
         Ok(()) => {
             node.roster.remove(&row).await?;
             info!(id = %row.id, "released");

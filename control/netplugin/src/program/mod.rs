@@ -121,7 +121,7 @@ struct Task<'a> {
     config: &'a Config,
     mirror: &'a Mirror,
     programmer: &'a Programmer,
-    /// Instance and tables of the engine last written to.
+    /// Instance and tables of the engine last written to; `None`: not known.
     seen: Option<(String, Tables)>,
     away_since: Option<Instant>,
 }
@@ -154,7 +154,7 @@ impl Task<'_> {
             };
             tokio::select! {
                 event = events.message() => match event {
-                    Ok(Some(event)) => self.report(&event),
+                    Ok(Some(event)) => self.take_in(&event, &mut held),
                     Ok(None) => return tonic::Status::unavailable("the engine went away").into(),
                     Err(status) => return status.into(),
                 },
@@ -174,13 +174,17 @@ impl Task<'_> {
         self.programmer.applied.send_modify(|applied| applied.engine = None);
     }
 
-    fn report(&self, event: &datapath_api::v1::Event) {
-        if event.kind() == datapath_api::v1::event::Kind::PortGone {
-            let desired = self.programmer.lock();
-            let wanted = PortId::new(event.port).ok().and_then(|port| desired.ports.get(&port));
-            if let Some(wanted) = wanted {
-                warn!(port = event.port, ifname = wanted.ifname, "the device of a port is gone");
-            }
+    /// A port whose device went is fenced by the engine. The next pass adds it again, and goes on
+    /// trying for as long as it is wanted: the device may come back, as an uplink's does.
+    fn take_in(&self, event: &datapath_api::v1::Event, held: &mut Held) {
+        if event.kind() != datapath_api::v1::event::Kind::PortGone {
+            return;
+        }
+        let Ok(port) = PortId::new(event.port) else { return };
+        let Some(ifname) = held.ports.remove(&port) else { return };
+        let desired = self.programmer.lock();
+        if self.wanted_name(port, &desired.ports).is_some() {
+            warn!(%port, ifname, "the device of a port is gone");
         }
     }
 
@@ -316,13 +320,17 @@ impl Task<'_> {
 
     /// Writes what changed; everything, to an engine whose tables are not known.
     async fn write(&mut self, engine: &Engine, new: Tables) -> Result<Option<String>, EngineError> {
-        let ops = match &self.seen {
+        // Taken while the answer is open: a batch whose answer is lost may or may not be in force,
+        // and differences to either would be wrong for the other.
+        let before = self.seen.take();
+        let ops = match &before {
             Some((_, old)) => delta(old, &new),
             None => replacement(&new),
         };
         if !ops.is_empty()
             && let Err(reason) = settle(engine.write(&ops).await)?
         {
+            self.seen = before;
             return Ok(Some(reason));
         }
         self.seen = Some((engine.instance().to_owned(), new));

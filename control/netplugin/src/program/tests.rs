@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser as _;
 use datapath_api::convert::ops_from_proto;
@@ -27,13 +28,17 @@ enum Told {
     Write(Vec<Op>),
 }
 
+/// Event streams: open as long as the engine is.
+type Clients = Arc<Mutex<Vec<tokio::sync::mpsc::Sender<Result<Event, Status>>>>>;
+
 struct Fake {
     instance: String,
     told: Arc<Mutex<Vec<Told>>>,
     ports: Mutex<BTreeMap<u32, String>>,
     refused_device: &'static str,
-    /// Open as long as this engine is, as its event streams are.
-    alive: Mutex<Vec<tokio::sync::mpsc::Sender<Result<Event, Status>>>>,
+    /// Takes the next batch, but its answer never arrives.
+    loses_answer: Arc<AtomicBool>,
+    alive: Clients,
 }
 
 #[tonic::async_trait]
@@ -48,6 +53,9 @@ impl Datapath for Fake {
         let ops =
             ops_from_proto(r.into_inner()).map_err(|e| Status::invalid_argument(e.to_string()))?;
         self.told.lock().unwrap().push(Told::Write(ops));
+        if self.loses_answer.swap(false, Ordering::Relaxed) {
+            return Err(Status::deadline_exceeded("the answer got lost"));
+        }
         Ok(Response::new(WriteReply { revision: 1 }))
     }
 
@@ -105,6 +113,8 @@ impl Datapath for Fake {
 /// An engine process: gone, with its connections, when dropped.
 struct Process {
     told: Arc<Mutex<Vec<Told>>>,
+    loses_answer: Arc<AtomicBool>,
+    alive: Clients,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -120,12 +130,14 @@ impl Process {
     fn start(socket: &PathBuf, instance: &str, ports: &[(u32, &str)]) -> Self {
         drop(std::fs::remove_file(socket));
         let told = Arc::new(Mutex::new(Vec::new()));
+        let (loses_answer, alive) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let fake = Fake {
             instance: instance.to_owned(),
             told: Arc::clone(&told),
             ports: Mutex::new(ports.iter().map(|&(id, name)| (id, name.to_owned())).collect()),
             refused_device: "wrbad",
-            alive: Mutex::default(),
+            loses_answer: Arc::clone(&loses_answer),
+            alive: Arc::clone(&alive),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -142,7 +154,28 @@ impl Process {
                 .await
                 .unwrap();
         });
-        Self { told, runtime: Some(runtime) }
+        Self { told, loses_answer, alive, runtime: Some(runtime) }
+    }
+
+    /// Waits until it was told this, at most 10 seconds.
+    async fn hear(&self, expected: &Told) {
+        let heard = async {
+            while !self.told.lock().unwrap().contains(expected) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), heard).await.expect("told in time");
+    }
+
+    /// Tells every client that a port's device is gone.
+    async fn lose_device(&self, port: u32) {
+        let kind = datapath_api::v1::event::Kind::PortGone.into();
+        let event = Event { kind, port, ..Event::default() };
+        let clients = self.alive.lock().unwrap().clone();
+        for client in clients {
+            // A client of an earlier connection may be gone.
+            drop(client.send(Ok(event.clone())).await);
+        }
     }
 
     fn take(&self) -> Vec<Told> {
@@ -330,4 +363,33 @@ async fn a_new_vlan_network_is_taken_from_the_uplink_before_its_tables() {
     assert_eq!(told[0], Told::Add(1, "up0".into(), vec![20]));
     let vid = flowtable::ids::Vid::new(20).unwrap();
     assert!(keys(&told[1]).0.contains(&EntryKey::Vlan(UPLINK, vid)));
+}
+
+#[tokio::test]
+async fn after_a_lost_answer_everything_is_written_again() {
+    let bench = Bench::start(None, BTreeMap::new());
+    let engine = Process::start(&bench.socket(), "a", &[]);
+    snapshot(&bench.mirror, 1, vec![tenant(1)]);
+    bench.applied(|now| now.stamp.revision == 1).await;
+    engine.take();
+    engine.loses_answer.store(true, Ordering::Relaxed);
+    bench.mirror.hear(network(2, "b", "vxlan", 40)).unwrap();
+    bench.applied(|now| now.stamp.revision == 2 && now.engine.is_some()).await;
+    let told = engine.take();
+    assert!(matches!(&told[0], Told::Write(ops) if ops[0] != Op::Clear), "{told:?}");
+    assert!(matches!(&told[1], Told::Write(ops) if ops[0] == Op::Clear), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_port_whose_device_went_is_added_again() {
+    let ports = BTreeMap::from([(port(5), wanted("wr0123456789", "c1:eth0"))]);
+    let bench = Bench::start(Some("up0"), ports);
+    let engine = Process::start(&bench.socket(), "a", &[]);
+    snapshot(&bench.mirror, 2, vec![tenant(1), network(2, "v", "vlan", 20)]);
+    bench.applied(|now| now.stamp.revision == 2).await;
+    engine.take();
+    engine.lose_device(1).await;
+    engine.hear(&Told::Add(1, "up0".into(), vec![20])).await;
+    engine.lose_device(5).await;
+    engine.hear(&Told::Add(5, "wr0123456789".into(), vec![])).await;
 }

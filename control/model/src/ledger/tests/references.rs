@@ -261,3 +261,18 @@ fn an_in_rule_for_one_address_needs_one_group_that_has_it() {
     assert_eq!(refused.to_string(), "failed to configure default:p:1, ip address is not in epg g");
     ledger.create(rule("default:p:1", text("10.2.1.11", "10.1.1.15"))).unwrap();
 }
+
+#[test]
+fn a_gateway_is_never_an_address_that_another_network_hands_out() {
+    let start = || [network("default:low", "10.1.1.1-10.1.1.100/24 10.1.1.254", "vxlan")];
+    let refused =
+        refuse(&mut ledger(start()), network("default:high", "10.1.1.101-10.1.1.254/24", "vxlan"));
+    assert_eq!(refused.to_string(), "network low conflicts with subnet 10.1.1.1-10.1.1.100/24");
+    let refused = refuse(
+        &mut ledger(start()),
+        network("default:high", "10.1.1.101-10.1.1.253/24 10.1.1.7", "vxlan"),
+    );
+    assert_eq!(refused.field, "subnet");
+    let shared = network("default:high", "10.1.1.101-10.1.1.253/24 10.1.1.254", "vxlan");
+    ledger(start()).create(shared).unwrap();
+}
