@@ -1,8 +1,7 @@
 //! A collector that others wrote estimates the right packet rate from our samples.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use kit::wait_until;

@@ -74,6 +74,14 @@ pub struct Detached {
 pub struct Closed(QueueId);
 
 impl Detached {
+    /// What the kernel counted on the socket: gone with it.
+    ///
+    /// # Errors
+    /// [`QueueError::Option`] when the kernel refuses.
+    pub fn statistics(&self) -> Result<XskStats, QueueError> {
+        self.queue.statistics()
+    }
+
     /// Closes the socket. Takes some milliseconds (the kernel waits for its readers), so not on the
     /// worker's thread.
     pub fn close(self) -> Closed {

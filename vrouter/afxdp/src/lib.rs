@@ -20,4 +20,4 @@ pub use io::{AttachError, Closed, Detached, IoError, XskIo};
 pub use program::{ProgramError, ProgramKind, XdpCounters, XdpProgram};
 pub use queue::{QueueError, XskQueue, XskStats};
 pub use table::START_OFFSETS;
-pub use umem::{Pages, Umem, UmemError};
+pub use umem::{Pages, RING_SIZE, Umem, UmemError};

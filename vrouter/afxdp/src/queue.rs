@@ -57,7 +57,7 @@ pub enum QueueError {
 /// What the kernel counted on a socket (`XDP_STATISTICS`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct XskStats {
-    /// Frames dropped for other reasons than a full ring, such as being too long for a buffer.
+    /// Frames dropped for other reasons than those below, such as being too long for a buffer.
     pub rx_dropped: u64,
     /// Frames dropped because the worker did not keep up.
     pub rx_ring_full: u64,
@@ -69,6 +69,17 @@ pub struct XskStats {
     pub tx_invalid: u64,
     /// Wake-ups that found nothing to send.
     pub tx_ring_empty: u64,
+}
+
+impl std::ops::AddAssign for XskStats {
+    fn add_assign(&mut self, other: Self) {
+        self.rx_dropped += other.rx_dropped;
+        self.rx_ring_full += other.rx_ring_full;
+        self.rx_fill_ring_empty += other.rx_fill_ring_empty;
+        self.rx_invalid += other.rx_invalid;
+        self.tx_invalid += other.tx_invalid;
+        self.tx_ring_empty += other.tx_ring_empty;
+    }
 }
 
 /// A bound socket with its four rings, not yet part of a worker's I/O.
@@ -125,10 +136,12 @@ impl XskQueue {
             .fd()
             .xdp_statistics()
             .map_err(|source| QueueError::Option { option: "XDP_STATISTICS", source })?;
+        let no_buffer = stats.rx_fill_ring_empty_descs();
         Ok(XskStats {
-            rx_dropped: stats.rx_dropped(),
+            // In copy mode the kernel counts a frame that finds no buffer in both.
+            rx_dropped: stats.rx_dropped().saturating_sub(no_buffer),
             rx_ring_full: stats.rx_ring_full(),
-            rx_fill_ring_empty: stats.rx_fill_ring_empty_descs(),
+            rx_fill_ring_empty: no_buffer,
             rx_invalid: stats.rx_invalid_descs(),
             tx_invalid: stats.tx_invalid_descs(),
             tx_ring_empty: stats.tx_ring_empty_descs(),

@@ -25,8 +25,9 @@ use crate::table::Tables;
 pub(crate) const XDP_HEADROOM: usize = 256;
 /// Bytes between the kernel's share and a received packet.
 pub(crate) const FRAME_HEADROOM: u16 = 128;
-/// Entries of each of a socket's four rings.
-pub(crate) const RING_SIZE: u32 = 2048;
+/// Entries of each of a socket's four rings: the frames that an attached socket takes to receive
+/// into.
+pub const RING_SIZE: u32 = 2048;
 
 const _: () = assert!(XDP_HEADROOM + FRAME_HEADROOM as usize == HEADROOM);
 

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, ValueEnum};
+use offload::Limits;
 use serde::Deserialize;
 use tracing::level_filters::LevelFilter;
 
@@ -63,6 +64,12 @@ struct Options {
     /// Whether packet buffers are on huge pages [default: auto]
     #[arg(long, env = "WEIR_HUGEPAGES", value_enum)]
     hugepages: Option<HugePages>,
+    /// Packets a second that one container may send; 0 is no limit [default: 200000]
+    #[arg(long, env = "WEIR_PORT_PPS", value_name = "N")]
+    port_pps: Option<u32>,
+    /// Mbit/s that one container may send; 0 is no limit [default: 2500]
+    #[arg(long, env = "WEIR_PORT_MBPS", value_name = "N")]
+    port_mbps: Option<u32>,
     /// Where sFlow goes; without it nothing is sampled
     #[arg(long, env = "WEIR_SFLOW_COLLECTOR", value_name = "IP:PORT")]
     sflow_collector: Option<SocketAddr>,
@@ -118,6 +125,8 @@ pub(crate) struct Config {
     pub(crate) cpu: Option<usize>,
     pub(crate) frames: u32,
     pub(crate) hugepages: HugePages,
+    /// Of each container's port.
+    pub(crate) limits: Limits,
     pub(crate) sflow: Option<SflowConfig>,
 }
 
@@ -183,6 +192,8 @@ impl Options {
             cpus: self.cpus.or(other.cpus),
             frames: self.frames.or(other.frames),
             hugepages: self.hugepages.or(other.hugepages),
+            port_pps: self.port_pps.or(other.port_pps),
+            port_mbps: self.port_mbps.or(other.port_mbps),
             sflow_collector: self.sflow_collector.or(other.sflow_collector),
             sflow_rate: self.sflow_rate.or(other.sflow_rate),
             sflow_polling: self.sflow_polling.or(other.sflow_polling),
@@ -211,6 +222,10 @@ impl Options {
             cpu: self.cpus.map(one_cpu).transpose()?,
             frames,
             hugepages,
+            limits: Limits::new(
+                self.port_pps.unwrap_or(Limits::PORT_PPS),
+                self.port_mbps.unwrap_or(Limits::PORT_MBPS),
+            ),
             sflow,
         })
     }
@@ -259,6 +274,7 @@ mod tests {
         assert_eq!(config.run_dir, Path::new("/run/weir"));
         assert_eq!((config.frames, config.hugepages), (8192, HugePages::Auto));
         assert_eq!((config.cpu, config.sflow), (None, None));
+        assert_eq!(config.limits, Limits::new(200_000, 2_500));
         assert_eq!(config.log_level, LevelFilter::INFO);
     }
 
@@ -270,6 +286,18 @@ mod tests {
         let sflow = config.sflow.unwrap();
         assert_eq!((sflow.rate, sflow.polling_s), (400, 2));
         assert_eq!(sflow.collector, "10.0.0.9:6343".parse().unwrap());
+    }
+
+    #[test]
+    fn the_limits_of_a_port_are_flags_and_keys() {
+        let file = "port-pps = 20000\nport-mbps = 100\n";
+        assert_eq!(resolve(file, &[]).unwrap().limits, Limits::new(20_000, 100));
+        let config = resolve(file, &["--port-pps", "0", "--port-mbps", "0"]).unwrap();
+        assert_eq!(config.limits, Limits::UNLIMITED);
+        for wrong in [["--port-pps", "-1"], ["--port-mbps", "4294967296"]] {
+            assert!(matches!(resolve("", &wrong), Err(ConfigError::Usage(_))));
+        }
+        assert!(matches!(resolve("port-pps = -1", &[]), Err(ConfigError::Syntax { .. })));
     }
 
     #[test]

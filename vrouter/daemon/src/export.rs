@@ -39,6 +39,8 @@ pub(crate) fn run(engine: &Engine, changes: &Receiver<Change>) {
     let mut looked: Option<Instant> = None;
     loop {
         match changes.recv_timeout(DRAIN) {
+            // A session that goes on keeps its numbers.
+            Ok(change) if change == wanted && looked.is_some() => {}
             Ok(change) => {
                 wanted = change;
                 (session, looked) = (None, None);
@@ -51,7 +53,7 @@ pub(crate) fn run(engine: &Engine, changes: &Receiver<Change>) {
         if looked.is_none_or(|l| l.elapsed() >= LOOK) {
             looked = Some(Instant::now());
             if let (None, Some(config)) = (&session, &wanted) {
-                session = start(config);
+                session = start(config, engine.samples_lost());
             }
             if let Some(session) = &mut session {
                 session.follow_ports(&engine.ports(), now);
@@ -65,8 +67,8 @@ pub(crate) fn run(engine: &Engine, changes: &Receiver<Change>) {
     }
 }
 
-fn start(config: &SflowConfig) -> Option<Session> {
-    match Session::new(config) {
+fn start(config: &SflowConfig, lost: u64) -> Option<Session> {
+    match Session::new(config, lost) {
         Ok(session) => Some(session),
         Err(error) => {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -89,7 +91,8 @@ struct Session {
 }
 
 impl Session {
-    fn new(config: &SflowConfig) -> Result<Self, StartError> {
+    /// `lost` samples were lost before its time.
+    fn new(config: &SflowConfig, lost: u64) -> Result<Self, StartError> {
         let any: IpAddr = match config.collector {
             std::net::SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             std::net::SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -100,7 +103,7 @@ impl Session {
         let polling = (config.polling_s > 0).then(|| Duration::from_secs(config.polling_s));
         let exporter = Exporter::new(sflow::Config { polling, ..sflow::Config::new(agent) })?;
         tracing::info!(collector = %config.collector, %agent, rate = config.rate, "sFlow");
-        Ok(Self { exporter, socket, sources: BTreeMap::new(), lost: 0, failing: false })
+        Ok(Self { exporter, socket, sources: BTreeMap::new(), lost, failing: false })
     }
 
     /// A port is a source under the interface index of its device.
@@ -146,7 +149,7 @@ impl Session {
 
     /// The worker counts losses of all ports together; they are reported with the next sample.
     fn report_loss(&mut self, total: u64, port: PortId) {
-        let new = total - self.lost;
+        let new = total.saturating_sub(self.lost);
         if let (1.., Some(source)) = (new, self.sources.get(&port)) {
             self.exporter.lost(*source, u32::try_from(new).unwrap_or(u32::MAX));
             self.lost = total;

@@ -135,6 +135,7 @@ async fn serve(
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = reload.recv() => reload_config(plane),
+            () = plane.trunk_lost.notified() => anyhow::bail!("the trunk wr-t0.0 was removed"),
         }
     }
     tracing::info!("ending");

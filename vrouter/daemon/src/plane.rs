@@ -13,6 +13,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use offload::{Offload, OffloadError};
 use packet_io::{PacketIo as _, QueueId, Wake};
+use tokio::sync::Notify;
 use vrouter::{Engine, EngineConfig, Worker};
 
 use crate::config::{Config, SflowConfig};
@@ -22,7 +23,7 @@ use crate::ports::{Parts, Ports};
 use crate::rpc::Service;
 use crate::tables::Tables;
 use crate::trunk::{Opened, Trunk, TrunkError};
-use crate::underlay::Watcher;
+use crate::underlay::{WatchedTrunk, Watcher};
 
 /// The worker's number in the tc programs; this version has one.
 const WORKER: u16 = 0;
@@ -52,6 +53,8 @@ pub(crate) enum StartError {
 #[derive(Debug)]
 pub(crate) struct Plane {
     pub(crate) service: Service,
+    /// Somebody has removed the trunk: no container is reached any more.
+    pub(crate) trunk_lost: Arc<Notify>,
     sflow: Sender<export::Change>,
     stop: Arc<AtomicBool>,
     waker: Arc<dyn Wake>,
@@ -96,9 +99,13 @@ impl Plane {
             worker: handle.clone(),
             umem,
             events: events.clone(),
+            trunk: trunk.ifindex(),
+            limits: config.limits,
         };
         let ports = Arc::new(Ports::new(parts));
-        let mut watcher = Watcher::new(Arc::clone(&tables), Arc::clone(&ports))?;
+        let trunk_lost = Arc::new(Notify::new());
+        let watched = WatchedTrunk { ifindex: trunk.ifindex(), lost: Arc::clone(&trunk_lost) };
+        let mut watcher = Watcher::new(Arc::clone(&tables), Arc::clone(&ports), watched)?;
         threads.push(spawn("netlink", {
             let stop = Arc::clone(&stop);
             move || watcher.run(&stop)
@@ -110,7 +117,7 @@ impl Plane {
             move || export::run(&engine, &changes)
         })?;
         let service = Service { engine, worker: handle, offload, tables, ports, events };
-        let plane = Self { service, sflow, stop, waker, threads, _trunk: trunk };
+        let plane = Self { service, trunk_lost, sflow, stop, waker, threads, _trunk: trunk };
         plane.set_sflow(config.sflow);
         Ok(plane)
     }
@@ -144,7 +151,6 @@ fn start_worker(
     let (pinned, result) = mpsc::sync_channel(1);
     let stop = Arc::clone(stop);
     let thread = spawn("worker-0", move || {
-        let _guard = AbortOnPanic;
         let outcome = cpu.map_or(Ok(()), pin);
         let failed = outcome.is_err();
         // The starting thread waits for it.
@@ -162,13 +168,14 @@ fn start_worker(
 }
 
 /// Which frames are where is unknown after a panic of the worker: better none forwarded than some
-/// to the wrong place, and whoever started this process starts it again.
-struct AbortOnPanic;
+/// to the wrong place. Without one of the other threads an engine looks healthy and is not. Whoever
+/// started this process starts it again.
+struct AbortOnPanic(&'static str);
 
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if thread::panicking() {
-            tracing::error!("the worker has panicked");
+            tracing::error!(thread = self.0, "a thread has panicked");
             std::process::abort();
         }
     }
@@ -184,6 +191,10 @@ fn spawn(
     name: &'static str,
     f: impl FnOnce() + Send + 'static,
 ) -> Result<JoinHandle<()>, StartError> {
-    let thread = thread::Builder::new().name(name.to_owned()).spawn(f);
+    let guarded = move || {
+        let _guard = AbortOnPanic(name);
+        f();
+    };
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(guarded);
     thread.map_err(|source| StartError::Thread { name, source })
 }

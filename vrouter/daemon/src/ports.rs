@@ -10,7 +10,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use afxdp::{
-    AttachError, ProgramError, ProgramKind, QueueError, Umem, XdpProgram, XskIo, XskQueue,
+    AttachError, ProgramError, ProgramKind, QueueError, RING_SIZE, Umem, XdpProgram, XskIo,
+    XskQueue, XskStats,
 };
 use flowtable::ids::{PortId, Vid};
 use netdev::ethtool::{self, Feature, State};
@@ -60,6 +61,10 @@ pub(crate) enum PortsError {
     DeviceTaken { port: PortId, name: String, existing: PortId },
     #[error("port {port} is {existing} already")]
     PortTaken { port: PortId, existing: String },
+    #[error("port {port}: {name} is the engine's own trunk")]
+    Trunk { port: PortId, name: String },
+    #[error("port {port}: --frames {have} is too few for another uplink; it takes {need}")]
+    Frames { port: PortId, have: u32, need: u32 },
     #[error("every queue number is in use")]
     NoQueue,
     #[error("devices")]
@@ -98,6 +103,10 @@ pub(crate) struct Parts {
     pub(crate) worker: WorkerHandle<XskIo>,
     pub(crate) umem: Umem,
     pub(crate) events: Events,
+    /// Interface index of the trunk.
+    pub(crate) trunk: u32,
+    /// What each container may send.
+    pub(crate) limits: Limits,
 }
 
 /// All open ports.
@@ -105,11 +114,13 @@ pub(crate) struct Parts {
 pub(crate) struct Ports {
     parts: Parts,
     open: Mutex<BTreeMap<PortId, Open>>,
+    /// What the kernel counted on sockets that are closed.
+    retired: Mutex<Vec<(QueueId, XskStats)>>,
 }
 
 impl Ports {
     pub(crate) fn new(parts: Parts) -> Self {
-        Self { parts, open: Mutex::default() }
+        Self { parts, open: Mutex::default(), retired: Mutex::default() }
     }
 
     /// Opens a device and makes it a port; returns its interface index.
@@ -119,6 +130,9 @@ impl Ports {
         let link = netlink.link_by_name(&new.name)?;
         let link =
             link.ok_or_else(|| PortsError::NoDevice { port: new.id, name: new.name.clone() })?;
+        if link.index == self.parts.trunk {
+            return Err(PortsError::Trunk { port: new.id, name: link.name });
+        }
         let taken = open.values().find(|o| o.spec.ifindex == link.index && o.spec.id != new.id);
         if let Some(other) = taken {
             let existing = other.spec.id;
@@ -171,6 +185,27 @@ impl Ports {
         Ok(())
     }
 
+    /// Puts back programs that somebody removed: without its own a container's frames are the
+    /// host's, and without the trunk's nothing reaches a container.
+    pub(crate) fn restore_programs(&self) -> Result<(), PortsError> {
+        let open = self.lock();
+        if self.parts.offload.restore_trunk(self.parts.trunk)? {
+            tracing::warn!("the trunk's tc program was removed; it is back");
+        }
+        for port in open.values().filter(|o| o.spec.kind == PortKind::Container) {
+            if self.parts.offload.restore_port(port.spec.ifindex)? {
+                let device = &port.spec.name;
+                tracing::warn!(port = %port.spec.id, %device, "the port's tc program was removed; it is back");
+            }
+        }
+        Ok(())
+    }
+
+    /// What the kernel counted on the sockets of uplinks that were removed.
+    pub(crate) fn retired_stats(&self) -> Vec<(QueueId, XskStats)> {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The uplink on an interface, with its link.
     pub(crate) fn uplink_on(&self, ifindex: u32) -> Option<PortId> {
         let open = self.lock();
@@ -186,7 +221,7 @@ impl Ports {
             return Err(PortsError::NotContainer { port: id, name: link.name.clone() });
         }
         let spec = spec(id, link, PortKind::Container, Framing::Tagged);
-        self.parts.offload.attach_port(link.index, id, Limits::default())?;
+        self.parts.offload.attach_port(link.index, id, self.parts.limits)?;
         if let Err(error) = self.parts.engine.add_port(spec.clone()) {
             self.parts.offload.detach_port(link.index, id)?;
             return Err(error.into());
@@ -202,6 +237,7 @@ impl Ports {
         open: &BTreeMap<PortId, Open>,
     ) -> Result<Open, PortsError> {
         let queue = free_queue(open)?;
+        enough_frames(id, self.parts.umem.frames(), open)?;
         // The program passes everything to the host until it has a socket.
         let program = XdpProgram::attach(ProgramKind::Uplink, &link.name)?;
         if XskQueue::open(&self.parts.umem, &link.name, 1).is_ok() {
@@ -226,23 +262,39 @@ impl Ports {
 
     fn close(&self, open: Open) -> Result<(), PortsError> {
         let Open { spec, device } = open;
+        // A worker that is late is no reason to leave the rest open: nobody would close it.
+        let forgotten;
         match device {
             Device::Container => {
-                self.parts.engine.remove_port(spec.id)?;
+                forgotten = self.parts.engine.remove_port(spec.id);
                 self.parts.offload.detach_port(spec.ifindex, spec.id)?;
             }
             Device::Uplink { program, queue, .. } => {
                 drop(program);
-                self.parts.engine.remove_port(spec.id)?;
-                let detached = self.parts.worker.call(move |w| w.io_mut().detach(queue))?;
-                if let Some(detached) = detached {
-                    // Closing waits for the kernel: here, not on the worker.
-                    let closed = detached.close();
-                    self.parts.worker.call(move |w| w.io_mut().reclaim(closed))?;
-                }
+                forgotten = self.parts.engine.remove_port(spec.id);
+                self.close_socket(queue)?;
             }
         }
-        Ok(())
+        Ok(forgotten?)
+    }
+
+    fn close_socket(&self, queue: QueueId) -> Result<(), PortsError> {
+        let detached = self.parts.worker.call(move |w| w.io_mut().detach(queue))?;
+        let Some(detached) = detached else { return Ok(()) };
+        if let Ok(stats) = detached.statistics() {
+            self.retire(queue, stats);
+        }
+        // Closing waits for the kernel: here, not on the worker.
+        let closed = detached.close();
+        Ok(self.parts.worker.call(move |w| w.io_mut().reclaim(closed))?)
+    }
+
+    fn retire(&self, queue: QueueId, stats: XskStats) {
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        match retired.iter_mut().find(|(of, _)| *of == queue) {
+            Some((_, sum)) => *sum += stats,
+            None => retired.push((queue, stats)),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<PortId, Open>> {
@@ -274,9 +326,9 @@ fn take_traffic(
     name: &str,
     traffic: &UplinkTraffic,
 ) -> Result<(), PortsError> {
-    if !traffic.vids.is_empty() && ethtool::get(name, Feature::RxVlan).ok() != Some(State::Off) {
-        // The program looks for tags in the data. Devices that can't switch it off have no tags
-        // taken out, or their VLANs stay the host's.
+    if ethtool::get(name, Feature::RxVlan).ok() != Some(State::Off) {
+        // The program looks for tags in the data: a frame of another VLAN whose tag the device has
+        // taken out would pass for one of the underlay.
         if let Err(error) = ethtool::set(name, Feature::RxVlan, State::Off) {
             tracing::warn!(device = name, %error, "received VLAN tags may stay in the device");
         }
@@ -288,6 +340,15 @@ fn take_traffic(
 
 fn spec(id: PortId, link: &Link, kind: PortKind, framing: Framing) -> PortSpec {
     PortSpec { id, name: link.name.clone(), ifindex: link.index, kind, framing }
+}
+
+/// Every socket fills its receive ring when it is attached; one that finds no frames left would
+/// receive nothing.
+fn enough_frames(port: PortId, have: u32, open: &BTreeMap<PortId, Open>) -> Result<(), PortsError> {
+    let uplinks = open.values().filter(|o| o.spec.kind == PortKind::Uplink).count() as u32;
+    // The trunk, those that are there, and this one.
+    let need = (uplinks + 2).saturating_mul(RING_SIZE);
+    if have < need { Err(PortsError::Frames { port, have, need }) } else { Ok(()) }
 }
 
 fn free_queue(open: &BTreeMap<PortId, Open>) -> Result<QueueId, PortsError> {

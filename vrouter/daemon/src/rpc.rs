@@ -196,7 +196,8 @@ impl Service {
         let mut kernel = self.offload.total_drops().map_err(|e| status(Code::Internal, &e))?;
         let sockets = self.worker.call(|worker| worker.io_mut().statistics());
         let sockets = sockets.map_err(|e| status(Code::Internal, &e))?;
-        let sockets = sockets.map_err(|e| status(Code::Internal, &e))?;
+        let mut sockets = sockets.map_err(|e| status(Code::Internal, &e))?;
+        sockets.extend(self.ports.retired_stats());
         kernel.extend(socket_drops(&sockets));
         Ok(listing::drops(self.engine.drops(), &kernel))
     }
@@ -293,9 +294,11 @@ fn uplink_traffic(request: &v1::AddPortRequest) -> Result<UplinkTraffic, Status>
 const fn port_code(error: &PortsError) -> Code {
     match error {
         PortsError::NoDevice { .. } => Code::NotFound,
-        PortsError::NotContainer { .. } | PortsError::ManyQueues { .. } => Code::FailedPrecondition,
+        PortsError::NotContainer { .. }
+        | PortsError::ManyQueues { .. }
+        | PortsError::Trunk { .. } => Code::FailedPrecondition,
         PortsError::DeviceTaken { .. } | PortsError::PortTaken { .. } => Code::AlreadyExists,
-        PortsError::NoQueue => Code::ResourceExhausted,
+        PortsError::NoQueue | PortsError::Frames { .. } => Code::ResourceExhausted,
         PortsError::Netlink(_)
         | PortsError::Offload(_)
         | PortsError::Program(_)

@@ -88,7 +88,9 @@ impl Trunk {
 impl Drop for Trunk {
     fn drop(&mut self) {
         let removed = Netlink::open().and_then(|netlink| netlink.delete_link(self.ifindex));
-        if let Err(error) = removed {
+        if let Err(error) = removed
+            && !error.is_missing()
+        {
             tracing::warn!(%error, "the trunk was not removed; it goes with this process");
         }
     }

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use flowtable::entry::UnderlayEntry;
 use flowtable::ids::Mac;
 use netdev::{Event, Monitor, NeighbourState, Netlink};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::sync::Notify;
 
 use crate::ports::{Ports, PortsError};
 use crate::tables::Tables;
@@ -42,6 +44,14 @@ pub(crate) struct Watcher {
     monitor: Monitor,
     tables: Arc<Tables>,
     ports: Arc<Ports>,
+    trunk: WatchedTrunk,
+}
+
+/// The trunk's device, and who is told when it is gone.
+#[derive(Debug)]
+pub(crate) struct WatchedTrunk {
+    pub(crate) ifindex: u32,
+    pub(crate) lost: Arc<Notify>,
 }
 
 /// What a round of events asks for.
@@ -54,8 +64,12 @@ enum Wanted {
 
 impl Watcher {
     /// Sees everything that happens after this returns.
-    pub(crate) fn new(tables: Arc<Tables>, ports: Arc<Ports>) -> Result<Self, netdev::Error> {
-        Ok(Self { netlink: Netlink::open()?, monitor: Monitor::open()?, tables, ports })
+    pub(crate) fn new(
+        tables: Arc<Tables>,
+        ports: Arc<Ports>,
+        trunk: WatchedTrunk,
+    ) -> Result<Self, netdev::Error> {
+        Ok(Self { netlink: Netlink::open()?, monitor: Monitor::open()?, tables, ports, trunk })
     }
 
     pub(crate) fn run(&mut self, stop: &AtomicBool) {
@@ -78,7 +92,12 @@ impl Watcher {
             wanted = Wanted::Everything;
         }
         if wanted == Wanted::Everything {
+            if self.netlink.link_by_index(self.trunk.ifindex)?.is_none() {
+                self.trunk.lost.notify_one();
+                return Ok(());
+            }
             self.ports.fence_gone(&self.netlink)?;
+            self.ports.restore_programs()?;
         }
         if wanted >= Wanted::NextHops {
             self.refresh()?;
@@ -112,17 +131,23 @@ impl Watcher {
 
     fn refresh(&self) -> Result<(), WatchError> {
         let mut resolved = BTreeMap::new();
+        let mut failed = Ok(());
         for vtep in self.tables.vteps() {
-            resolved.insert(vtep, self.resolve(vtep)?);
+            // One that can't be asked for keeps what it has and is no reason to leave out others.
+            match self.resolve(vtep) {
+                Ok(entry) => drop(resolved.insert(vtep, entry)),
+                Err(error) => failed = Err(error),
+            }
         }
-        Ok(self.tables.set_underlay(&resolved)?)
+        self.tables.set_underlay(&resolved)?;
+        failed
     }
 
     /// The next hop towards a tunnel end point; `None` when there is none (yet).
     fn resolve(&self, vtep: IpAddr) -> Result<Option<UnderlayEntry>, WatchError> {
         let route = match self.netlink.route_to(vtep) {
             Ok(route) => route,
-            Err(error) if error.is_unreachable() => return Ok(None),
+            Err(error) if error.is_unreachable() || is_refusal(&error) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         let Some(port) = self.ports.uplink_on(route.oif) else { return Ok(None) };
@@ -136,6 +161,11 @@ impl Watcher {
         let Some(mac) = neighbour.and_then(netdev::Neighbour::resolved) else { return Ok(None) };
         Ok(Some(UnderlayEntry { vtep, port, src_mac: Mac(link.mac), dst_mac: Mac(mac) }))
     }
+}
+
+/// The address is behind a `blackhole` or `prohibit` route, or is none that packets are sent to.
+fn is_refusal(error: &netdev::Error) -> bool {
+    matches!(error.errno(), Some(Errno::EINVAL | Errno::EACCES))
 }
 
 const fn needs_probe(state: NeighbourState) -> bool {

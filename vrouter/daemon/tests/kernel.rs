@@ -8,6 +8,7 @@
     reason = "tests fail by panicking and report times"
 )]
 
+mod faults;
 mod node;
 
 use std::io::{Read as _, Write as _};
@@ -39,7 +40,7 @@ fn main() {
     // Where nothing may be skipped, a test that can't run is to fail.
     let all = std::env::var_os("WEIR_REQUIRE_ALL").is_some_and(|value| value != "0");
     let runs = all || nix::unistd::geteuid().is_root();
-    let tests: [(&str, Test); 10] = [
+    let tests: [(&str, Test); 18] = [
         ("containers_of_a_network_reach_each_other", containers_of_a_network_reach_each_other),
         ("bulk_transfer_keeps_the_containers_offloads", bulk_transfer_keeps_offloads),
         ("every_packet_of_a_flood_is_accounted_for", every_packet_of_a_flood_is_accounted_for),
@@ -50,6 +51,23 @@ fn main() {
         ("wrong_requests_are_refused", wrong_requests_are_refused),
         ("samples_reach_the_collector", samples_reach_the_collector),
         ("health_and_reflection_are_served", health_and_reflection_are_served),
+        (
+            "frames_for_a_full_queue_are_counted_once",
+            faults::frames_for_a_full_queue_are_counted_once,
+        ),
+        ("trunk_is_no_port", faults::trunk_is_no_port),
+        ("engine_without_its_trunk_ends", faults::engine_without_its_trunk_ends),
+        ("removed_program_is_put_back", faults::removed_program_is_put_back),
+        (
+            "one_refused_route_does_not_stop_the_others",
+            faults::one_refused_route_does_not_stop_the_others,
+        ),
+        ("drops_of_a_removed_uplink_stay_counted", faults::drops_of_a_removed_uplink_stay_counted),
+        (
+            "uplink_without_packet_buffers_is_refused",
+            faults::uplink_without_packet_buffers_is_refused,
+        ),
+        ("flooding_container_gets_its_limit", faults::flooding_container_gets_its_limit),
     ];
     let trials = tests.into_iter().map(|(name, test)| {
         let trial = Trial::test(name, move || caught(test));
@@ -413,6 +431,15 @@ fn samples_reach_the_collector() {
         let (more_flows, more_counters) = samples_in(&datagram[..len]);
         (flows, counters) = (flows + more_flows, counters + more_counters);
     }
+    // The same again is no new session: numbers go on.
+    let number = || {
+        let mut datagram = [0; 2048];
+        collector.recv(&mut datagram).unwrap();
+        u32::from_be_bytes(datagram[16..20].try_into().unwrap())
+    };
+    let before = number();
+    reload("sflow-collector = \"127.0.0.1:6343\"\nsflow-rate = 1\nsflow-polling = 1\n");
+    assert_eq!([number(), number()], [before + 1, before + 2]);
     // A wrong file changes nothing.
     reload("sflow-collector = 7\n");
     for _ in 0..3 {

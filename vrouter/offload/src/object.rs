@@ -8,7 +8,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use flowtable::DropReason;
 use flowtable::ids::PortId;
-use libbpf_rs::{Map, MapCore as _, MapFlags, Object, ObjectBuilder, TC_INGRESS, TcHookBuilder};
+use libbpf_rs::{
+    Map, MapCore as _, MapFlags, Object, ObjectBuilder, TC_INGRESS, TcHook, TcHookBuilder,
+};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::limits::Limits;
@@ -201,6 +203,23 @@ impl Offload {
         self.attach("from_port", ifindex)
     }
 
+    /// Attaches the program of a port again when somebody removed it from device `ifindex`; returns
+    /// whether it was missing. Meanwhile the container's frames were the host's.
+    ///
+    /// # Errors
+    /// [`OffloadError::Attach`].
+    pub fn restore_port(&self, ifindex: u32) -> Result<bool, OffloadError> {
+        self.restore("from_port", ifindex)
+    }
+
+    /// The same for a trunk's device.
+    ///
+    /// # Errors
+    /// [`OffloadError::Attach`].
+    pub fn restore_trunk(&self, ifindex: u32) -> Result<bool, OffloadError> {
+        self.restore("from_trunk", ifindex)
+    }
+
     /// Nothing is received from or sent to the port any more when this returns. The filter stays on
     /// the device and drops what it sends. A port that is not attached: ok.
     ///
@@ -304,15 +323,28 @@ impl Offload {
         removed.map_err(|source| OffloadError::Map { map: "ids", source })
     }
 
-    fn attach(&self, name: &'static str, ifindex: u32) -> Result<(), OffloadError> {
+    fn restore(&self, name: &'static str, ifindex: u32) -> Result<bool, OffloadError> {
+        // Without our filter, without the qdisc and without the device the answer is an error.
+        let missing = self.hook(name, ifindex)?.query().is_err();
+        if missing {
+            self.attach(name, ifindex)?;
+        }
+        Ok(missing)
+    }
+
+    fn hook(&self, name: &'static str, ifindex: u32) -> Result<TcHook, OffloadError> {
         let program = self.object.progs().find(|p| p.name() == name);
         let program = program.ok_or(OffloadError::Missing(name))?;
-        let mut hook = TcHookBuilder::new(program.as_fd())
+        Ok(TcHookBuilder::new(program.as_fd())
             .ifindex(ifindex.cast_signed())
             .handle(FILTER)
             .priority(FILTER)
             .replace(true)
-            .hook(TC_INGRESS);
+            .hook(TC_INGRESS))
+    }
+
+    fn attach(&self, name: &'static str, ifindex: u32) -> Result<(), OffloadError> {
+        let mut hook = self.hook(name, ifindex)?;
         let attached = hook.create().and_then(|mut hook| hook.attach());
         match attached {
             Ok(_) => Ok(()),

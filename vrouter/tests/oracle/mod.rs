@@ -436,7 +436,9 @@ fn check_source(binding: &PortEntry, seen: &Seen) -> Stopped<()> {
             return drop(DropReason::Ipv6Off);
         }
         What::Ip(ip) => binding.ips.contains(&ip.src),
-        What::Arp { hardware, .. } if hardware != binding.mac => return drop(DropReason::SpoofedMac),
+        What::Arp { hardware, .. } if hardware != binding.mac => {
+            return drop(DropReason::SpoofedMac);
+        }
         What::Arp { sender, .. } => sender.is_unspecified() || binding.ips.contains(&sender),
     };
     if allowed { Ok(()) } else { drop(DropReason::SpoofedIp) }

@@ -311,9 +311,16 @@ impl Engine {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
     }
 
+    /// Whether the process has ended.
+    pub(crate) fn ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Sends a signal and waits for the end; returns the exit code.
     pub(crate) fn end(&mut self, signal: Signal) -> Option<i32> {
-        self.signal(signal);
+        if !self.ended() {
+            self.signal(signal);
+        }
         self.child.wait().unwrap().code()
     }
 }
