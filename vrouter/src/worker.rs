@@ -38,8 +38,9 @@ use crate::trace::Silent;
 
 /// Packets handled between two looks at the tables.
 pub const BURST: usize = 64;
-/// Empty loops before the worker sleeps: about 50 microseconds of looking.
-const IDLE_LOOPS: u32 = 200;
+/// Time without a packet before the worker sleeps. Longer than the pauses of a sender that fills its
+/// queue, sends, and fills it again: going to sleep and being woken costs more than looking.
+const IDLE_SPIN_NS: u64 = 200_000;
 const ETHERNET_BYTES: usize = 14;
 /// Longest sleep: an upper bound on noticing a stop flag that nobody woke it for.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
@@ -155,12 +156,12 @@ impl<I: PacketIo> Worker<I> {
     /// a loop. Looks for packets as long as there are some, and sleeps in the I/O otherwise.
     pub fn run(&mut self, clock: impl Fn() -> u64, stop: &AtomicBool) {
         self.shared.running.store(true, Ordering::Release);
-        let mut idle_loops = 0;
+        let mut busy_ns = clock();
         while !stop.load(Ordering::Relaxed) {
-            if self.poll(clock()) > 0 {
-                idle_loops = 0;
-            } else if idle_loops < IDLE_LOOPS {
-                idle_loops += 1;
+            let now_ns = clock();
+            if self.poll(now_ns) > 0 {
+                busy_ns = now_ns;
+            } else if now_ns.saturating_sub(busy_ns) < IDLE_SPIN_NS {
                 std::hint::spin_loop();
             } else {
                 self.io.wait(IDLE_WAIT);
