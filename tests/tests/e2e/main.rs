@@ -12,6 +12,7 @@ mod hostile;
 mod job;
 mod offloads;
 mod packet;
+mod policy;
 mod refusals;
 mod restart;
 mod runtime;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         cni::tests,
         refusals::tests,
         api::tests,
+        policy::tests,
         wire::tests,
         hostile::tests,
         uplink::tests,

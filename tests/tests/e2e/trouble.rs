@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use kit::{
@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::runtime::{Plug, Traces};
+use crate::runtime::{Plug, Traces, refusal};
 use crate::shared::sharing;
 use crate::site::{BOUND, attach, configure, links, ports, reach, reach_soon};
 
@@ -30,6 +30,9 @@ pub(crate) fn tests() -> Vec<Test> {
             ("ipam_4_adds_amid_a_crash_of_any_daemon_succeed_or_leave_nothing", crash_amid_adds),
             ("ipam_4_a_container_that_vanishes_is_cleaned_up", vanishes),
             ("cni_1_an_add_in_a_new_namespace_replaces_the_one_of_the_old", new_namespace),
+            ("cni_1_add_and_del_of_one_attachment_at_once_leave_nothing", add_and_del),
+            ("cni_1_a_daemon_that_hangs_does_not_hang_an_add", hangs),
+            ("ha_5_a_node_whose_daemons_all_crashed_comes_back_in_any_order", all_crashed),
             ("forty_adds_and_dels_in_four_threads_disturb_nobody", churn),
             ("a_second_daemon_in_the_same_place_is_refused_and_harms_nothing", second_daemon),
             ("the_overlay_comes_back_after_the_uplink_was_down", uplink_down),
@@ -140,7 +143,7 @@ fn adds_with_crash(scene: &mut Scene, daemon: Daemon, after: Duration) -> Result
     let added = thread::scope(|scope| {
         let adds = plugs.iter().map(|plug| scope.spawn(|| plug.call(node, "ADD", &Value::Null)));
         let adds: Vec<_> = adds.collect();
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         wait_until(BOUND, "the moment", || (start.elapsed() >= after).then_some(()))?;
         kill(pid, Signal::SIGKILL)?;
         let joined = adds.into_iter().map(|add| add.join().map_err(|_panic| anyhow!("a panic"))?);
@@ -188,6 +191,67 @@ fn new_namespace(scene: &mut Scene) -> Result<()> {
     ensure!(seen.received == 1, "the new one does not work");
     new.del(node)?;
     scene.settled(&before)
+}
+
+/// As when a pod is deleted while it starts.
+fn add_and_del(scene: &mut Scene) -> Result<()> {
+    let before = scene.traces()?;
+    let node = &scene.nodes.one;
+    for _ in 0..10 {
+        let plug = Plug::new(node, "front")?;
+        thread::scope(|scope| {
+            let calls = ["ADD", "DEL", "ADD", "DEL"]
+                .map(|command| scope.spawn(|| plug.call(node, command, &Value::Null)));
+            for call in calls {
+                let finished = call.join().map_err(|_panic| anyhow!("a thread panicked"))??;
+                ensure!(finished.code == Some(0), "{finished:?}");
+            }
+            Ok(())
+        })?;
+        plug.del(node)?;
+        ensure!(scene.traces()? == before, "left {:?}, before {before:?}", scene.traces()?);
+    }
+    Ok(())
+}
+
+/// Contiv's plugin was the example of one that hangs and blocks the kubelet.
+fn hangs(scene: &mut Scene) -> Result<()> {
+    let before = scene.traces()?;
+    for daemon in [Daemon::Vrouterd, Daemon::Netplugin, Daemon::Netmaster] {
+        let mut plug = Plug::new(&scene.nodes.one, "front")?;
+        plug.config["timeoutSeconds"] = json!(3);
+        scene.nodes.one.process(daemon)?.signal(Signal::SIGSTOP)?;
+        let start = Instant::now();
+        let finished = plug.call(&scene.nodes.one, "ADD", &Value::Null);
+        let took = start.elapsed();
+        scene.nodes.one.process(daemon)?.signal(Signal::SIGCONT)?;
+        refusal(&finished?, 11).with_context(|| format!("{daemon:?} hangs"))?;
+        ensure!(took < Duration::from_secs(4), "{daemon:?} hangs, and ADD for {took:?}");
+        let inside = plug.netns().netlink()?;
+        let gone = || inside.link_by_name(kit::CONTAINER_IFNAME).ok()?.is_none().then_some(());
+        wait_until(BOUND, "the half-made device to go", gone)?;
+        scene.settled(&before).with_context(|| format!("{daemon:?} hung"))?;
+    }
+    Ok(())
+}
+
+fn all_crashed(scene: &mut Scene) -> Result<()> {
+    use Daemon::{Netmaster, Netplugin, Vrouterd};
+    let before = scene.traces()?;
+    for order in [
+        [Netmaster, Vrouterd, Netplugin],
+        [Netplugin, Vrouterd, Netmaster],
+        [Vrouterd, Netplugin, Netmaster],
+    ] {
+        for daemon in order {
+            scene.nodes.one.kill(daemon)?;
+        }
+        for daemon in order {
+            scene.nodes.one.start_unready(daemon)?;
+        }
+        scene.settled(&before).with_context(|| format!("{order:?}"))?;
+    }
+    Ok(())
 }
 
 fn churn(scene: &mut Scene) -> Result<()> {
