@@ -18,7 +18,7 @@ use crate::Test;
 use crate::packet::{Packet, expect};
 use crate::runtime::Plug;
 use crate::shared::sharing;
-use crate::site::{BOUND, attach_to_group, configure, netctl, reach_soon};
+use crate::site::{BOUND, all_connected, attach_to_group, configure, netctl, reach_soon};
 
 /// What rules are about, and what no rule is ever about.
 const RULED: u16 = 7001;
@@ -279,19 +279,8 @@ fn crashes(scene: &mut Scene) -> Result<()> {
     ensure!(is_empty(&ruled)?, "a denied datagram arrived");
     ensure!(!passes(&scene.x, &scene.s)?, "the rule is gone");
     ensure!(!passes(&scene.y, &scene.s)?, "the rule is gone");
-    wait_for_session(&scene.nodes)?;
+    all_connected(&scene.nodes.one)?;
     netctl(&scene.nodes.one, "policy rule-rm -t blue guard shut").map(drop)
-}
-
-/// Both nodes follow netmaster again: a write is not late.
-fn wait_for_session(nodes: &TwoNodes) -> Result<()> {
-    let create = || {
-        let done = nodes.one.netctl_run(&["tenant", "create", "probe"]).ok()?;
-        let rest = nodes.one.netctl_run(&["tenant", "rm", "probe"]).ok()?;
-        (done.stderr.is_empty() && rest.stderr.is_empty()).then_some(())
-    };
-    wait_until(BOUND, "the nodes' sessions", create)?;
-    Ok(())
 }
 
 /// Asks for the tenant's name all the time; only that may ever come back.
@@ -329,7 +318,7 @@ fn apart(scene: &mut Scene) -> Result<()> {
         }
         outcome
     })?;
-    wait_for_session(&scene.nodes)?;
+    all_connected(&scene.nodes.one)?;
     rx.detach(&scene.nodes.one)?;
     rs.detach(&scene.nodes.one)?;
     configure(&scene.nodes.one, &["network rm -t red front", "tenant rm red"])
@@ -402,7 +391,7 @@ fn late(scene: &mut Scene) -> Result<()> {
     ensure!(warning.is_empty() && took < second, "{warning:?} in {took:?}");
     scene.nodes.two.start(Daemon::Vrouterd)?;
     reach_soon(&scene.x, scene.y.address())?;
-    wait_for_session(&scene.nodes)?;
+    all_connected(&scene.nodes.one)?;
     ensure!(passes(&scene.x, &scene.s)?, "the rule is still there");
     Ok(())
 }

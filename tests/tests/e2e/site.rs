@@ -137,3 +137,12 @@ pub(crate) fn mac(text: &str) -> Result<[u8; 6]> {
 pub(crate) fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
+
+/// Waits until every node follows netmaster: from then on a write waits for all of them.
+pub(crate) fn all_connected(node: &Node) -> Result<()> {
+    wait_until(BOUND, "every node to be connected", || {
+        let nodes = netctl_json(node, "node ls").ok()?;
+        nodes.as_array()?.iter().all(|node| node["connected"] == true).then_some(())
+    })?;
+    Ok(())
+}

@@ -17,7 +17,9 @@ use serde_json::{Value, json};
 use crate::Test;
 use crate::runtime::{Plug, Traces, refusal};
 use crate::shared::sharing;
-use crate::site::{BOUND, attach, configure, links, ports, reach, reach_soon};
+use crate::site::{
+    BOUND, all_connected, all_drops, attach, configure, links, ports, reach, reach_soon,
+};
 
 const INTERVAL: Duration = Duration::from_millis(5);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 254);
@@ -79,6 +81,7 @@ impl Scene {
             self.traces().ok().filter(|now| now == before)
         })
         .with_context(|| format!("{:?}, before {before:?}", self.traces()))?;
+        all_connected(&self.nodes.one)?;
         self.sound()
     }
 
@@ -263,7 +266,13 @@ fn churn(scene: &mut Scene) -> Result<()> {
         let plug = Plug::new(node, "front")?;
         plug.add(node)?;
         let seen = kit::ping(plug.netns().namespace(), scene.c.address(), 1)?;
-        ensure!(seen.received == 1, "right after ADD {} does not reach c", plug.id);
+        ensure!(
+            seen.received == 1,
+            "right after ADD {} does not reach c; drops {:?}, {:?}",
+            plug.id,
+            all_drops(node),
+            all_drops(&scene.nodes.two)
+        );
         plug.del(node)
     };
     thread::scope(|scope| {
