@@ -41,6 +41,8 @@ pub(crate) fn tests() -> Vec<Test> {
             ("net_1_packets_leave_in_vxlan_with_the_networks_tag", vxlan_out),
             ("net_1_a_crafted_vxlan_packet_reaches_its_container", vxlan_in),
             ("net_1_a_kernel_vxlan_device_is_a_peer_for_ping_and_tcp", kernel_peer),
+            ("net_4_a_packet_that_expires_at_the_gateway_is_answered", expiring),
+            ("net_7_a_vlan_network_has_the_whole_mtu_of_the_underlay", vlan_mtu),
             ("net_6_known_addresses_are_not_asked_for_on_the_underlay", no_broadcasts),
             ("net_2_an_unknown_address_is_asked_for_with_the_networks_tag", vlan_arp_out),
             ("net_2_a_host_of_the_vlan_and_a_container_talk_without_nat", vlan_both_ways),
@@ -221,6 +223,30 @@ fn talk(scene: &Scene) -> Result<()> {
     tcp_transfer(a.namespace(), server.address(), 4 << 20).context("container to peer")?;
     let server = TcpServer::start(a.namespace(), SocketAddr::from((a.address(), 0)))?;
     tcp_transfer(fabric.namespace(), server.address(), 4 << 20).context("peer to container")?;
+    Ok(())
+}
+
+fn expiring(scene: &mut Scene) -> Result<()> {
+    /// Time exceeded in transit (RFC 792), where ports would be.
+    const TIME_EXCEEDED: u16 = 0x0b00;
+    let inside = capture(scene.a.namespace(), kit::CONTAINER_IFNAME)?;
+    let socket = bind(&scene.a, 0)?;
+    socket.set_ttl(1)?;
+    dropped(&scene.one.node, "ttl-expired", 1, || {
+        Ok(socket.send_to(b"one hop", (scene.v.address(), 9)).map(drop)?)
+    })?;
+    let answer = expect(&inside, "the gateway's answer", |frame| {
+        Packet::parse(frame).filter(|packet| packet.protocol == 1)
+    })?;
+    ensure!(answer.src == Ipv4Addr::new(10, 1, 1, 254), "{answer:?}");
+    ensure!(answer.dst == scene.a.address() && answer.src_port == TIME_EXCEEDED, "{answer:?}");
+    Ok(())
+}
+
+fn vlan_mtu(scene: &mut Scene) -> Result<()> {
+    let mtu = |container: &Container| container.result()["interfaces"][1]["mtu"].as_u64();
+    ensure!(mtu(&scene.v) == Some(1500), "{:?} in a VLAN", mtu(&scene.v));
+    ensure!(mtu(&scene.a) == Some(1450), "{:?} in an overlay", mtu(&scene.a));
     Ok(())
 }
 
