@@ -47,8 +47,6 @@ pub mod ipproto {
     pub const FRAGMENT: u8 = 44;
     /// ICMP for IPv6.
     pub const ICMPV6: u8 = 58;
-    /// Nothing follows the IPv6 header (RFC 8200, section 4.7).
-    pub const NO_NEXT_HEADER: u8 = 59;
     /// IPv6 destination options (RFC 8200, section 4.6).
     pub const DESTINATION: u8 = 60;
 }

@@ -133,28 +133,12 @@ pub(crate) fn entries(all: &[EntryStats], vrf: Option<u32>, limit: usize) -> v1:
 
 fn entry(stats: &EntryStats) -> v1::ListedEntry {
     v1::ListedEntry {
-        table: table_name(&stats.entry).to_owned(),
+        table: stats.entry.table().to_owned(),
         r#match: entry_match(&stats.entry),
         actions: entry_actions(&stats.entry),
         packets: stats.count.packets,
         bytes: stats.count.bytes,
         entry: Some(entry_to_proto(&stats.entry)),
-    }
-}
-
-const fn table_name(entry: &Entry) -> &'static str {
-    match entry {
-        Entry::Port(_) => "port",
-        Entry::Network(_) => "network",
-        Entry::Tunnel(_) => "tunnel",
-        Entry::Vtep(_) => "vtep",
-        Entry::Underlay(_) => "underlay",
-        Entry::Vlan(_) => "vlan",
-        Entry::Group(_) => "group",
-        Entry::Rule(_) => "policy",
-        Entry::Route(_) => "route",
-        Entry::Mac(_) => "mac",
-        Entry::Tenant(_) => "tenant",
     }
 }
 
