@@ -25,6 +25,8 @@ use crate::worker::Rx;
 
 /// Packets waiting for an answer at most, and answers waiting to be sent.
 pub(crate) const SLOW_QUEUE: usize = 1024;
+/// Between two looks for room, when the worker does not take the answers.
+const FULL_PAUSE: Duration = Duration::from_millis(1);
 /// Packets a port may punt in a second, on average.
 const PUNTS_PER_SECOND: u64 = 1000;
 /// Packets a port may punt at once.
@@ -107,6 +109,11 @@ impl SlowPath {
     /// Answers until `stop` is set or the worker is gone.
     pub fn run(&self, stop: &AtomicBool) {
         while !stop.load(Ordering::Relaxed) {
+            if self.replies.is_full() {
+                self.waker.wake();
+                std::thread::park_timeout(FULL_PAUSE);
+                continue;
+            }
             match self.punted.recv_timeout(Duration::from_millis(200)) {
                 Ok(punted) => self.serve(&punted),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -117,7 +124,9 @@ impl SlowPath {
 
     /// Answers what is waiting; for engines without a thread of their own.
     pub fn poll(&self) {
-        while let Ok(punted) = self.punted.try_recv() {
+        while !self.replies.is_full()
+            && let Ok(punted) = self.punted.try_recv()
+        {
             self.serve(&punted);
         }
     }
@@ -130,7 +139,8 @@ impl SlowPath {
             (None, Punt::TimeExceeded) => return,
         };
         let reply = Reply { asker: punted.asker, answer };
-        // A full queue means the worker has not run for 1024 answers: the asker will ask again.
+        // There is room: it was seen before the packet was taken, and only the slow path adds. While
+        // there is none, packets wait in their own queue, and the worker counts what that refuses.
         drop(self.replies.push(reply));
         self.waker.wake();
     }

@@ -120,6 +120,8 @@ impl<I: PacketIo> Drop for Worker<I> {
 struct Packet {
     frame: Frame,
     rx: Rx,
+    /// sFlow rate of its port's entry; 0 leaves it to the engine's setting.
+    sample_rate: u32,
     parsed: Parsed,
     hash: u64,
 }
@@ -198,7 +200,7 @@ impl<I: PacketIo> Worker<I> {
     fn forward(&mut self, packet: Packet, snapshot: &Snapshot, now_ns: u64) {
         let decision = self.decide(&packet, snapshot);
         self.count_rules(&decision, &packet);
-        self.sample(&packet, &decision, snapshot);
+        self.sample(&packet, &decision);
         match decision.verdict {
             Verdict::Forward(actions) => self.act(packet, &actions, snapshot),
             Verdict::Punt(punt) => self.punt(packet, punt, snapshot, now_ns),
@@ -232,7 +234,8 @@ impl<I: PacketIo> Worker<I> {
         match key::parse(self.io.bytes(&frame), Origin { in_port: rx.port, decap }) {
             Ok(parsed) => {
                 let hash = parsed.key.hash(self.seed);
-                Some(Packet { frame, rx, parsed, hash })
+                let sample_rate = port.binding.as_ref().map_or(0, |b| b.sample_rate);
+                Some(Packet { frame, rx, sample_rate, parsed, hash })
             }
             Err(reason) => {
                 self.end(frame, rx, reason);
@@ -286,9 +289,8 @@ impl<I: PacketIo> Worker<I> {
     }
 
     #[inline]
-    fn sample(&mut self, packet: &Packet, decision: &Decision, snapshot: &Snapshot) {
-        let own = snapshot.ports.lookup(packet.rx.port).and_then(|p| p.binding.as_ref());
-        let rate = match own.map_or(0, |b| b.sample_rate) {
+    fn sample(&mut self, packet: &Packet, decision: &Decision) {
+        let rate = match packet.sample_rate {
             0 => self.shared.sample_rate.load(Ordering::Relaxed),
             rate => rate,
         };
@@ -329,7 +331,7 @@ impl<I: PacketIo> Worker<I> {
     /// Executes the actions; the last one sends.
     #[inline]
     fn act(&mut self, packet: Packet, actions: &ActionList, snapshot: &Snapshot) {
-        let Packet { frame, rx, parsed, hash } = packet;
+        let Packet { frame, rx, parsed, hash, .. } = packet;
         let view = View {
             l3: usize::from(parsed.l3),
             inner: usize::from(parsed.inner),
@@ -415,7 +417,7 @@ impl<I: PacketIo> Worker<I> {
     /// Hands a packet to the slow path, within its port's share.
     #[cold]
     fn punt(&mut self, packet: Packet, punt: Punt, snapshot: &Snapshot, now_ns: u64) {
-        let Packet { frame, rx, parsed, hash } = packet;
+        let Packet { frame, rx, parsed, hash, .. } = packet;
         let bytes = &self.io.bytes(&frame)[usize::from(parsed.inner)..];
         if !slow::fits(bytes.len()) || !self.budget.take(rx.port, now_ns) {
             return self.end(frame, rx, DropReason::SlowPathLimit);
