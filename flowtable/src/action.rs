@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::drop::DropReason;
-use crate::ids::{Mac, PortId, Vid, Vni};
+use crate::ids::{Dscp, Mac, PortId, Vid, Vni};
 
 /// One step of a packet's rewriting, in the order of the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +21,9 @@ pub enum Action {
         /// New destination MAC.
         dst: Mac,
     },
+    /// Mark the packet: the six high bits of the IPv4 type of service or the IPv6 traffic class
+    /// (RFC 2474, section 3); ECN stays.
+    SetDscp(Dscp),
     /// Add an 802.1Q tag for the wire.
     PushVlan(Vid),
     /// Put the frame into VXLAN towards a tunnel end point (RFC 7348).
@@ -42,6 +45,7 @@ impl fmt::Display for Action {
             Self::Route { src, dst } => {
                 write!(f, "set(eth(src={src},dst={dst})),dec_ttl")
             }
+            Self::SetDscp(dscp) => write!(f, "set(ip_dscp={dscp})"),
             Self::PushVlan(vid) => write!(f, "push_vlan({vid})"),
             Self::Encap { vtep, vni } => write!(f, "tnl_push(vxlan(vni={vni},dst={vtep}))"),
             Self::Output(port) => write!(f, "output:{port}"),
@@ -49,8 +53,8 @@ impl fmt::Display for Action {
     }
 }
 
-/// Most actions a packet can need: pop, route, push, output.
-pub const ACTIONS_MAX: usize = 4;
+/// Most actions a packet can need: pop, route, mark, push, output.
+pub const ACTIONS_MAX: usize = 5;
 
 /// A list of at most [`ACTIONS_MAX`] actions, kept in place so that a cached decision is one value.
 #[derive(Clone, Copy)]

@@ -61,8 +61,15 @@ reasons! {
     SplitHorizon = "split-horizon", 303;
     /// It would leave by the port it came from.
     Hairpin = "hairpin", 303;
-    /// The port's share of packets to the engine is used up.
+    /// The port's share of packets to the engine is used up, or a meter is red.
     RateLimit = "rate-limit", 261;
+    /// It belongs to no connection and does not open one: a TCP segment out of its connection's
+    /// order, or an ICMP error about nothing that is known.
+    NoConnection = "no-connection", 258;
+    /// The port or the tenant opens more flows a second, or has more connections, than it may.
+    FlowLimit = "flow-limit", 261;
+    /// A later fragment of a packet whose first fragment was not seen or was dropped.
+    Fragment = "fragment", 258;
     /// The port's share of the slow path (ARP, ICMP errors) is used up, or its queue is full.
     SlowPathLimit = "slow-path-limit", 261;
     /// An ARP request for an address nobody answers for.

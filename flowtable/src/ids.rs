@@ -80,6 +80,14 @@ id!(
     /// An IEEE 802.1Q VLAN identifier; 0 (priority tag) and 4095 are reserved.
     Vid, u16, "VLAN", 1..=4094
 );
+id!(
+    /// A meter, given by the control plane.
+    MeterId, u32, "meter", 1..=0xffff_ffff
+);
+id!(
+    /// A differentiated services code point (RFC 2474, section 3). 6 bits.
+    Dscp, u8, "DSCP", 0..=63
+);
 
 impl Group {
     /// The group of an address that belongs to no endpoint group.

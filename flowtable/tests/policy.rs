@@ -136,6 +136,8 @@ fn rules() -> impl Strategy<Value = RuleEntry> {
             protocol: packet.0,
             src_ports: packet.1,
             dst_ports: packet.2,
+            icmp: None,
+            tcp_flags: None,
             permit,
         },
     )
@@ -148,7 +150,18 @@ fn queries() -> impl Strategy<Value = PolicyQuery> {
         |(direction, vrf, (src_group, dst_group, src, dst), protocol, ports)| {
             // A packet has one family.
             let dst = if src.is_ipv6() == dst.is_ipv6() { dst } else { src };
-            PolicyQuery { direction, vrf, src_group, dst_group, src, dst, protocol, ports }
+            PolicyQuery {
+                direction,
+                vrf,
+                src_group,
+                dst_group,
+                src,
+                dst,
+                protocol,
+                ports,
+                icmp: None,
+                tcp_flags: None,
+            }
         },
     )
 }
@@ -202,6 +215,8 @@ fn any_rule(number: u64) -> RuleEntry {
         protocol: None,
         src_ports: None,
         dst_ports: None,
+        icmp: None,
+        tcp_flags: None,
         permit: Permit::Allow,
     }
 }
@@ -216,6 +231,8 @@ fn tcp_query() -> PolicyQuery {
         dst: "10.0.0.2".parse().unwrap(),
         protocol: 6,
         ports: Some((40000, 80)),
+        icmp: None,
+        tcp_flags: None,
     }
 }
 

@@ -284,6 +284,8 @@ fn rule() -> RuleEntry {
         protocol: Some(6),
         src_ports: None,
         dst_ports: Some(PortRange { first: 8000, last: 8010 }),
+        icmp: None,
+        tcp_flags: None,
         permit: Permit::Deny,
     }
 }
@@ -393,10 +395,7 @@ fn entries() -> Vec<(Entry, [&'static str; 3])> {
             Entry::Mac(MacEntry { bd, mac, next_hop: NextHop::Local(port) }),
             ["mac", "bd=2,eth_dst=02:00:00:00:00:07", "output:3"],
         ),
-        (
-            Entry::Tenant(TenantEntry { vrf, default: Permit::Allow }),
-            ["tenant", "vrf=1", "default=allow"],
-        ),
+        (Entry::Tenant(TenantEntry::new(vrf, Permit::Allow)), ["tenant", "vrf=1", "default=allow"]),
     ]
 }
 

@@ -164,6 +164,8 @@ impl Shape {
             protocol: None,
             src_ports: None,
             dst_ports: None,
+            icmp: None,
+            tcp_flags: None,
             permit: Permit::Allow,
         };
         if number + 1 == self.acl_rules {

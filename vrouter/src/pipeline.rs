@@ -386,6 +386,8 @@ impl<'s> Walk<'s> {
             dst,
             protocol: self.key.proto,
             ports: ports.then_some((self.key.src_port, self.key.dst_port)),
+            icmp: None,
+            tcp_flags: None,
         };
         if matches!(ingress.origin, Origin::Port(_)) {
             self.permit(&query, recorder)?;

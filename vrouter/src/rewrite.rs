@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use flowtable::ids::{Mac, Vni};
+use flowtable::ids::{Dscp, Mac, Vni};
 use packet_io::{Frame, NoRoom, PacketIo};
 
 /// Bytes of two MAC addresses.
@@ -78,6 +78,40 @@ pub(crate) fn route<I: PacketIo>(
         header[7] = header[7].wrapping_sub(1);
     }
     Ok(())
+}
+
+/// Marks a packet (RFC 2474, section 3); the two ECN bits stay (RFC 3168, section 5). `l3` is the
+/// network header's offset.
+#[inline]
+pub(crate) fn mark<I: PacketIo>(
+    io: &mut I,
+    frame: &mut Frame,
+    l3: usize,
+    dscp: Dscp,
+) -> Result<(), NoRoom> {
+    let header = io.bytes_mut(frame).get_mut(l3..).and_then(|b| b.first_chunk_mut::<12>());
+    let header = header.ok_or(NoRoom)?;
+    let dscp = dscp.get() << 2;
+    if header[0] >> 4 == 4 {
+        let old = u16::from_be_bytes([header[0], header[1]]);
+        header[1] = header[1] & 0x03 | dscp;
+        let new = u16::from_be_bytes([header[0], header[1]]);
+        let sum = u16::from_be_bytes([header[10], header[11]]);
+        header[10..12].copy_from_slice(&checksum_after(sum, old, new).to_be_bytes());
+    } else {
+        // The traffic class lies across the first two bytes: 4 bits each.
+        header[0] = header[0] & 0xf0 | dscp >> 4;
+        header[1] = header[1] & 0x3f | dscp << 4;
+    }
+    Ok(())
+}
+
+/// RFC 1624, equation 3: HC' = ~(~HC + ~m + m').
+const fn checksum_after(sum: u16, old: u16, new: u16) -> u16 {
+    let wide = !sum as u32 + !old as u32 + new as u32;
+    let folded = (wide & 0xffff) + (wide >> 16);
+    let folded = (folded & 0xffff) + (folded >> 16);
+    !(folded as u16)
 }
 
 /// RFC 1624, equation 3, for a TTL (the high byte of its word) that went down by one: the stored

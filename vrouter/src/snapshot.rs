@@ -60,7 +60,7 @@ impl Sections {
     /// The section an entry lives in.
     pub(crate) const fn of(key: &EntryKey) -> Section {
         match key {
-            EntryKey::Port(_) => Section::Ports,
+            EntryKey::Port(_) | EntryKey::Qos(_) | EntryKey::Meter(_) => Section::Ports,
             EntryKey::Network(_)
             | EntryKey::Tunnel(_)
             | EntryKey::Vtep(_)

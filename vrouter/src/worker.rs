@@ -380,6 +380,10 @@ impl<I: PacketIo> Worker<I> {
                 let routed = rewrite::route(&mut self.io, frame, view.l3, (src, dst));
                 routed.map_err(|_short| DropReason::Malformed)
             }
+            Action::SetDscp(dscp) => {
+                let marked = rewrite::mark(&mut self.io, frame, view.l3, dscp);
+                marked.map_err(|_short| DropReason::Malformed)
+            }
             Action::PushVlan(vid) => {
                 let pushed = rewrite::push_tag(&mut self.io, frame, vid.get());
                 pushed.map_err(|_no_room| DropReason::TooBig)
@@ -535,7 +539,11 @@ fn ways_out(verdict: &Verdict) -> (Option<PortId>, u16) {
         match action {
             Action::PushVlan(vid) => way.1 = vid.get(),
             Action::Output(port) => way.0 = Some(*port),
-            Action::Decap | Action::PopVlan | Action::Route { .. } | Action::Encap { .. } => {}
+            Action::Decap
+            | Action::PopVlan
+            | Action::Route { .. }
+            | Action::SetDscp(_)
+            | Action::Encap { .. } => {}
         }
     }
     way

@@ -71,6 +71,8 @@ fn measure(kind: &Kind) -> Stats {
         protocol: Some(6),
         src_ports: None,
         dst_ports: None,
+        icmp: None,
+        tcp_flags: None,
         permit: Permit::Deny,
     };
     // Every packet is sampled, and nobody takes the samples: the queue is full most of the time.

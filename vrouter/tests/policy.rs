@@ -34,6 +34,8 @@ fn rule(id: u64, direction: Direction, permit: Permit) -> RuleEntry {
         protocol: None,
         src_ports: None,
         dst_ports: None,
+        icmp: None,
+        tcp_flags: None,
         permit,
     }
 }
@@ -128,7 +130,7 @@ fn what_no_rule_matches_gets_the_tenants_default() {
     let other = || RuleEntry { protocol: Some(6), ..allow(1, Direction::In) };
     assert!(a1_to_a2(&mut with([other()]), &[]));
     let mut fabric = with([other()]);
-    fabric.put([Entry::Tenant(TenantEntry { vrf: BLUE, default: Permit::Deny })]);
+    fabric.put([Entry::Tenant(TenantEntry::new(BLUE, Permit::Deny))]);
     assert!(!a1_to_a2(&mut fabric, &[]));
     let red = R1.to(&R2).bytes();
     assert_eq!(fabric.send(R1.port(), &red).out.len(), 1, "red's default is its own");
@@ -145,10 +147,10 @@ fn what_no_rule_matches_gets_the_tenants_default() {
 #[test]
 fn the_default_is_asked_at_each_end() {
     let mut fabric = with([allow(1, Direction::Out)]);
-    fabric.put([Entry::Tenant(TenantEntry { vrf: BLUE, default: Permit::Deny })]);
+    fabric.put([Entry::Tenant(TenantEntry::new(BLUE, Permit::Deny))]);
     assert!(!a1_to_a2(&mut fabric, &[1]));
     let mut fabric = with([allow(1, Direction::In)]);
-    fabric.put([Entry::Tenant(TenantEntry { vrf: BLUE, default: Permit::Deny })]);
+    fabric.put([Entry::Tenant(TenantEntry::new(BLUE, Permit::Deny))]);
     assert!(!a1_to_a2(&mut fabric, &[]));
 }
 
@@ -484,7 +486,7 @@ fn a_change_invalidates_the_flows_that_depend_on_its_section_and_no_other() {
         ("underlay", Entry::Underlay(another_node)),
         ("groups", Entry::Group(group)),
         ("policy", Entry::Rule(RuleEntry { vrf: RED, ..allow(1, Direction::In) })),
-        ("policy", Entry::Tenant(TenantEntry { vrf: RED, default: Permit::Allow })),
+        ("policy", Entry::Tenant(TenantEntry::new(RED, Permit::Allow))),
         ("routes", Entry::Route(route)),
     ] {
         let mut fabric = Fabric::new();

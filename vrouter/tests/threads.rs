@@ -236,6 +236,8 @@ fn rule(id: u64, port: u16, permit: Permit) -> Op {
         protocol: Some(17),
         src_ports: Some(PortRange { first: port, last: port }),
         dst_ports: None,
+        icmp: None,
+        tcp_flags: None,
         permit,
     }))
 }

@@ -36,7 +36,7 @@ mod tests {
     }
 
     fn tenant(n: u32, default: Permit) -> Entry {
-        Entry::Tenant(TenantEntry { vrf: vrf(n), default })
+        Entry::Tenant(TenantEntry::new(vrf(n), default))
     }
 
     fn tunnel(n: u32) -> Entry {

@@ -102,17 +102,25 @@ pub struct FlowKey {
     pub src_port: u16,
     /// TCP or UDP destination port; ICMP code; else 0.
     pub dst_port: u16,
+    /// Identifier of an ICMP or ICMPv6 echo message (RFC 792, RFC 4443 section 4); else 0.
+    pub icmp_id: u16,
+    /// TCP flags that a rule may look at; [`parse`] leaves 0, see [`Parsed::tcp_flags`].
+    pub tcp_flags: u8,
+    /// Always 0: keys have no padding.
+    pub zero: u8,
 }
 
 /// Size of a [`FlowKey`], asserted so that a new field is a decision about cache lines.
-const _: () = assert!(size_of::<FlowKey>() == 76, "the flow key has grown or has padding");
+const _: () = assert!(size_of::<FlowKey>() == 80, "the flow key has grown or has padding");
 
 impl PartialEq for FlowKey {
-    // Comparing bytes would call memcmp, which costs more than these 19 words do inline.
+    // Comparing bytes would call memcmp, which costs more than these 10 words do inline.
     #[inline(always)]
     fn eq(&self, other: &Self) -> bool {
-        let (a, b): (&[u32; 19], &[u32; 19]) = (transmute_ref!(self), transmute_ref!(other));
-        a.iter().zip(b).fold(0, |differing, (a, b)| differing | (a ^ b)) == 0
+        let (a, b): (&[[u8; 8]; 10], &[[u8; 8]; 10]) =
+            (transmute_ref!(self), transmute_ref!(other));
+        let words = a.iter().zip(b).map(|(a, b)| (u64::from_ne_bytes(*a), u64::from_ne_bytes(*b)));
+        words.fold(0, |differing, (a, b)| differing | (a ^ b)) == 0
     }
 }
 
@@ -219,4 +227,6 @@ pub struct Parsed {
     pub inner: u16,
     /// TCP flags (byte 13 of the header); 0 when not TCP.
     pub tcp_flags: u8,
+    /// Identification of a fragmented packet (RFC 791: 16 bits, RFC 8200: 32); 0 when not a fragment.
+    pub fragment_id: u32,
 }

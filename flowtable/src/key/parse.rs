@@ -48,6 +48,7 @@ pub fn parse(frame: &[u8], origin: Origin) -> Result<Parsed, DropReason> {
         l4: 0,
         inner: 0,
         tcp_flags: 0,
+        fragment_id: 0,
     };
     match origin.decap {
         Decap::Never => {
@@ -132,7 +133,7 @@ fn arp(frame: &[u8], out: &mut Parsed) -> Result<usize, DropReason> {
 fn ipv4(frame: &[u8], out: &mut Parsed) -> Result<usize, DropReason> {
     let at = usize::from(out.l3);
     let header: &[u8; 20] = chunk(frame, at)?;
-    let [version_ihl, _, n0, n1, _, _, f0, f1, ttl, proto, _, _, addresses @ ..] = *header;
+    let [version_ihl, _, n0, n1, i0, i1, f0, f1, ttl, proto, _, _, addresses @ ..] = *header;
     let header_bytes = usize::from(version_ihl & 0x0f) * 4;
     let end = at + usize::from(u16::from_be_bytes([n0, n1]));
     let payload = at + header_bytes;
@@ -156,7 +157,11 @@ fn ipv4(frame: &[u8], out: &mut Parsed) -> Result<usize, DropReason> {
         out.key.flags |= flag::TTL_LOW;
     }
     let fragment = u16::from_be_bytes([f0, f1]);
-    let fragment = Fragment { offset: fragment & 0x1fff, more: fragment & 0x2000 != 0 };
+    let fragment = Fragment {
+        offset: fragment & 0x1fff,
+        more: fragment & 0x2000 != 0,
+        id: u16::from_be_bytes([i0, i1]).into(),
+    };
     fragment.note(end - payload, out)?;
     transport(frame, payload..end, out)
 }
@@ -165,6 +170,7 @@ fn ipv4(frame: &[u8], out: &mut Parsed) -> Result<usize, DropReason> {
 struct Fragment {
     offset: u16,
     more: bool,
+    id: u32,
 }
 
 impl Fragment {
@@ -172,9 +178,13 @@ impl Fragment {
     #[inline]
     fn note(&self, payload_bytes: usize, out: &mut Parsed) -> Result<(), DropReason> {
         if self.offset == 0 {
-            out.key.flags |= if self.more { flag::FRAG_FIRST } else { 0 };
+            if self.more {
+                out.key.flags |= flag::FRAG_FIRST;
+                out.fragment_id = self.id;
+            }
             return Ok(());
         }
+        out.fragment_id = self.id;
         out.key.flags |= flag::FRAG_LATER;
         // RFC 3128: a TCP fragment at offset 1 exists only to overwrite the header's flags.
         let overwrites = self.offset == 1 && out.key.proto == ipproto::TCP;
@@ -239,7 +249,10 @@ fn extensions(frame: &[u8], bytes: Range<usize>, out: &mut Parsed) -> Result<usi
         if kind == ipproto::FRAGMENT {
             fragmented = true;
             let field = u16::from_be_bytes([o0, o1]);
-            Fragment { offset: field >> 3, more: field & 1 == 1 }.note(bytes.end - at, out)?;
+            let id: &[u8; 4] = chunk(frame, at - 4)?;
+            let id = u32::from_be_bytes(*id);
+            let fragment = Fragment { offset: field >> 3, more: field & 1 == 1, id };
+            fragment.note(bytes.end - at, out)?;
             if out.key.flags & flag::FRAG_LATER != 0 {
                 return Ok(at);
             }
@@ -284,11 +297,20 @@ fn transport(frame: &[u8], bytes: Range<usize>, out: &mut Parsed) -> Result<usiz
             let header: &[u8; 8] = chunk(payload, 0)?;
             out.key.src_port = u16::from(header[0]);
             out.key.dst_port = u16::from(header[1]);
+            if is_echo(header[0]) {
+                out.key.icmp_id = u16::from_be_bytes([header[4], header[5]]);
+            }
         }
         _ => return Ok(end),
     }
     out.l4 = start as u16;
     Ok(end)
+}
+
+/// Echo reply and request of ICMP (RFC 792) and ICMPv6 (RFC 4443). The numbers of one family mean
+/// nothing, or the same, in the other.
+const fn is_echo(kind: u8) -> bool {
+    matches!(kind, 0 | 8 | 128 | 129)
 }
 
 /// Whether an uplink's frame is, or is a part of, VXLAN. A tagged frame belongs to a VLAN network:
@@ -331,6 +353,7 @@ fn decap(frame: &[u8], end: usize, outer: &Parsed) -> Result<Parsed, DropReason>
         l4: 0,
         inner: inner as u16,
         tcp_flags: 0,
+        fragment_id: 0,
     };
     link(frame, inner, Tags::Inner, &mut parsed)?;
     network(frame, &mut parsed)?;

@@ -35,6 +35,10 @@ pub struct PolicyQuery {
     pub protocol: u8,
     /// Source and destination port; `None` in later fragments. Ignored unless TCP or UDP.
     pub ports: Option<(u16, u16)>,
+    /// ICMP or ICMPv6 type and code; `None` in later fragments and of other protocols.
+    pub icmp: Option<(u8, u8)>,
+    /// Byte 13 of the TCP header; `None` in later fragments and of other protocols.
+    pub tcp_flags: Option<u8>,
 }
 
 /// The rule entry that decides.

@@ -11,7 +11,7 @@ use hashbrown::HashTable;
 use zerocopy::{ByteEq, ByteHash, Immutable, IntoBytes};
 
 use super::{PolicyMatch, PolicyQuery, Rank};
-use crate::entry::{PortRange, Prefix, RuleEntry};
+use crate::entry::{IcmpMatch, PortRange, Prefix, RuleEntry, TcpFlagsMatch};
 use crate::key::ipproto;
 
 /// Which bits a rule entry looks at.
@@ -113,6 +113,8 @@ pub(super) struct Fields {
     protocol: u8,
     src_port: Option<u16>,
     dst_port: Option<u16>,
+    icmp: Option<(u8, u8)>,
+    tcp_flags: Option<u8>,
 }
 
 impl Fields {
@@ -127,6 +129,8 @@ impl Fields {
             protocol: query.protocol,
             src_port,
             dst_port,
+            icmp: query.icmp,
+            tcp_flags: query.tcp_flags,
         }
     }
 }
@@ -214,6 +218,8 @@ struct Rule {
     found: PolicyMatch,
     src_ports: Option<PortRange>,
     dst_ports: Option<PortRange>,
+    icmp: Option<IcmpMatch>,
+    tcp_flags: Option<TcpFlagsMatch>,
     family: Family,
 }
 
@@ -229,8 +235,16 @@ impl Rule {
         let within = |range: Option<PortRange>, port: Option<u16>| {
             range.is_none_or(|r| port.is_some_and(|port| (r.first..=r.last).contains(&port)))
         };
+        let icmp = |m: IcmpMatch| {
+            fields
+                .icmp
+                .is_some_and(|(kind, code)| m.kind == kind && m.code.is_none_or(|c| c == code))
+        };
+        let flags = |m: TcpFlagsMatch| fields.tcp_flags.is_some_and(|f| f & m.mask == m.value);
         within(self.src_ports, fields.src_port)
             && within(self.dst_ports, fields.dst_port)
+            && self.icmp.is_none_or(icmp)
+            && self.tcp_flags.is_none_or(flags)
             && (self.family == Family::Both || fields.src.is_ipv6())
     }
 }
@@ -248,6 +262,8 @@ impl Tuple {
             found,
             src_ports: rule.src_ports,
             dst_ports: rule.dst_ports,
+            icmp: rule.icmp,
+            tcp_flags: rule.tcp_flags,
             family: Family::Both,
         };
         self.store(Shape::mask_rule(rule, rule.protocol.unwrap_or(0)), stored);

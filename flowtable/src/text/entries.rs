@@ -7,8 +7,9 @@ use super::protocol_word;
 use crate::action::Action;
 use crate::drop::DropReason;
 use crate::entry::{
-    Direction, Entry, Ipv6, NetworkEntry, NextHop, Permit, PortEntry, PortRange, Prefix,
-    RouteEntry, RuleEntry,
+    Band, Direction, Entry, Ipv6, MeterEntry, MeterUnit, NetworkEntry, NextHop, OnDeny, Permit,
+    PortEntry, PortRange, Prefix, QosEntry, RouteEntry, RuleEntry, TcpFlagsMatch, TenantEntry,
+    Tracking,
 };
 use crate::key::ethertype;
 
@@ -27,6 +28,8 @@ pub fn entry_match(entry: &Entry) -> String {
         Entry::Route(e) => format!("vrf={},{}", e.vrf, Address("dst", e.prefix)),
         Entry::Mac(e) => format!("bd={},eth_dst={}", e.bd, e.mac),
         Entry::Tenant(e) => format!("vrf={}", e.vrf),
+        Entry::Meter(e) => format!("meter={}", e.meter),
+        Entry::Qos(e) => format!("port={}", e.port),
     }
 }
 
@@ -46,8 +49,52 @@ pub fn entry_actions(entry: &Entry) -> String {
         Entry::Rule(e) => format!("{}(rule={})", e.permit, e.rule),
         Entry::Route(e) => route_actions(e),
         Entry::Mac(e) => e.next_hop.to_string(),
-        Entry::Tenant(e) => format!("default={}", e.default),
+        Entry::Tenant(e) => tenant_actions(e),
+        Entry::Meter(e) => meter_actions(e),
+        Entry::Qos(e) => qos_actions(e),
     }
+}
+
+fn tenant_actions(e: &TenantEntry) -> String {
+    let mut text = format!("default={}", e.default);
+    if e.tracking == Tracking::Stateless {
+        text.push_str(",stateless");
+    }
+    if e.on_deny == OnDeny::Finish {
+        text.push_str(",finish-denied");
+    }
+    for (name, bound) in [("connections", e.connections_max), ("new_flows", e.new_flows_max)] {
+        if bound != 0 {
+            text.push_str(&format!(",{name}_max={bound}"));
+        }
+    }
+    text
+}
+
+/// Words of ovs-ofctl(8)'s meters: `kbps` has no fraction there, so rates are in bits per second.
+fn meter_actions(e: &MeterEntry) -> String {
+    let (rate_unit, burst_unit) = match e.unit {
+        MeterUnit::Bits => ("bps", "B"),
+        MeterUnit::Packets => ("pktps", "pkt"),
+    };
+    let band = |Band { rate, burst }| format!("rate={rate}{rate_unit},burst={burst}{burst_unit}");
+    let mut text = format!("committed({})", band(e.committed));
+    if let Some(peak) = e.peak {
+        text.push_str(&format!(",peak({})", band(peak)));
+    }
+    if let Some(dscp) = e.yellow_dscp {
+        text.push_str(&format!(",yellow({})", Action::SetDscp(dscp)));
+    }
+    text
+}
+
+fn qos_actions(e: &QosEntry) -> String {
+    let mut parts = Vec::new();
+    for (way, meters) in [("from", &e.from), ("to", &e.to)] {
+        parts.extend(meters.iter().map(|meter| format!("{way}=meter:{meter}")));
+    }
+    parts.extend(e.dscp.map(|dscp| Action::SetDscp(dscp).to_string()));
+    parts.join(",")
 }
 
 fn port_actions(e: &PortEntry) -> String {
@@ -177,6 +224,15 @@ impl fmt::Display for RuleEntry {
             if let Some(ports) = ports {
                 write!(f, ",tp_{end}={ports}")?;
             }
+        }
+        if let Some(icmp) = self.icmp {
+            write!(f, ",icmp_type={}", icmp.kind)?;
+            if let Some(code) = icmp.code {
+                write!(f, ",icmp_code={code}")?;
+            }
+        }
+        if let Some(TcpFlagsMatch { value, mask }) = self.tcp_flags {
+            write!(f, ",tcp_flags={value:#05x}/{mask:#05x}")?;
         }
         Ok(())
     }

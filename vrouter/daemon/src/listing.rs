@@ -85,7 +85,9 @@ impl Tenants {
                 | Entry::Rule(_)
                 | Entry::Route(_)
                 | Entry::Mac(_)
-                | Entry::Tenant(_) => {}
+                | Entry::Tenant(_)
+                | Entry::Meter(_)
+                | Entry::Qos(_) => {}
             }
         }
         tenants
@@ -102,7 +104,8 @@ impl Tenants {
             Entry::Route(e) => Some(e.vrf),
             Entry::Tenant(e) => Some(e.vrf),
             Entry::Mac(e) => self.networks.get(&e.bd).copied(),
-            Entry::Vtep(_) | Entry::Underlay(_) => None,
+            Entry::Qos(e) => self.ports.get(&e.port.get()).copied(),
+            Entry::Vtep(_) | Entry::Underlay(_) | Entry::Meter(_) => None,
         }
     }
 
@@ -184,6 +187,7 @@ pub(crate) fn trace(trace: Trace) -> v1::TraceReply {
                 Action::Decap
                 | Action::PopVlan
                 | Action::Route { .. }
+                | Action::SetDscp(_)
                 | Action::PushVlan(_)
                 | Action::Encap { .. } => None,
             });

@@ -302,11 +302,14 @@ impl Met {
 }
 
 /// Drops that are no decision of the tables, and some that this version never makes.
-const OUT_OF_REACH: [DropReason; 6] = [
+const OUT_OF_REACH: [DropReason; 9] = [
     DropReason::TtlExpired,
     DropReason::RateLimit,
     DropReason::SlowPathLimit,
     DropReason::TooBig,
     DropReason::TxFull,
     DropReason::NoFrame,
+    DropReason::NoConnection,
+    DropReason::FlowLimit,
+    DropReason::Fragment,
 ];

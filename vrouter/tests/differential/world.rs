@@ -263,6 +263,8 @@ fn rule() -> impl Strategy<Value = RuleEntry> {
             protocol,
             src_ports,
             dst_ports,
+            icmp: None,
+            tcp_flags: None,
             permit,
         }
     })
@@ -317,7 +319,7 @@ fn entry() -> impl Strategy<Value = Entry> {
         3 => route,
         3 => mac,
         1 => (any_vrf(), permit())
-            .prop_map(|(vrf, default)| Entry::Tenant(TenantEntry { vrf, default })),
+            .prop_map(|(vrf, default)| Entry::Tenant(TenantEntry::new(vrf, default))),
     ]
 }
 

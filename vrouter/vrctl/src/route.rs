@@ -50,7 +50,9 @@ pub(crate) fn routes(entries: Vec<v1::ListedEntry>) -> Result<Vec<RouteView>, Co
         | Entry::Group(_)
         | Entry::Rule(_)
         | Entry::Mac(_)
-        | Entry::Tenant(_) => None,
+        | Entry::Tenant(_)
+        | Entry::Meter(_)
+        | Entry::Qos(_) => None,
     };
     Ok(entries.into_iter().filter_map(view).collect())
 }
@@ -137,10 +139,7 @@ mod tests {
             route(2, NextHop::Tunnel { vtep, vni: Vni::new(7).unwrap() }),
             route(3, NextHop::Vlan { port: port(1), vid: Vid::new(100).unwrap() }),
             route(4, NextHop::UnknownEndpoint),
-            listed(&Entry::Tenant(TenantEntry {
-                vrf: Vrf::new(2).unwrap(),
-                default: Permit::Allow,
-            })),
+            listed(&Entry::Tenant(TenantEntry::new(Vrf::new(2).unwrap(), Permit::Allow))),
             listed(&Entry::Underlay(UnderlayEntry {
                 vtep,
                 port: port(1),

@@ -37,7 +37,7 @@ pub fn compile(intent: &Intent, node: &NodeName, placement: &Placement) -> Vec<E
     let mut entries = Vec::new();
     for tenant in intent.tenants.values() {
         let default = tenant.default_verdict;
-        entries.push(Entry::Tenant(TenantEntry { vrf: tenant.vrf, default }));
+        entries.push(Entry::Tenant(TenantEntry::new(tenant.vrf, default)));
     }
     node.vteps(&mut entries);
     for network in intent.networks.values() {
@@ -194,6 +194,8 @@ impl NodeView<'_> {
                 protocol: spec.protocol.map(Protocol::number),
                 src_ports: None,
                 dst_ports: spec.port.map(|port| PortRange { first: port, last: port }),
+                icmp: None,
+                tcp_flags: None,
                 permit: spec.permit,
             }));
         }

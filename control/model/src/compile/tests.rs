@@ -91,7 +91,7 @@ fn a_small_installation_has_exactly_these_entries() {
     assert_eq!(
         others,
         [
-            &Entry::Tenant(TenantEntry { vrf, default: Permit::Allow }),
+            &Entry::Tenant(TenantEntry::new(vrf, Permit::Allow)),
             &Entry::Vtep(VtepEntry {
                 ip: "192.168.0.2".parse().unwrap(),
                 local: "192.168.0.1".parse().unwrap()
@@ -180,6 +180,8 @@ fn every_rule_has_one_entry_per_group_and_block() {
         protocol: Some(6),
         src_ports: None,
         dst_ports: Some(PortRange { first: 8000, last: 8000 }),
+        icmp: None,
+        tcp_flags: None,
         permit: Permit::Deny,
     };
     assert_eq!(entries[0], base);
@@ -255,7 +257,9 @@ fn vrf_of(entry: &Entry) -> Option<Vrf> {
         Entry::Rule(e) => Some(e.vrf),
         Entry::Route(e) => Some(e.vrf),
         Entry::Tenant(e) => Some(e.vrf),
-        Entry::Vtep(_) | Entry::Underlay(_) | Entry::Mac(_) => None,
+        Entry::Vtep(_) | Entry::Underlay(_) | Entry::Mac(_) | Entry::Meter(_) | Entry::Qos(_) => {
+            None
+        }
     }
 }
 
@@ -270,7 +274,11 @@ fn named(entry: &Entry) -> (Vec<flowtable::ids::Bd>, Vec<Group>) {
         Entry::Rule(e) => (vec![], e.src_group.into_iter().chain(e.dst_group).collect()),
         Entry::Route(e) => (vec![e.bd], vec![]),
         Entry::Mac(e) => (vec![e.bd], vec![]),
-        Entry::Tenant(_) | Entry::Vtep(_) | Entry::Underlay(_) => (vec![], vec![]),
+        Entry::Tenant(_)
+        | Entry::Vtep(_)
+        | Entry::Underlay(_)
+        | Entry::Meter(_)
+        | Entry::Qos(_) => (vec![], vec![]),
     }
 }
 

@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 
 use flowtable::entry::{
-    Direction, Entry, EntryKey, Ipv6, NetworkEntry, NextHop, Permit, PortEntry, PortRange, Prefix,
-    RuleEntry,
+    Band, Direction, Entry, EntryKey, Ipv6, MeterEntry, MeterUnit, NetworkEntry, NextHop, OnDeny,
+    Permit, PortEntry, PortRange, Prefix, RuleEntry, Tracking,
 };
+use flowtable::ids::MeterId;
 
 use crate::v1;
 use crate::v1::entry::Kind;
@@ -70,6 +71,17 @@ pub fn entry_to_proto(entry: &Entry) -> v1::Entry {
         Entry::Tenant(e) => Kind::Tenant(v1::TenantEntry {
             vrf: e.vrf.get(),
             default_verdict: permit(e.default).into(),
+            stateless: e.tracking == Tracking::Stateless,
+            finish_denied: e.on_deny == OnDeny::Finish,
+            connections_max: e.connections_max,
+            new_flows_max: e.new_flows_max,
+        }),
+        Entry::Meter(e) => Kind::Meter(meter(e)),
+        Entry::Qos(e) => Kind::Qos(v1::QosEntry {
+            port: e.port.get().into(),
+            from: e.from.iter().copied().map(MeterId::get).collect(),
+            to: e.to.iter().copied().map(MeterId::get).collect(),
+            dscp: e.dscp.map(|dscp| dscp.get().into()),
         }),
     };
     v1::Entry { kind: Some(kind) }
@@ -117,6 +129,12 @@ pub fn key_to_proto(key: &EntryKey) -> v1::Entry {
         }
         EntryKey::Tenant(vrf) => {
             Kind::Tenant(v1::TenantEntry { vrf: vrf.get(), ..Default::default() })
+        }
+        EntryKey::Meter(meter) => {
+            Kind::Meter(v1::MeterEntry { meter: meter.get(), ..Default::default() })
+        }
+        EntryKey::Qos(port) => {
+            Kind::Qos(v1::QosEntry { port: port.get().into(), ..Default::default() })
         }
     };
     v1::Entry { kind: Some(kind) }
@@ -172,6 +190,25 @@ fn rule(e: &RuleEntry) -> v1::RuleEntry {
         src_port: e.src_ports.map(port_range),
         dst_port: e.dst_ports.map(port_range),
         verdict: permit(e.permit).into(),
+        icmp: e.icmp.map(|m| v1::IcmpMatch { r#type: m.kind.into(), code: m.code.map(u32::from) }),
+        tcp_flags: e
+            .tcp_flags
+            .map(|m| v1::TcpFlagsMatch { value: m.value.into(), mask: m.mask.into() }),
+    }
+}
+
+fn meter(e: &MeterEntry) -> v1::MeterEntry {
+    let band = |band: Band| v1::Band { rate: band.rate, burst: band.burst };
+    let unit = match e.unit {
+        MeterUnit::Bits => v1::MeterUnit::Bits,
+        MeterUnit::Packets => v1::MeterUnit::Packets,
+    };
+    v1::MeterEntry {
+        meter: e.meter.get(),
+        unit: unit.into(),
+        committed: Some(band(e.committed)),
+        peak: e.peak.map(band),
+        yellow_dscp: e.yellow_dscp.map(|dscp| dscp.get().into()),
     }
 }
 

@@ -4,11 +4,12 @@
 use std::net::IpAddr;
 
 use flowtable::entry::{
-    Direction, Entry, EntryKey, GroupEntry, Ipv6, MacEntry, NetworkEntry, NextHop, Permit,
-    PortEntry, PortRange, Prefix, RouteEntry, RuleEntry, TenantEntry, TunnelEntry, UnderlayEntry,
-    VlanEntry, VtepEntry,
+    Band, Direction, Entry, EntryKey, GroupEntry, IcmpMatch, Ipv6, MacEntry, MeterEntry, MeterUnit,
+    NetworkEntry, NextHop, OnDeny, Permit, PortEntry, PortRange, Prefix, QosEntry, RouteEntry,
+    RuleEntry, TcpFlagsMatch, TenantEntry, Tracking, TunnelEntry, UnderlayEntry, VlanEntry,
+    VtepEntry,
 };
-use flowtable::ids::{Bd, Group, Mac, OutOfRange, PortId, RuleId, Vid, Vni, Vrf};
+use flowtable::ids::{Bd, Dscp, Group, Mac, MeterId, OutOfRange, PortId, RuleId, Vid, Vni, Vrf};
 
 use super::{ConvertError, Field};
 use crate::v1;
@@ -81,11 +82,9 @@ pub fn entry_from_proto(entry: v1::Entry) -> Parsed<Entry> {
                 next_hop: m.next_hop(e.next_hop)?,
             })
         }
-        Kind::Tenant(e) => {
-            let m = Message("tenant");
-            let default = m.permit("default_verdict", e.default_verdict)?;
-            Entry::Tenant(TenantEntry { vrf: m.vrf(e.vrf)?, default })
-        }
+        Kind::Tenant(e) => Entry::Tenant(tenant(&e)?),
+        Kind::Meter(e) => Entry::Meter(meter(&e)?),
+        Kind::Qos(e) => Entry::Qos(qos(&e)?),
     })
 }
 
@@ -118,6 +117,8 @@ pub fn key_from_proto(entry: v1::Entry) -> Parsed<EntryKey> {
             EntryKey::Mac(m.bd(e.bd)?, m.mac("mac", &e.mac)?)
         }
         Kind::Tenant(e) => EntryKey::Tenant(Message("tenant").vrf(e.vrf)?),
+        Kind::Meter(e) => EntryKey::Meter(Message("meter").meter("meter", e.meter)?),
+        Kind::Qos(e) => EntryKey::Qos(Message("qos").port("port", e.port)?),
     })
 }
 
@@ -187,6 +188,8 @@ fn rule(e: &v1::RuleEntry) -> Parsed<RuleEntry> {
         protocol: e.protocol.map(|p| m.u8("protocol", p)).transpose()?,
         src_ports: e.src_port.map(|r| m.port_range("src_port", r)).transpose()?,
         dst_ports: e.dst_port.map(|r| m.port_range("dst_port", r)).transpose()?,
+        icmp: e.icmp.map(|i| m.icmp(i)).transpose()?,
+        tcp_flags: e.tcp_flags.map(|f| m.tcp_flags(f)).transpose()?,
         permit: m.permit("verdict", e.verdict)?,
     })
 }
@@ -199,6 +202,51 @@ fn route(e: v1::RouteEntry) -> Parsed<RouteEntry> {
         bd: m.bd(e.bd)?,
         mac: m.mac("mac", &e.mac)?,
         next_hop: m.next_hop(e.next_hop)?,
+    })
+}
+
+fn tenant(e: &v1::TenantEntry) -> Parsed<TenantEntry> {
+    let m = Message("tenant");
+    let default = m.permit("default_verdict", e.default_verdict)?;
+    Ok(TenantEntry {
+        vrf: m.vrf(e.vrf)?,
+        default,
+        tracking: if e.stateless { Tracking::Stateless } else { Tracking::Stateful },
+        on_deny: if e.finish_denied { OnDeny::Finish } else { OnDeny::Cut },
+        connections_max: e.connections_max,
+        new_flows_max: e.new_flows_max,
+    })
+}
+
+fn meter(e: &v1::MeterEntry) -> Parsed<MeterEntry> {
+    let m = Message("meter");
+    let band = |band: v1::Band| Band { rate: band.rate, burst: band.burst };
+    let unit = match v1::MeterUnit::try_from(e.unit) {
+        Ok(v1::MeterUnit::Bits) => MeterUnit::Bits,
+        Ok(v1::MeterUnit::Packets) => MeterUnit::Packets,
+        Ok(v1::MeterUnit::Unspecified) | Err(_) => {
+            return Err(ConvertError::Enum { at: m.at("unit"), value: e.unit });
+        }
+    };
+    Ok(MeterEntry {
+        meter: m.meter("meter", e.meter)?,
+        unit,
+        committed: e.committed.map(band).ok_or(ConvertError::Missing(m.at("committed")))?,
+        peak: e.peak.map(band),
+        yellow_dscp: e.yellow_dscp.map(|d| m.dscp("yellow_dscp", d)).transpose()?,
+    })
+}
+
+fn qos(e: &v1::QosEntry) -> Parsed<QosEntry> {
+    let m = Message("qos");
+    let meters = |field, ids: &[u32]| -> Parsed<Vec<MeterId>> {
+        ids.iter().map(|id| m.meter(field, *id)).collect()
+    };
+    Ok(QosEntry {
+        port: m.port("port", e.port)?,
+        from: meters("from", &e.from)?,
+        to: meters("to", &e.to)?,
+        dscp: e.dscp.map(|d| m.dscp("dscp", d)).transpose()?,
     })
 }
 
@@ -237,6 +285,24 @@ impl Message {
 
     fn vid(self, field: &'static str, value: u32) -> Parsed<Vid> {
         self.ranged(field, Vid::new(value))
+    }
+
+    fn meter(self, field: &'static str, value: u32) -> Parsed<MeterId> {
+        self.ranged(field, MeterId::new(value))
+    }
+
+    fn dscp(self, field: &'static str, value: u32) -> Parsed<Dscp> {
+        self.ranged(field, Dscp::new(value))
+    }
+
+    fn icmp(self, icmp: v1::IcmpMatch) -> Parsed<IcmpMatch> {
+        let code = icmp.code.map(|code| self.u8("icmp.code", code)).transpose()?;
+        Ok(IcmpMatch { kind: self.u8("icmp.type", icmp.r#type)?, code })
+    }
+
+    fn tcp_flags(self, flags: v1::TcpFlagsMatch) -> Parsed<TcpFlagsMatch> {
+        let value = self.u8("tcp_flags.value", flags.value)?;
+        Ok(TcpFlagsMatch { value, mask: self.u8("tcp_flags.mask", flags.mask)? })
     }
 
     fn u16(self, field: &'static str, value: u32) -> Parsed<u16> {

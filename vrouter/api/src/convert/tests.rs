@@ -1,11 +1,12 @@
 use std::net::IpAddr;
 
 use flowtable::entry::{
-    Direction, Entry, EntryKey, GroupEntry, Ipv6, MacEntry, NetworkEntry, NextHop, Op, Permit,
-    PortEntry, PortRange, Prefix, RouteEntry, RuleEntry, TenantEntry, TunnelEntry, UnderlayEntry,
-    VlanEntry, VtepEntry,
+    Band, Direction, Entry, EntryKey, GroupEntry, IcmpMatch, Ipv6, MacEntry, MeterEntry, MeterUnit,
+    NetworkEntry, NextHop, OnDeny, Op, Permit, PortEntry, PortRange, Prefix, QosEntry, RouteEntry,
+    RuleEntry, TcpFlagsMatch, TenantEntry, Tracking, TunnelEntry, UnderlayEntry, VlanEntry,
+    VtepEntry,
 };
-use flowtable::ids::{Bd, Group, Mac, PortId, RuleId, Vid, Vni, Vrf};
+use flowtable::ids::{Bd, Dscp, Group, Mac, MeterId, PortId, RuleId, Vid, Vni, Vrf};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -95,7 +96,12 @@ fn rule_entry() -> impl Strategy<Value = Entry> {
     let groups = (option::of(group()), option::of(group()));
     let prefixes = (option::of(prefix()), option::of(prefix()));
     let l4 = (option::of(any::<u8>()), option::of(ports()), option::of(ports()));
-    (key, groups, prefixes, l4, permit()).prop_map(|(key, groups, prefixes, l4, permit)| {
+    let more = (
+        option::of((any::<u8>(), option::of(any::<u8>()))),
+        option::of((any::<u8>(), any::<u8>())),
+    );
+    let parts = (key, groups, prefixes, l4, more, permit());
+    parts.prop_map(|(key, groups, prefixes, l4, more, permit)| {
         Entry::Rule(RuleEntry {
             rule: RuleId(key.0),
             seq: key.1,
@@ -109,9 +115,50 @@ fn rule_entry() -> impl Strategy<Value = Entry> {
             protocol: l4.0,
             src_ports: l4.1,
             dst_ports: l4.2,
+            icmp: more.0.map(|(kind, code)| IcmpMatch { kind, code }),
+            tcp_flags: more.1.map(|(value, mask)| TcpFlagsMatch { value, mask }),
             permit,
         })
     })
+}
+
+fn tenant_entry() -> impl Strategy<Value = Entry> {
+    let switches = (any::<bool>(), any::<bool>());
+    (vrf(), permit(), switches, any::<u32>(), any::<u32>()).prop_map(
+        |(vrf, default, (tracked, cut), connections_max, new_flows_max)| {
+            Entry::Tenant(TenantEntry {
+                vrf,
+                default,
+                tracking: if tracked { Tracking::Stateful } else { Tracking::Stateless },
+                on_deny: if cut { OnDeny::Cut } else { OnDeny::Finish },
+                connections_max,
+                new_flows_max,
+            })
+        },
+    )
+}
+
+fn meter_id() -> impl Strategy<Value = MeterId> {
+    (1..=u32::MAX).prop_map(|id| MeterId::new(id).unwrap())
+}
+
+fn dscp() -> impl Strategy<Value = Dscp> {
+    (0..=63_u32).prop_map(|dscp| Dscp::new(dscp).unwrap())
+}
+
+fn meter_entry() -> impl Strategy<Value = Entry> {
+    let band = || (any::<u64>(), any::<u64>()).prop_map(|(rate, burst)| Band { rate, burst });
+    let unit = prop_oneof![Just(MeterUnit::Bits), Just(MeterUnit::Packets)];
+    (meter_id(), unit, band(), option::of(band()), option::of(dscp())).prop_map(
+        |(meter, unit, committed, peak, yellow_dscp)| {
+            Entry::Meter(MeterEntry { meter, unit, committed, peak, yellow_dscp })
+        },
+    )
+}
+
+fn qos_entry() -> impl Strategy<Value = Entry> {
+    (port(), vec(meter_id(), 0..4), vec(meter_id(), 0..4), option::of(dscp()))
+        .prop_map(|(port, from, to, dscp)| Entry::Qos(QosEntry { port, from, to, dscp }))
 }
 
 fn entry() -> impl Strategy<Value = Entry> {
@@ -143,7 +190,9 @@ fn entry() -> impl Strategy<Value = Entry> {
             mac,
             next_hop
         })),
-        (vrf(), permit()).prop_map(|(vrf, default)| Entry::Tenant(TenantEntry { vrf, default })),
+        tenant_entry(),
+        meter_entry(),
+        qos_entry(),
     ]
 }
 

@@ -1,9 +1,15 @@
 //! Plain table entries: what the control plane writes and the engine holds. Each entry has a key
 //! (its identity, [`Entry::key`]) and a value; writing an entry with a known key replaces it.
 
+mod qos;
+
 use std::net::IpAddr;
 
-use crate::ids::{Bd, Group, Mac, PortId, RuleId, Vid, Vni, Vrf};
+use crate::ids::{Bd, Group, Mac, MeterId, PortId, RuleId, Vid, Vni, Vrf};
+
+pub use qos::{
+    Band, MeterEntry, MeterUnit, OnDeny, PORT_METERS_MAX, QosEntry, TenantEntry, Tracking,
+};
 
 /// An address block: `address` has no bits set beyond `len`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -233,6 +239,25 @@ pub struct PortRange {
     pub last: u16,
 }
 
+/// ICMP or ICMPv6 messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IcmpMatch {
+    /// The type.
+    pub kind: u8,
+    /// The code; `None` is any.
+    pub code: Option<u8>,
+}
+
+/// TCP flags (byte 13 of the header, RFC 9293 section 3.1): those of `mask` have the values in
+/// `value`, which has no bits outside `mask`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TcpFlagsMatch {
+    /// The bits as they must be.
+    pub value: u8,
+    /// The bits that are looked at; not 0.
+    pub mask: u8,
+}
+
 /// `policy` table: one ternary entry. `None` is "any". Higher priority wins; deny wins a tie.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleEntry {
@@ -260,6 +285,10 @@ pub struct RuleEntry {
     pub src_ports: Option<PortRange>,
     /// TCP or UDP destination ports; a later fragment or another protocol never matches.
     pub dst_ports: Option<PortRange>,
+    /// ICMP type and code; a later fragment or another protocol never matches.
+    pub icmp: Option<IcmpMatch>,
+    /// TCP flags; a later fragment or another protocol never matches.
+    pub tcp_flags: Option<TcpFlagsMatch>,
     /// The verdict.
     pub permit: Permit,
 }
@@ -290,15 +319,6 @@ pub struct MacEntry {
     pub next_hop: NextHop,
 }
 
-/// `tenant` table: what happens to traffic of a tenant that no rule matches. Absent: allow.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TenantEntry {
-    /// Key.
-    pub vrf: Vrf,
-    /// The default.
-    pub default: Permit,
-}
-
 /// Any entry of any table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Entry {
@@ -324,6 +344,10 @@ pub enum Entry {
     Mac(MacEntry),
     /// `tenant`
     Tenant(TenantEntry),
+    /// `meter`
+    Meter(MeterEntry),
+    /// `qos`
+    Qos(QosEntry),
 }
 
 /// The identity of an entry. Keys of one table are neighbours in the order.
@@ -351,6 +375,10 @@ pub enum EntryKey {
     Mac(Bd, Mac),
     /// `tenant`
     Tenant(Vrf),
+    /// `meter`
+    Meter(MeterId),
+    /// `qos`
+    Qos(PortId),
 }
 
 impl Entry {
@@ -369,6 +397,8 @@ impl Entry {
             Self::Route(_) => "route",
             Self::Mac(_) => "mac",
             Self::Tenant(_) => "tenant",
+            Self::Meter(_) => "meter",
+            Self::Qos(_) => "qos",
         }
     }
 
@@ -387,6 +417,8 @@ impl Entry {
             Self::Route(e) => EntryKey::Route(e.vrf, e.prefix),
             Self::Mac(e) => EntryKey::Mac(e.bd, e.mac),
             Self::Tenant(e) => EntryKey::Tenant(e.vrf),
+            Self::Meter(e) => EntryKey::Meter(e.meter),
+            Self::Qos(e) => EntryKey::Qos(e.port),
         }
     }
 }
