@@ -13,6 +13,7 @@ pub mod exact;
 pub mod ids;
 pub mod key;
 pub mod lpm;
+pub mod meter;
 pub mod policy;
 pub mod text;
 
