@@ -7,6 +7,7 @@
 
 pub mod action;
 pub mod cache;
+pub mod conn;
 pub mod drop;
 pub mod entry;
 pub mod exact;
