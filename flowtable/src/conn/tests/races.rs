@@ -123,3 +123,50 @@ fn only_one_of_the_workers_that_open_the_same_tuple_makes_it() {
         assert_eq!(all[0][port].way, all[2][port].way);
     }
 }
+
+#[test]
+fn what_is_established_during_a_flood_stays() {
+    const FLOOD: u32 = 40_000;
+    let table = ConnTable::with_shards(config(40), 2);
+    let barrier = Barrier::new(WORKERS as usize);
+    let flood = |number: u64| {
+        barrier.wait();
+        for round in 0..FLOOD {
+            let [_, a, b, c] = round.to_be_bytes();
+            let src = mapped([number as u8, a, b, c]);
+            let tuple = Tuple { src, ..tuple(ipproto::TCP, 1) };
+            let hit = table.open(&tuple, opening(owner(2, 2), SYN), NO_LIMITS, Seconds(0));
+            assert_ne!(hit.err(), Some(Refused::NotAnOpening));
+        }
+        Vec::new()
+    };
+    // Most attempts are evicted before they are established; 20 leave room for the flood.
+    let establish = |number: u64| {
+        let mut established = Vec::new();
+        barrier.wait();
+        for port in 0..u16::MAX {
+            let tuple = Tuple { dst_port: 80 + number as u16, ..tuple(ipproto::UDP, port) };
+            let Ok(hit) = open(&table, &tuple, 0) else { continue };
+            let step = table.advance(hit.conn, Way::Reply, 0, Seconds(0));
+            assert_ne!(step, Step::Invalid);
+            established.extend((step != Step::Gone).then_some(hit.conn));
+            if established.len() == 10 {
+                break;
+            }
+        }
+        established
+    };
+    let conns: Vec<ConnRef> = thread::scope(|scope| {
+        let workers = (0..WORKERS).map(|number| {
+            scope.spawn(move || if number < 2 { establish(number) } else { flood(number) })
+        });
+        let workers: Vec<_> = workers.collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    assert_eq!(conns.len(), 20);
+    for conn in conns {
+        assert_eq!(table.stats(conn, Seconds(0)).unwrap().state.name(), "replied");
+    }
+    assert_eq!((table.counts().open, table.counts().half_open), (40, 20));
+    assert_balanced(&table, &[1, 2], &[1, 2]);
+}
