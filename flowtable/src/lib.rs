@@ -15,6 +15,7 @@ pub mod key;
 pub mod lpm;
 pub mod meter;
 pub mod policy;
+pub mod service;
 pub mod text;
 
 pub use action::{Action, ActionList, Verdict};
