@@ -10,6 +10,7 @@ pub mod cache;
 pub mod drop;
 pub mod entry;
 pub mod exact;
+pub mod fragment;
 pub mod ids;
 pub mod key;
 pub mod lpm;
