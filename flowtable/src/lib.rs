@@ -7,14 +7,17 @@
 
 pub mod action;
 pub mod cache;
+pub mod conn;
 pub mod drop;
 pub mod entry;
 pub mod exact;
+pub mod fragment;
 pub mod ids;
 pub mod key;
 pub mod lpm;
 pub mod meter;
 pub mod policy;
+pub mod service;
 pub mod text;
 
 pub use action::{Action, ActionList, Verdict};
