@@ -1,4 +1,4 @@
-//! What is done to a packet once it is decided: a short list of closed actions. A lookup structure
+//! What is done to a packet once it is decided: a short list of closed actions in a fixed order. A lookup structure
 //! does not know frames: `vrouter` executes these.
 
 use std::fmt;
@@ -53,51 +53,99 @@ impl fmt::Display for Action {
     }
 }
 
-/// Most actions a packet can need: pop, route, mark, push, output.
-pub const ACTIONS_MAX: usize = 5;
+/// What is taken off a packet first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pop {
+    /// Nothing.
+    Nothing,
+    /// [`Action::Decap`]
+    Tunnel,
+    /// [`Action::PopVlan`]
+    Vlan,
+}
 
-/// A list of at most [`ACTIONS_MAX`] actions, kept in place so that a cached decision is one value.
-#[derive(Clone, Copy)]
+/// New addresses of a routed packet: [`Action::Route`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rewrite {
+    /// New source MAC (the gateway's).
+    pub src: Mac,
+    /// New destination MAC.
+    pub dst: Mac,
+}
+
+/// How a packet leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// As it is.
+    Plain(PortId),
+    /// With a tag: [`Action::PushVlan`].
+    Vlan {
+        /// The uplink.
+        port: PortId,
+        /// The tag.
+        vid: Vid,
+    },
+    /// In a tunnel: [`Action::Encap`].
+    Tunnel {
+        /// The uplink.
+        port: PortId,
+        /// Remote tunnel end point.
+        vtep: IpAddr,
+        /// Network identifier.
+        vni: Vni,
+    },
+}
+
+/// All that is done to a packet. The order is always that of the fields, so a list of actions is
+/// kept as what differs: a cached decision is one small value.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ActionList {
-    items: [Action; ACTIONS_MAX],
-    len: u8,
+    /// First, what is taken off.
+    pub pop: Pop,
+    /// Then routing; `None` inside a network.
+    pub route: Option<Rewrite>,
+    /// Then the mark; `None` leaves it.
+    pub dscp: Option<Dscp>,
+    /// Last, the way out.
+    pub exit: Exit,
 }
 
 impl ActionList {
-    /// No action.
-    pub const EMPTY: Self = Self { items: [Action::PopVlan; ACTIONS_MAX], len: 0 };
-
-    /// Appends an action. The pipeline's shape keeps lists within [`ACTIONS_MAX`]; one action too
-    /// many is a bug there and panics here.
-    pub fn push(&mut self, action: Action) {
-        self.items[usize::from(self.len)] = action;
-        self.len += 1;
+    /// The actions in the order in which they are executed; the last one is an output.
+    pub fn iter(&self) -> impl Iterator<Item = Action> + use<> {
+        let pop = match self.pop {
+            Pop::Nothing => None,
+            Pop::Tunnel => Some(Action::Decap),
+            Pop::Vlan => Some(Action::PopVlan),
+        };
+        let route = self.route.map(|Rewrite { src, dst }| Action::Route { src, dst });
+        let push = match self.exit {
+            Exit::Plain(_) => None,
+            Exit::Vlan { vid, .. } => Some(Action::PushVlan(vid)),
+            Exit::Tunnel { vtep, vni, .. } => Some(Action::Encap { vtep, vni }),
+        };
+        let output = Some(Action::Output(self.output()));
+        [pop, route, self.dscp.map(Action::SetDscp), push, output].into_iter().flatten()
     }
 
-    /// The actions in order.
+    /// The port it leaves by.
     #[must_use]
-    pub fn as_slice(&self) -> &[Action] {
-        &self.items[..usize::from(self.len)]
+    pub const fn output(&self) -> PortId {
+        match self.exit {
+            Exit::Plain(port) | Exit::Vlan { port, .. } | Exit::Tunnel { port, .. } => port,
+        }
     }
 }
-
-impl PartialEq for ActionList {
-    fn eq(&self, other: &Self) -> bool {
-        self.as_slice() == other.as_slice()
-    }
-}
-
-impl Eq for ActionList {}
 
 impl fmt::Debug for ActionList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.as_slice()).finish()
+        f.debug_list().entries(self.iter()).finish()
     }
 }
 
 impl fmt::Display for ActionList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, action) in self.as_slice().iter().enumerate() {
+        for (i, action) in self.iter().enumerate() {
             if i > 0 {
                 f.write_str(",")?;
             }

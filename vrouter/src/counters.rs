@@ -62,6 +62,7 @@ pub(crate) struct PortCounters {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tier {
     Exact,
+    Masked,
     Pipeline,
 }
 
@@ -71,9 +72,9 @@ pub(crate) struct Counters {
     ports: Box<[PortCounters]>,
     rules: Box<[Cell]>,
     drops: Box<[Cell]>,
-    exact_hits: AtomicU64,
-    pipeline: AtomicU64,
-    pub(crate) flow_entries: AtomicU64,
+    tiers: [AtomicU64; 3],
+    /// Entries of the exact and of the masked cache.
+    entries: [AtomicU64; 2],
 }
 
 impl Counters {
@@ -83,9 +84,8 @@ impl Counters {
             ports: std::iter::repeat_with(PortCounters::default).take(ports).collect(),
             rules: std::iter::repeat_with(Cell::default).take(rule_slots).collect(),
             drops: std::iter::repeat_with(Cell::default).take(DROP_REASON_COUNT).collect(),
-            exact_hits: AtomicU64::new(0),
-            pipeline: AtomicU64::new(0),
-            flow_entries: AtomicU64::new(0),
+            tiers: Default::default(),
+            entries: Default::default(),
         }
     }
 
@@ -105,15 +105,21 @@ impl Counters {
 
     #[inline]
     pub(crate) fn tier(&self, tier: Tier) {
-        let cell = match tier {
-            Tier::Exact => &self.exact_hits,
-            Tier::Pipeline => &self.pipeline,
-        };
+        let cell = &self.tiers[tier as usize];
         cell.store(cell.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
-    pub(crate) fn tiers(&self) -> (u64, u64) {
-        (self.exact_hits.load(Relaxed), self.pipeline.load(Relaxed))
+    pub(crate) fn tiers(&self) -> [u64; 3] {
+        [Tier::Exact, Tier::Masked, Tier::Pipeline].map(|t| self.tiers[t as usize].load(Relaxed))
+    }
+
+    pub(crate) fn set_entries(&self, exact: usize, masked: usize) {
+        self.entries[0].store(exact as u64, Relaxed);
+        self.entries[1].store(masked as u64, Relaxed);
+    }
+
+    pub(crate) fn entries(&self) -> [u64; 2] {
+        [self.entries[0].load(Relaxed), self.entries[1].load(Relaxed)]
     }
 
     /// A port id may name another container next time.

@@ -3,7 +3,7 @@
 //! A write builds the sections it touched, swaps one pointer, wakes the worker and returns when the
 //! worker has moved on. The one lock here is held by writers and listings, never by a worker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,21 +11,25 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use crossbeam::queue::ArrayQueue;
-use flowtable::entry::{Entry, EntryKey, Op, PortEntry};
-use flowtable::ids::{PortId, RuleId};
-use flowtable::key::{self, Decap, Origin};
-use flowtable::{DropReason, Verdict};
+use flowtable::DropReason;
+use flowtable::conn::{ConnConfig, ConnCounts, ConnStats, ConnTable, Seconds, Timeouts};
+use flowtable::entry::{Entry, EntryKey, Op, PortEntry, Tracking};
+use flowtable::ids::{MeterId, PortId, RuleId, Vrf};
+use flowtable::key::{self, Decap, Origin, Parsed};
+use flowtable::meter::{MeterBank, MeterCounts, MeterLease, MeterSlot, MeterSpec};
 use packet_io::{PacketIo, Wake};
 
+use crate::connections;
 use crate::counters::{Count, Counters};
+use crate::droplog::{DROP_QUEUE, Dropped};
 use crate::mailbox::{WorkerHandle, mailbox};
-use crate::pipeline;
+use crate::pipeline::{self, Relation};
 use crate::port::{Framing, PortKind, PortSpec};
 use crate::sample::Sample;
 use crate::slow::{Punted, Reply, SLOW_QUEUE, SlowPath};
 use crate::snapshot::{Master, Section, Sections, Snapshot};
 use crate::trace::{Notes, Trace};
-use crate::worker::{Parts, Shared, Worker};
+use crate::worker::{Bounds, Parts, Shared, Tracker, Worker};
 
 /// Longest a publication waits for the worker before it is reported as stalled.
 const WORKER_PATIENCE: Duration = Duration::from_secs(2);
@@ -40,6 +44,25 @@ const WORKER_CHECK_MAX: Duration = Duration::from_millis(10);
 pub struct EngineConfig {
     /// Flows the exact cache holds; rounded up to a power of two.
     pub flow_entries: usize,
+    /// Decisions the masked cache holds; rounded up to a power of two.
+    pub masked_entries: usize,
+    /// Connections of all tenants.
+    pub connections: usize,
+    /// Connections of a tenant whose entry does not say.
+    pub tenant_connections: u32,
+    /// Connections opened from one container.
+    pub port_connections: u32,
+    /// New flows a second, and at once, of a tenant whose entry does not say; 0 is no limit.
+    pub tenant_new_flows: u32,
+    /// New flows a second, and at once, of one port; 0 is no limit.
+    pub port_new_flows: u32,
+    /// For how many seconds after the first tables TCP may be picked up in the middle: longer than
+    /// peers wait before they send again, so that a restart cuts nothing.
+    pub pickup_seconds: u32,
+    /// Whether connections of tenants without an entry are tracked.
+    pub tracking: Tracking,
+    /// Meters that can be in use.
+    pub meter_slots: usize,
     /// Policy rules that can have counters.
     pub rule_slots: usize,
     /// Key of the flow hash and the sampler: random on a node, fixed in tests.
@@ -54,6 +77,15 @@ impl Default for EngineConfig {
     fn default() -> Self {
         Self {
             flow_entries: 1 << 18,
+            masked_entries: 1 << 15,
+            connections: 1 << 20,
+            tenant_connections: 1 << 19,
+            port_connections: 1 << 17,
+            tenant_new_flows: 200_000,
+            port_new_flows: 50_000,
+            pickup_seconds: 0,
+            tracking: Tracking::Stateful,
+            meter_slots: 1 << 14,
             rule_slots: 1 << 16,
             seed: 0,
             sample_queue: 1024,
@@ -69,6 +101,14 @@ pub enum WriteError {
     #[error("the batch has {needed} new rules, this engine has room for {room}")]
     TooManyRules {
         /// New rules in the batch.
+        needed: usize,
+        /// Free slots.
+        room: usize,
+    },
+    /// More new meters than slots.
+    #[error("the batch has {needed} new meters, this engine has room for {room}")]
+    TooManyMeters {
+        /// New meters in the batch.
         needed: usize,
         /// Free slots.
         room: usize,
@@ -128,12 +168,14 @@ pub struct EntryStats {
 pub struct CacheStats {
     /// By the exact cache.
     pub exact_hits: u64,
-    /// By a masked cache; this version has none.
+    /// By the masked cache.
     pub masked_hits: u64,
     /// By walking the tables.
     pub pipeline: u64,
     /// Flows in the exact cache.
     pub entries: u64,
+    /// Decisions in the masked cache.
+    pub masked_entries: u64,
 }
 
 #[derive(Debug)]
@@ -142,6 +184,9 @@ struct Control {
     free_slots: Vec<u32>,
     /// Slots of rules that are gone, until the worker is known to have left them.
     left_slots: Vec<u32>,
+    free_meters: Vec<MeterSlot>,
+    /// As `left_slots`.
+    left_meters: Vec<MeterSlot>,
     waker: Option<Arc<dyn Wake>>,
 }
 
@@ -162,17 +207,32 @@ impl Engine {
     pub fn new(config: EngineConfig) -> Self {
         let (punts, punted) = bounded(SLOW_QUEUE);
         let shared = Shared {
-            snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::empty())),
+            snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::empty(config.tracking))),
             counters: Counters::new(config.rule_slots),
+            connections: ConnTable::new(ConnConfig {
+                capacity: config.connections,
+                seed: config.seed,
+                timeouts: Timeouts::default(),
+            }),
+            meters: MeterBank::new(config.meter_slots, 1),
             seen: AtomicU64::new(0),
+            now_ns: AtomicU64::new(0),
             running: AtomicBool::new(false),
             samples: Arc::new(ArrayQueue::new(config.sample_queue.max(1))),
             samples_lost: AtomicU64::new(0),
             sample_rate: AtomicU32::new(config.sample_rate),
+            dropped: Arc::new(ArrayQueue::new(DROP_QUEUE)),
         };
         let free_slots = (0..config.rule_slots as u32).rev().collect();
-        let left_slots = Vec::new();
-        let control = Control { master: Master::default(), free_slots, left_slots, waker: None };
+        let meters = (0..shared.meters.slot_count() as u32).rev();
+        let control = Control {
+            master: Master::default(),
+            free_slots,
+            left_slots: Vec::new(),
+            free_meters: meters.filter_map(|slot| MeterSlot::new(slot).ok()).collect(),
+            left_meters: Vec::new(),
+            waker: None,
+        };
         Self {
             config,
             shared: Arc::new(shared),
@@ -191,11 +251,30 @@ impl Engine {
         let parts = Parts {
             shared: Arc::clone(&self.shared),
             flow_entries: self.config.flow_entries,
+            masked_entries: self.config.masked_entries,
             seed: self.config.seed,
+            tracker: Tracker::new(self.bounds(), self.config.seed),
+            lease: self.lease(),
             punts: self.punts.clone(),
             replies: Arc::clone(&self.replies),
         };
         (Worker::new(io, parts, calls), handle)
+    }
+
+    fn bounds(&self) -> Bounds {
+        let config = &self.config;
+        Bounds {
+            tenant_connections: config.tenant_connections,
+            port_connections: config.port_connections,
+            tenant_new_flows: config.tenant_new_flows,
+            port_new_flows: config.port_new_flows,
+            pickup: Seconds(config.pickup_seconds),
+        }
+    }
+
+    #[expect(clippy::expect_used, reason = "the bank was made for one worker, which is number 0")]
+    fn lease(&self) -> MeterLease {
+        MeterLease::new(&self.shared.meters, 0).expect("a bank has a first worker")
     }
 
     /// The slow path of the worker; `None` before there is one.
@@ -250,18 +329,49 @@ impl Engine {
         let mut control = self.lock();
         let undo = apply(&mut control.master, ops);
         let changed = changed_sections(&control.master, &undo);
-        if let Err(refused) = assign_slots(&mut control, changed) {
+        let assigned = assign_slots(&mut control, changed);
+        if let Err(refused) = assigned.and_then(|()| assign_meters(&mut control, changed)) {
             restore(&mut control.master, undo);
             return Err(refused);
         }
+        self.set_meters(&control, changed);
+        let left = left_endpoints(&control.master, &undo);
         let revision = self.publish(&control, changed)?;
-        // The worker is past every decision that used these slots, so they may start at zero.
-        let Control { free_slots, left_slots, .. } = &mut *control;
-        for slot in left_slots.drain(..) {
-            self.shared.counters.rule(slot).reset();
-            free_slots.push(slot);
-        }
+        self.forget_left(&mut control, &left);
         Ok(revision)
+    }
+
+    /// Makes meters what their entries say. Those that are what they were keep their tokens.
+    fn set_meters(&self, control: &Control, changed: Sections) {
+        if !changed.has(Section::Qos) {
+            return;
+        }
+        let now_ns = self.shared.now_ns.load(Ordering::Relaxed);
+        for (id, slot) in &control.master.meters {
+            if let Some(Entry::Meter(meter)) = control.master.entries.get(&EntryKey::Meter(*id))
+                && let Ok(spec) = MeterSpec::new(meter.unit, meter.committed, meter.peak)
+            {
+                // Slots are taken from those the bank has.
+                self.shared.meters.set(*slot, &spec, now_ns).ok();
+            }
+        }
+    }
+
+    /// The worker is past every decision that used what is gone: its counters may start at zero, and
+    /// nobody inherits the connections of an address.
+    fn forget_left(&self, control: &mut Control, left: &BTreeSet<(Vrf, [u8; 16])>) {
+        for slot in control.left_slots.drain(..) {
+            self.shared.counters.rule(slot).reset();
+            control.free_slots.push(slot);
+        }
+        for slot in control.left_meters.drain(..) {
+            self.shared.meters.clear(slot);
+            control.free_meters.push(slot);
+        }
+        if !left.is_empty() {
+            let gone = |vrf, address| left.contains(&(vrf, address));
+            self.shared.connections.purge(|t| gone(t.vrf, t.src) || gone(t.vrf, t.dst));
+        }
     }
 
     /// Swaps the pointer and waits until the worker has moved on. The snapshot before stays alive
@@ -355,9 +465,9 @@ impl Engine {
     /// How packets were decided.
     #[must_use]
     pub fn cache(&self) -> CacheStats {
-        let (exact_hits, pipeline) = self.shared.counters.tiers();
-        let entries = self.shared.counters.flow_entries.load(Ordering::Relaxed);
-        CacheStats { exact_hits, masked_hits: 0, pipeline, entries }
+        let [exact_hits, masked_hits, pipeline] = self.shared.counters.tiers();
+        let [entries, masked_entries] = self.shared.counters.entries();
+        CacheStats { exact_hits, masked_hits, pipeline, entries, masked_entries }
     }
 
     /// What would become of `frame` received on `in_port`: the worker's own walk, written down.
@@ -372,11 +482,46 @@ impl Engine {
         match key::parse(frame, Origin { in_port, decap }) {
             Ok(parsed) => {
                 let mut notes = Notes::default();
-                let decision = pipeline::walk(&snapshot, &parsed, &mut notes);
-                Trace { verdict: decision.verdict, rule: decision.rule, steps: notes.0 }
+                let relation = self.relation(&snapshot, &parsed, frame);
+                let decision = pipeline::walk(&snapshot, &parsed, relation, &mut notes);
+                Trace::of(&parsed.key, &decision, notes.0, &snapshot)
             }
-            Err(reason) => Trace { verdict: Verdict::Drop(reason), rule: None, steps: Vec::new() },
+            Err(reason) => Trace::unreadable(reason),
         }
+    }
+
+    /// What an imagined packet is to the connections: what the worker would find.
+    fn relation(&self, snapshot: &Snapshot, parsed: &Parsed, frame: &[u8]) -> Relation {
+        let Some(vrf) = pipeline::tenant(snapshot, &parsed.key) else {
+            return Relation::Untracked;
+        };
+        let (tenant, now) = (snapshot.policy.tenant(vrf), self.shared.seconds());
+        connections::relate(&self.shared.connections, (parsed, frame), tenant, vrf, now).relation
+    }
+
+    /// Connections, at most `limit`, in no meaningful order.
+    #[must_use]
+    pub fn connections(&self, limit: usize) -> Vec<ConnStats> {
+        self.shared.connections.list(self.shared.seconds(), limit)
+    }
+
+    /// How many connections there are and were.
+    #[must_use]
+    pub fn connection_counts(&self) -> ConnCounts {
+        self.shared.connections.counts()
+    }
+
+    /// What a meter has seen; `None` when there is no such meter.
+    #[must_use]
+    pub fn meter(&self, id: MeterId) -> Option<MeterCounts> {
+        let slot = *self.lock().master.meters.get(&id)?;
+        self.shared.meters.read(slot)
+    }
+
+    /// Dropped packets, filled by the worker within a budget per tenant.
+    #[must_use]
+    pub fn dropped(&self) -> Arc<ArrayQueue<Dropped>> {
+        Arc::clone(&self.shared.dropped)
     }
 
     /// Samples for the exporter, filled by the worker.
@@ -417,6 +562,21 @@ fn changed_sections(master: &Master, undo: &Undo) -> Sections {
         }
     }
     changed
+}
+
+/// Addresses whose endpoint is not the one it was before a batch: their connections end, so that who
+/// gets an address gets none of its rights.
+fn left_endpoints(master: &Master, undo: &Undo) -> BTreeSet<(Vrf, [u8; 16])> {
+    let mut left = BTreeSet::new();
+    let before: BTreeMap<_, _> = undo.iter().rev().map(|(key, was)| (key, was)).collect();
+    for (key, was) in before {
+        let EntryKey::Route(vrf, prefix) = key else { continue };
+        let host = if prefix.address().is_ipv4() { 32 } else { 128 };
+        if prefix.length() == host && was.is_some() && master.entries.get(key) != was.as_ref() {
+            left.insert((*vrf, key::stored(prefix.address())));
+        }
+    }
+    left
 }
 
 fn apply(master: &mut Master, ops: &[Op]) -> Undo {
@@ -466,5 +626,28 @@ fn assign_slots(control: &mut Control, changed: Sections) -> Result<(), WriteErr
     control.left_slots.extend(gone);
     let given = control.free_slots.split_off(room - fresh.len());
     slots.extend(fresh.into_iter().zip(given));
+    Ok(())
+}
+
+/// As [`assign_slots`], for meters.
+fn assign_meters(control: &mut Control, changed: Sections) -> Result<(), WriteError> {
+    if !changed.has(Section::Qos) {
+        return Ok(());
+    }
+    let first = EntryKey::Meter(MeterId::MIN);
+    let keys = control.master.entries.range(first..=EntryKey::Meter(MeterId::MAX));
+    let ids: BTreeSet<MeterId> = keys
+        .filter_map(|(key, _)| if let EntryKey::Meter(id) = key { Some(*id) } else { None })
+        .collect();
+    let known = &mut control.master.meters;
+    let fresh: Vec<MeterId> = ids.iter().filter(|id| !known.contains_key(id)).copied().collect();
+    let room = control.free_meters.len();
+    if fresh.len() > room {
+        return Err(WriteError::TooManyMeters { needed: fresh.len(), room });
+    }
+    let gone = known.extract_if(.., |id, _| !ids.contains(id)).map(|(_, slot)| slot);
+    control.left_meters.extend(gone);
+    let given = control.free_meters.split_off(room - fresh.len());
+    known.extend(fresh.into_iter().zip(given));
     Ok(())
 }

@@ -6,11 +6,16 @@
 //! The slow path ([`SlowPath`]) answers ARP and ICMP for the distributed gateway. No tokio, no
 //! clock in the logic, no unsafe code; frames come from any [`packet_io::PacketIo`].
 
+mod budget;
+mod connections;
 mod counters;
+mod droplog;
 mod engine;
 mod mailbox;
+mod masked;
 mod pipeline;
 mod port;
+mod qos;
 mod rewrite;
 mod sample;
 mod slow;
@@ -19,10 +24,11 @@ mod trace;
 mod worker;
 
 pub use counters::Count;
+pub use droplog::Dropped;
 pub use engine::{CacheStats, Engine, EngineConfig, EntryStats, PortError, PortStats, WriteError};
 pub use mailbox::{WorkerGone, WorkerHandle};
 pub use port::{Framing, PortKind, PortSpec};
 pub use sample::{SAMPLE_HEADER_BYTES, Sample};
 pub use slow::SlowPath;
 pub use trace::{Trace, TraceStep};
-pub use worker::{BURST, FlowStats, Worker};
+pub use worker::{BURST, FlowStats, LiveTrace, Worker};

@@ -3,9 +3,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use flowtable::DropReason;
 use flowtable::ids::{Dscp, Mac, Vni};
 use packet_io::{Frame, NoRoom, PacketIo};
 
+/// Bytes of an untagged Ethernet header.
+pub(crate) const ETHERNET_BYTES: usize = 14;
 /// Bytes of two MAC addresses.
 const MACS: usize = 12;
 /// Bytes of an 802.1Q tag.
@@ -31,6 +34,8 @@ pub(crate) struct Outer {
     pub(crate) vni: Vni,
     /// Spreads flows over paths and queues (RFC 7348, section 5: source port from the inner flow).
     pub(crate) entropy: u16,
+    /// IPv4 type of service or IPv6 traffic class: that of the packet inside.
+    pub(crate) class: u8,
 }
 
 /// Takes the tag off and says its VLAN id; `None` when there is none.
@@ -89,21 +94,65 @@ pub(crate) fn mark<I: PacketIo>(
     l3: usize,
     dscp: Dscp,
 ) -> Result<(), NoRoom> {
+    let class = traffic_class(io.bytes(frame), l3);
+    set_class(io, frame, l3, class & 0x03 | dscp.get() << 2)
+}
+
+fn set_class<I: PacketIo>(
+    io: &mut I,
+    frame: &mut Frame,
+    l3: usize,
+    class: u8,
+) -> Result<(), NoRoom> {
     let header = io.bytes_mut(frame).get_mut(l3..).and_then(|b| b.first_chunk_mut::<12>());
     let header = header.ok_or(NoRoom)?;
-    let dscp = dscp.get() << 2;
     if header[0] >> 4 == 4 {
         let old = u16::from_be_bytes([header[0], header[1]]);
-        header[1] = header[1] & 0x03 | dscp;
+        header[1] = class;
         let new = u16::from_be_bytes([header[0], header[1]]);
         let sum = u16::from_be_bytes([header[10], header[11]]);
         header[10..12].copy_from_slice(&checksum_after(sum, old, new).to_be_bytes());
     } else {
         // The traffic class lies across the first two bytes: 4 bits each.
-        header[0] = header[0] & 0xf0 | dscp >> 4;
-        header[1] = header[1] & 0x3f | dscp << 4;
+        header[0] = header[0] & 0xf0 | class >> 4;
+        header[1] = header[1] & 0x0f | class << 4;
     }
     Ok(())
+}
+
+/// The IPv4 type of service or IPv6 traffic class of the packet at `l3`; 0 of what is neither.
+#[inline]
+pub(crate) fn traffic_class(frame: &[u8], l3: usize) -> u8 {
+    match frame.get(l3..).and_then(<[u8]>::first_chunk) {
+        Some([first, second]) if first >> 4 == 4 => *second,
+        Some([first, second]) if first >> 4 == 6 => first << 4 | second >> 4,
+        _ => 0,
+    }
+}
+
+/// What a tunnel does with congestion seen on its way (RFC 6040, section 4.2): `outer` is the traffic
+/// class of the headers that were taken off, `l3` the offset of the packet that was inside.
+///
+/// # Errors
+/// [`DropReason::Malformed`]: congestion was marked on a packet whose sender would not understand it;
+/// "the decapsulator MUST drop the packet".
+#[inline]
+pub(crate) fn congestion<I: PacketIo>(
+    io: &mut I,
+    frame: &mut Frame,
+    l3: usize,
+    outer: u8,
+) -> Result<(), DropReason> {
+    const ECN: u8 = 0b11;
+    const CE: u8 = 0b11;
+    if outer & ECN != CE {
+        return Ok(());
+    }
+    let class = traffic_class(io.bytes(frame), l3);
+    if class & ECN == 0 {
+        return Err(DropReason::Malformed);
+    }
+    set_class(io, frame, l3, class | CE).map_err(|_short| DropReason::Malformed)
 }
 
 /// RFC 1624, equation 3: HC' = ~(~HC + ~m + m').
@@ -135,13 +184,13 @@ pub(crate) fn encap<I: PacketIo>(
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
             frame.grow_front(50)?;
             let head = io.bytes_mut(frame).first_chunk_mut::<50>().ok_or(NoRoom)?;
-            emit_ipv4(&mut head[MACS..34], (src, dst), inner);
+            emit_ipv4(&mut head[MACS..34], (src, dst), inner, outer.class);
             emit_udp_vxlan(&mut head[34..], outer, inner);
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
             frame.grow_front(70)?;
             let head = io.bytes_mut(frame).first_chunk_mut::<70>().ok_or(NoRoom)?;
-            emit_ipv6(&mut head[MACS..54], (src, dst), inner);
+            emit_ipv6(&mut head[MACS..54], (src, dst), inner, outer.class);
             emit_udp_vxlan(&mut head[54..], outer, inner);
         }
         (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return Err(NoRoom),
@@ -154,11 +203,12 @@ pub(crate) fn encap<I: PacketIo>(
 
 /// Ethertype and header, 22 bytes. Don't Fragment is set: containers' MTU leaves room for these
 /// headers, and a fragmented tunnel packet would be dropped at the other end.
-fn emit_ipv4(out: &mut [u8], (src, dst): (Ipv4Addr, Ipv4Addr), inner: usize) {
+fn emit_ipv4(out: &mut [u8], (src, dst): (Ipv4Addr, Ipv4Addr), inner: usize, class: u8) {
     out[..2].copy_from_slice(&ETHERTYPE_IPV4);
     let header = &mut out[2..];
     header.fill(0);
     header[0] = 0x45;
+    header[1] = class;
     header[2..4].copy_from_slice(&((20 + 16 + inner) as u16).to_be_bytes());
     header[6] = 0x40;
     header[8] = OUTER_TTL;
@@ -173,10 +223,10 @@ fn emit_ipv4(out: &mut [u8], (src, dst): (Ipv4Addr, Ipv4Addr), inner: usize) {
 }
 
 /// Ethertype and header, 42 bytes.
-fn emit_ipv6(out: &mut [u8], (src, dst): (Ipv6Addr, Ipv6Addr), inner: usize) {
+fn emit_ipv6(out: &mut [u8], (src, dst): (Ipv6Addr, Ipv6Addr), inner: usize, class: u8) {
     out[..2].copy_from_slice(&ETHERTYPE_IPV6);
     let header = &mut out[2..];
-    header[..4].copy_from_slice(&[0x60, 0, 0, 0]);
+    header[..4].copy_from_slice(&[0x60 | class >> 4, class << 4, 0, 0]);
     header[4..6].copy_from_slice(&((16 + inner) as u16).to_be_bytes());
     header[6] = IPPROTO_UDP;
     header[7] = OUTER_TTL;
@@ -252,6 +302,7 @@ mod tests {
             dst: "10.250.0.2".parse().unwrap(),
             vni: Vni::new(0x12_3456).unwrap(),
             entropy: 0x1234,
+            class: 0xb9,
         };
         encap(&mut io, &mut frame, &outer).unwrap();
         let bytes = io.bytes(&frame);
@@ -280,6 +331,7 @@ mod tests {
             dst: "fd00::2".parse().unwrap(),
             vni: Vni::new(7).unwrap(),
             entropy: 1,
+            class: 0xb9,
         };
         encap(&mut io, &mut frame, &outer).unwrap();
         let eth = EthernetFrame::new_checked(io.bytes(&frame)).unwrap();

@@ -11,7 +11,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError};
 use crossbeam::queue::ArrayQueue;
 use flowtable::DropReason;
 use flowtable::action::Punt;
-use flowtable::ids::{Mac, PortId, Vrf};
+use flowtable::ids::{Mac, Vrf};
 use flowtable::key::FlowKey;
 use packet_io::Wake;
 use smoltcp::phy::ChecksumCapabilities;
@@ -21,6 +21,7 @@ use smoltcp::wire::{
     Ipv4Packet, Ipv4Repr,
 };
 
+use crate::budget::Rate;
 use crate::worker::Rx;
 
 /// Packets waiting for an answer at most, and answers waiting to be sent.
@@ -28,9 +29,11 @@ pub(crate) const SLOW_QUEUE: usize = 1024;
 /// Between two looks for room, when the worker does not take the answers.
 const FULL_PAUSE: Duration = Duration::from_millis(1);
 /// Packets a port may punt in a second, on average.
-const PUNTS_PER_SECOND: u64 = 1000;
+const PUNTS_PER_SECOND: u32 = 1000;
 /// Packets a port may punt at once.
-const PUNT_BURST: u64 = 256;
+const PUNT_BURST: u32 = 256;
+/// What a port may punt.
+pub(crate) const PUNT_RATE: Rate = Rate::new(PUNTS_PER_SECOND, PUNT_BURST);
 /// Type, code, checksum and four bytes that depend on the type (RFC 792).
 const ICMP_BYTES: usize = 8;
 /// Bytes of a packet kept for its answer; an echo request may be of full size.
@@ -65,31 +68,6 @@ pub(crate) struct Asker {
 pub(crate) struct Reply {
     pub(crate) asker: Asker,
     pub(crate) answer: Result<Vec<u8>, DropReason>,
-}
-
-/// Token bucket per port, as virtual scheduling (GCRA, ITU-T I.371): one number, the time at which
-/// the bucket would be full again.
-#[derive(Debug)]
-pub(crate) struct PuntBudget {
-    full_at_ns: Box<[u64]>,
-}
-
-impl PuntBudget {
-    pub(crate) fn new() -> Self {
-        let ports = usize::from(PortId::MAX.get()) + 1;
-        Self { full_at_ns: vec![0; ports].into_boxed_slice() }
-    }
-
-    pub(crate) fn take(&mut self, port: PortId, now_ns: u64) -> bool {
-        const COST_NS: u64 = 1_000_000_000 / PUNTS_PER_SECOND;
-        let full_at = &mut self.full_at_ns[usize::from(port.get())];
-        let next = (*full_at).max(now_ns) + COST_NS;
-        if next > now_ns + PUNT_BURST * COST_NS {
-            return false;
-        }
-        *full_at = next;
-        true
-    }
 }
 
 /// Longest packet that can be answered.
@@ -266,22 +244,4 @@ pub(crate) fn gateway_v4(gateways: &[IpAddr]) -> Option<Ipv4Addr> {
         IpAddr::V4(v4) => Some(*v4),
         IpAddr::V6(_) => None,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_port_gets_its_burst_and_then_its_rate() {
-        let mut budget = PuntBudget::new();
-        let port = PortId::new(3).unwrap();
-        let other = PortId::new(4).unwrap();
-        let start = 5_000_000_000;
-        let burst = (0..1000).filter(|_| budget.take(port, start)).count();
-        assert_eq!(burst as u64, PUNT_BURST);
-        assert!(budget.take(other, start));
-        let later = (0..1000).filter(|_| budget.take(port, start + 10_000_000)).count();
-        assert_eq!(later, 10);
-    }
 }

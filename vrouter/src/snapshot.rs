@@ -8,14 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use flowtable::entry::{Entry, EntryKey, NextHop, Permit, PortEntry, UnderlayEntry};
+use flowtable::entry::{
+    Entry, EntryKey, NextHop, Permit, PortEntry, RuleEntry, TenantEntry, Tracking, UnderlayEntry,
+};
 use flowtable::exact::ExactMap;
-use flowtable::ids::{Bd, Group, Mac, PortId, RuleId, Vid, Vni, Vrf};
+use flowtable::ids::{Bd, Group, Mac, MeterId, PortId, RuleId, Vid, Vni, Vrf};
 use flowtable::lpm::Lpm;
+use flowtable::meter::MeterSlot;
 use flowtable::policy::PolicyTable;
 use packet_io::QueueId;
 
 use crate::port::{Framing, PortSpec};
+use crate::qos::Qos;
 
 /// Sections of a snapshot that change on their own, as bits of a [`Sections`] set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,13 +37,17 @@ pub(crate) enum Section {
     Policy = 16,
     /// Routes and MACs.
     Routes = 32,
+    /// Meters of ports, and marks.
+    Qos = 64,
 }
 
-const SECTION_COUNT: usize = 6;
+const SECTION_COUNT: usize = 7;
 
 /// A set of sections.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Sections(u8);
+
+const _: () = assert!(SECTION_COUNT <= 8, "a section is a bit of a byte");
 
 impl From<Section> for Sections {
     fn from(section: Section) -> Self {
@@ -60,7 +68,8 @@ impl Sections {
     /// The section an entry lives in.
     pub(crate) const fn of(key: &EntryKey) -> Section {
         match key {
-            EntryKey::Port(_) | EntryKey::Qos(_) | EntryKey::Meter(_) => Section::Ports,
+            EntryKey::Port(_) => Section::Ports,
+            EntryKey::Qos(_) | EntryKey::Meter(_) => Section::Qos,
             EntryKey::Network(_)
             | EntryKey::Tunnel(_)
             | EntryKey::Vtep(_)
@@ -125,7 +134,24 @@ pub(crate) struct Networks {
 #[derive(Debug)]
 pub(crate) struct Policy {
     pub(crate) rules: PolicyTable,
-    pub(crate) defaults: ExactMap<Vrf, Permit>,
+    pub(crate) tenants: ExactMap<Vrf, TenantEntry>,
+    /// TCP flags that some rule looks at: the others are no part of a key.
+    pub(crate) tcp_flags: u8,
+    /// Of tenants without an entry.
+    other: TenantEntry,
+}
+
+impl Policy {
+    fn empty(tracking: Tracking) -> Self {
+        let other = TenantEntry { tracking, ..TenantEntry::new(Vrf::MIN, Permit::Allow) };
+        Self { rules: PolicyTable::build([]), tenants: ExactMap::default(), tcp_flags: 0, other }
+    }
+
+    /// What holds for a tenant.
+    #[inline]
+    pub(crate) fn tenant(&self, vrf: Vrf) -> &TenantEntry {
+        self.tenants.get(&vrf).unwrap_or(&self.other)
+    }
 }
 
 /// Where an address is.
@@ -153,24 +179,23 @@ pub(crate) struct Snapshot {
     pub(crate) groups: Arc<Lpm<Group>>,
     pub(crate) policy: Arc<Policy>,
     pub(crate) routes: Arc<Routes>,
+    pub(crate) qos: Arc<Qos>,
     /// For every set of sections, the newest revision at which one of them changed.
     valid_since: [u64; 1 << SECTION_COUNT],
 }
 
 impl Snapshot {
-    /// Tables without entries, at revision 0.
-    pub(crate) fn empty() -> Self {
+    /// Tables without entries, at revision 0. `tracking` holds for tenants without an entry.
+    pub(crate) fn empty(tracking: Tracking) -> Self {
         Self {
             revision: 0,
             ports: Arc::default(),
             networks: Arc::default(),
             underlay: Arc::default(),
             groups: Arc::default(),
-            policy: Arc::new(Policy {
-                rules: PolicyTable::build([]),
-                defaults: ExactMap::default(),
-            }),
+            policy: Arc::new(Policy::empty(tracking)),
             routes: Arc::default(),
+            qos: Arc::default(),
             valid_since: [0; 1 << SECTION_COUNT],
         }
     }
@@ -198,10 +223,13 @@ impl Snapshot {
             next.groups = Arc::new(master.groups());
         }
         if changed.has(Section::Policy) {
-            next.policy = Arc::new(master.policy());
+            next.policy = Arc::new(master.policy(self.policy.other.tracking));
         }
         if changed.has(Section::Routes) {
             next.routes = Arc::new(master.routes());
+        }
+        if changed.has(Section::Qos) {
+            next.qos = Arc::new(master.qos());
         }
         for (set, since) in next.valid_since.iter_mut().enumerate() {
             if set & usize::from(changed.0) != 0 {
@@ -218,6 +246,7 @@ pub(crate) struct Master {
     pub(crate) entries: BTreeMap<EntryKey, Entry>,
     pub(crate) specs: BTreeMap<PortId, PortSpec>,
     pub(crate) slots: BTreeMap<RuleId, u32>,
+    pub(crate) meters: BTreeMap<MeterId, MeterSlot>,
 }
 
 impl Master {
@@ -284,19 +313,35 @@ impl Master {
         groups
     }
 
-    fn policy(&self) -> Policy {
+    fn policy(&self, tracking: Tracking) -> Policy {
         let rules = self.entries.values().filter_map(|entry| {
             let Entry::Rule(rule) = entry else { return None };
             self.slots.get(&rule.rule).map(|slot| (rule, *slot))
         });
         let rules = PolicyTable::build(rules);
-        let mut defaults = ExactMap::default();
+        let mut policy = Policy { rules, ..Policy::empty(tracking) };
         for entry in self.entries.values() {
             if let Entry::Tenant(e) = entry {
-                defaults.insert(e.vrf, e.default);
+                policy.tenants.insert(e.vrf, e.clone());
+            } else if let Entry::Rule(RuleEntry { tcp_flags: Some(flags), .. }) = entry {
+                policy.tcp_flags |= flags.mask;
             }
         }
-        Policy { rules, defaults }
+        policy
+    }
+
+    fn qos(&self) -> Qos {
+        let mut qos = Qos::default();
+        for entry in self.entries.values() {
+            if let Entry::Meter(e) = entry
+                && let Some(slot) = self.meters.get(&e.meter)
+            {
+                qos.add_meter(*slot, e);
+            } else if let Entry::Qos(e) = entry {
+                qos.add_port(e, |id| self.meters.get(&id).copied());
+            }
+        }
+        qos
     }
 
     fn routes(&self) -> Routes {

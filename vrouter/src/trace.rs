@@ -1,7 +1,11 @@
 //! The walk, written down: the recorder the pipeline calls at every table.
 
-use flowtable::Verdict;
-use flowtable::ids::RuleId;
+use flowtable::ids::{MeterId, RuleId};
+use flowtable::key::FlowKey;
+use flowtable::{DropReason, Verdict};
+
+use crate::pipeline::Decision;
+use crate::snapshot::Snapshot;
 
 /// Told of every table the pipeline looks at. The engine's own walk uses [`Silent`], which compiles
 /// to nothing, so that explaining and deciding are one code path.
@@ -55,6 +59,47 @@ pub struct Trace {
     pub rule: Option<RuleId>,
     /// The tables in the order they were looked at.
     pub steps: Vec<TraceStep>,
+    /// The packet as the tables see it; `None` when it can't be parsed.
+    pub key: Option<FlowKey>,
+    /// Bits of the key that the decision depends on.
+    pub mask: FlowKey,
+    /// What the packet is to the connections, as ovs-fields(7) writes `ct_state`; empty: nothing.
+    pub ct_state: &'static str,
+    /// Meters that it is charged to.
+    pub meters: Vec<MeterId>,
+}
+
+impl Trace {
+    /// A packet that can't be parsed.
+    pub(crate) fn unreadable(reason: DropReason) -> Self {
+        Self {
+            verdict: Verdict::Drop(reason),
+            rule: None,
+            steps: Vec::new(),
+            key: None,
+            mask: FlowKey::default(),
+            ct_state: "",
+            meters: Vec::new(),
+        }
+    }
+
+    pub(crate) fn of(
+        key: &FlowKey,
+        decision: &Decision,
+        steps: Vec<TraceStep>,
+        snapshot: &Snapshot,
+    ) -> Self {
+        let meters = decision.meters.slots().iter().filter_map(|slot| snapshot.qos.id(*slot));
+        Self {
+            verdict: decision.verdict,
+            rule: decision.rule,
+            steps,
+            key: Some(*key),
+            mask: decision.looked.mask(),
+            ct_state: decision.relation.name(),
+            meters: meters.collect(),
+        }
+    }
 }
 
 /// Writes the steps down.

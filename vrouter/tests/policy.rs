@@ -8,7 +8,7 @@ mod fabric;
 use flowtable::DropReason;
 use flowtable::entry::{
     Direction, Entry, EntryKey, GroupEntry, NextHop, Op, Permit, PortRange, RouteEntry, RuleEntry,
-    TenantEntry, TunnelEntry, UnderlayEntry, VlanEntry,
+    TunnelEntry, UnderlayEntry, VlanEntry,
 };
 use flowtable::ids::{Group, Mac, PortId, RuleId};
 use vrouter::{Count, WriteError};
@@ -16,7 +16,7 @@ use vrouter::{Count, WriteError};
 use fabric::frames::{L4, Packet, vxlan};
 use fabric::{
     A1, A2, A9, B1, BLUE, DB, Delivered, Fabric, Host, NET_A, R1, R2, RED, UPLINK, V1, V9, VNI_A,
-    WEB, container, from_remote, port, prefix, received, vid, vni,
+    WEB, container, from_remote, port, prefix, received, stateless, vid, vni,
 };
 
 /// A rule that matches everything of blue in one direction.
@@ -130,7 +130,7 @@ fn what_no_rule_matches_gets_the_tenants_default() {
     let other = || RuleEntry { protocol: Some(6), ..allow(1, Direction::In) };
     assert!(a1_to_a2(&mut with([other()]), &[]));
     let mut fabric = with([other()]);
-    fabric.put([Entry::Tenant(TenantEntry::new(BLUE, Permit::Deny))]);
+    fabric.put([stateless(BLUE, Permit::Deny)]);
     assert!(!a1_to_a2(&mut fabric, &[]));
     let red = R1.to(&R2).bytes();
     assert_eq!(fabric.send(R1.port(), &red).out.len(), 1, "red's default is its own");
@@ -147,10 +147,10 @@ fn what_no_rule_matches_gets_the_tenants_default() {
 #[test]
 fn the_default_is_asked_at_each_end() {
     let mut fabric = with([allow(1, Direction::Out)]);
-    fabric.put([Entry::Tenant(TenantEntry::new(BLUE, Permit::Deny))]);
+    fabric.put([stateless(BLUE, Permit::Deny)]);
     assert!(!a1_to_a2(&mut fabric, &[1]));
     let mut fabric = with([allow(1, Direction::In)]);
-    fabric.put([Entry::Tenant(TenantEntry::new(BLUE, Permit::Deny))]);
+    fabric.put([stateless(BLUE, Permit::Deny)]);
     assert!(!a1_to_a2(&mut fabric, &[]));
 }
 
@@ -486,7 +486,7 @@ fn a_change_invalidates_the_flows_that_depend_on_its_section_and_no_other() {
         ("underlay", Entry::Underlay(another_node)),
         ("groups", Entry::Group(group)),
         ("policy", Entry::Rule(RuleEntry { vrf: RED, ..allow(1, Direction::In) })),
-        ("policy", Entry::Tenant(TenantEntry::new(RED, Permit::Allow))),
+        ("policy", stateless(RED, Permit::Allow)),
         ("routes", Entry::Route(route)),
     ] {
         let mut fabric = Fabric::new();

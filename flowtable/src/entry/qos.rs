@@ -7,24 +7,7 @@
 use crate::ids::{Dscp, MeterId, PortId, Vrf};
 
 use super::Permit;
-
-/// What a meter counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum MeterUnit {
-    /// Rates in bits per second, bursts in bytes; of frames from the Ethernet header on, without FCS.
-    Bits,
-    /// Rates in packets per second, bursts in packets.
-    Packets,
-}
-
-/// A rate and how far ahead of it a sender may get.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Band {
-    /// Bits or packets per second.
-    pub rate: u64,
-    /// Bytes or packets.
-    pub burst: u64,
-}
+pub use crate::meter::{Band, Unit as MeterUnit};
 
 /// `meter` table. A packet within the committed rate is green; above it, with a peak band, yellow up
 /// to the peak (RFC 2698, colour-blind); else red and dropped as `rate-limit`.

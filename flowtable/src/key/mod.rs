@@ -67,6 +67,18 @@ pub mod flag {
     pub const ARP_FOREIGN_MAC: u8 = 32;
 }
 
+/// Bits of byte 13 of the TCP header (RFC 9293, section 3.1).
+pub mod tcp_flag {
+    /// The sender has finished.
+    pub const FIN: u8 = 1;
+    /// Synchronise sequence numbers.
+    pub const SYN: u8 = 2;
+    /// Reset the connection.
+    pub const RST: u8 = 4;
+    /// The acknowledgement number is valid.
+    pub const ACK: u8 = 16;
+}
+
 /// UDP destination port of VXLAN (RFC 7348, section 5).
 pub const VXLAN_PORT: u16 = 4789;
 
@@ -192,6 +204,16 @@ impl FlowKey {
 #[must_use]
 pub const fn mapped([a, b, c, d]: [u8; 4]) -> [u8; 16] {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+/// An address in the form that keys store.
+#[inline]
+#[must_use]
+pub const fn stored(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(v4) => mapped(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
 }
 
 /// Where a frame came from, as far as parsing depends on it.

@@ -24,7 +24,7 @@ const LEASE_NS: u64 = 200_000;
 pub(super) const FRACTION: u32 = 20;
 
 /// A rate with its burst.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Band {
     /// Bits or packets per second.
     pub rate: u64,
@@ -34,7 +34,7 @@ pub struct Band {
 }
 
 /// What is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Unit {
     /// Bits per second, bursts in bytes: of the Ethernet frame without FCS.
     Bits,

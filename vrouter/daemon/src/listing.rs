@@ -181,18 +181,7 @@ fn flow(stats: &FlowStats) -> v1::Flow {
 
 pub(crate) fn trace(trace: Trace) -> v1::TraceReply {
     let (verdict, reason, out_ports) = match trace.verdict {
-        Verdict::Forward(actions) => {
-            let outputs = actions.as_slice().iter().filter_map(|action| match action {
-                Action::Output(port) => Some(u32::from(port.get())),
-                Action::Decap
-                | Action::PopVlan
-                | Action::Route { .. }
-                | Action::SetDscp(_)
-                | Action::PushVlan(_)
-                | Action::Encap { .. } => None,
-            });
-            ("forward", "", outputs.collect())
-        }
+        Verdict::Forward(actions) => ("forward", "", vec![u32::from(actions.output().get())]),
         Verdict::Punt(_) => ("punt", "", Vec::new()),
         Verdict::Drop(reason) => ("drop", reason.name(), Vec::new()),
     };

@@ -6,7 +6,7 @@ use flowtable::action::Punt;
 use flowtable::entry::{Entry, EntryKey, Op};
 use flowtable::ids::{PortId, RuleId, Vrf};
 use flowtable::key::{self, Decap, Origin};
-use flowtable::{Action, DropReason, Verdict};
+use flowtable::{DropReason, Verdict};
 use vrouter::{Count, PortKind, PortSpec};
 
 use crate::fabric::{Counter, Delivered, Fabric, Host, UPLINK, container, port, received, uplink};
@@ -142,7 +142,7 @@ impl Node {
         let trace = self.fabric.engine.trace(port, frame);
         match (trace.verdict, fate) {
             (Verdict::Forward(actions), Fate::Forward(port, _)) => {
-                assert_eq!(actions.as_slice().last(), Some(&Action::Output(*port)));
+                assert_eq!(actions.output(), *port);
             }
             (Verdict::Punt(found), Fate::Punt(punt)) => assert_eq!(found, *punt),
             (Verdict::Drop(found), Fate::Drop(reason)) => {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use flowtable::entry::{
     Direction, Entry, EntryKey, GroupEntry, Ipv6, MacEntry, NetworkEntry, NextHop, Op, Permit,
-    PortEntry, PortRange, Prefix, RouteEntry, RuleEntry, TenantEntry, TunnelEntry, UnderlayEntry,
+    PortEntry, PortRange, Prefix, RouteEntry, RuleEntry, TunnelEntry, UnderlayEntry,
     VlanEntry, VtepEntry,
 };
 use flowtable::ids::{Bd, Group, Mac, PortId, RuleId, Vid, Vni, Vrf};
@@ -16,6 +16,7 @@ use proptest::prelude::*;
 
 use crate::fabric::{
     self, Host, LOCAL, LOCAL6, REMOTE, REMOTE6, ROUTER_MAC, UPLINK, UPLINK_MAC, port, prefix,
+    stateless,
 };
 use crate::packets::{self, Spec};
 
@@ -319,7 +320,7 @@ fn entry() -> impl Strategy<Value = Entry> {
         3 => route,
         3 => mac,
         1 => (any_vrf(), permit())
-            .prop_map(|(vrf, default)| Entry::Tenant(TenantEntry::new(vrf, default))),
+            .prop_map(|(vrf, default)| stateless(vrf, default)),
     ]
 }
 

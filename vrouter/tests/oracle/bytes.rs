@@ -18,6 +18,31 @@ pub(crate) fn routed(frame: &[u8], mac: Mac) -> Vec<u8> {
         return bytes;
     }
     bytes[22] -= 1;
+    checksum(&mut bytes);
+    bytes
+}
+
+/// Type of service or traffic class of an untagged frame; 0 when it is not IP.
+pub(crate) fn class(frame: &[u8]) -> u8 {
+    match frame[12..14] {
+        [0x08, 0x00] => frame[15],
+        [0x86, 0xdd] => frame[14] << 4 | frame[15] >> 4,
+        _ => 0,
+    }
+}
+
+/// Sets what [`class`] reads; the header's checksum is computed from scratch.
+pub(crate) fn set_class(frame: &mut [u8], class: u8) {
+    if frame[14] >> 4 == 6 {
+        frame[14] = 0x60 | class >> 4;
+        frame[15] = class << 4 | frame[15] & 15;
+        return;
+    }
+    frame[15] = class;
+    checksum(frame);
+}
+
+fn checksum(bytes: &mut [u8]) {
     bytes[24..26].fill(0);
     let end = 14 + usize::from(bytes[14] & 15) * 4;
     let words = bytes[14..end].chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1]));
@@ -26,7 +51,6 @@ pub(crate) fn routed(frame: &[u8], mac: Mac) -> Vec<u8> {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     bytes[24..26].copy_from_slice(&(!(sum as u16)).to_be_bytes());
-    bytes
 }
 
 /// With a tag of the wire.
@@ -44,6 +68,8 @@ pub(crate) fn vxlan(underlay: &UnderlayEntry, local: IpAddr, vni: u32, inner: &[
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             let mut header = Ipv4Header {
                 total_len: 20 + length,
+                dscp: (class(inner) >> 2).try_into().expect("six bits"),
+                ecn: (class(inner) & 3).try_into().expect("two bits"),
                 dont_fragment: true,
                 fragment_offset: IpFragOffset::ZERO,
                 time_to_live: 64,
@@ -57,6 +83,7 @@ pub(crate) fn vxlan(underlay: &UnderlayEntry, local: IpAddr, vni: u32, inner: &[
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
             let header = Ipv6Header {
+                traffic_class: class(inner),
                 payload_length: length,
                 next_header: IpNumber::UDP,
                 hop_limit: 64,

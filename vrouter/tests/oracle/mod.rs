@@ -179,7 +179,14 @@ impl<'a> Oracle<'a> {
             self.policy(came, &ip, next_hop, rules)?;
         }
         let out = self.way_out(spec.id, came, next_hop)?;
-        let inner = seen.unwrapped(frame);
+        let mut inner = seen.unwrapped(frame);
+        if came.from == From::Tunnel && bytes::class(frame) & 3 == 3 {
+            // RFC 6040, figure 4: congestion is handed on, or ends what does not know it.
+            match bytes::class(&inner) {
+                class if class & 3 == 0 => return drop(DropReason::Malformed),
+                class => bytes::set_class(&mut inner, class | 3),
+            }
+        }
         let inner = routed.map_or_else(|| inner.clone(), |mac| bytes::routed(&inner, mac));
         Ok(Fate::Forward(out.id, self.wrapped(next_hop, &inner)))
     }
@@ -196,9 +203,11 @@ impl<'a> Oracle<'a> {
             PortKind::Uplink => {
                 let (from, (vrf, bd)) = self.came_by_wire(spec, seen)?;
                 match seen.what {
-                    What::Other => drop(DropReason::NonIp),
-                    What::Arp { .. } | What::Ip(_) => Ok(Came { from, vrf, bd }),
+                    What::Other => return drop(DropReason::NonIp),
+                    What::Ip(ip) => self.remote_source(from, vrf, ip.src)?,
+                    What::Arp { .. } => {}
                 }
+                Ok(Came { from, vrf, bd })
             }
         }
     }
@@ -215,6 +224,17 @@ impl<'a> Oracle<'a> {
                 Some(network) => Ok((From::Wire, network)),
                 None => drop(DropReason::UnknownVlan),
             },
+        }
+    }
+
+    /// Nobody on the wire has an address of this node's, or one that nobody has.
+    fn remote_source(&self, from: From<'_>, vrf: Vrf, src: IpAddr) -> Stopped<()> {
+        match self.route(vrf, src).map(|route| route.next_hop) {
+            Some(NextHop::Local(_)) => drop(DropReason::SpoofedIp),
+            Some(NextHop::UnknownEndpoint) if from == From::Tunnel => {
+                drop(DropReason::UnknownEndpoint)
+            }
+            _ => Ok(()),
         }
     }
 

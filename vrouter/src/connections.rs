@@ -1,0 +1,175 @@
+//! What a packet is to the connections of its tenant: asked before the walk, by the worker for real
+//! packets and by traces for imagined ones.
+//!
+//! The answer is a [`Relation`]: the walk is a function of it, so the tables never see a connection.
+//! An echo exchange is a connection of the two addresses and the identifier (RFC 5508, section 3);
+//! an ICMP error belongs to the connection of the packet it quotes (RFC 792, RFC 4443).
+
+use flowtable::DropReason;
+use flowtable::conn::{ConnTable, Hit, Seconds, Tuple};
+use flowtable::entry::{OnDeny, TenantEntry, Tracking};
+use flowtable::ids::Vrf;
+use flowtable::key::{FlowKey, Parsed, ethertype, flag, ipproto, tcp_flag};
+
+use crate::pipeline::Relation;
+
+/// Bytes of an ICMP error before the packet it quotes (RFC 792, RFC 4443 section 2.1).
+const ERROR_BYTES: usize = 8;
+
+/// A packet's relation, and the connection when there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) relation: Relation,
+    pub(crate) hit: Option<Hit>,
+}
+
+impl Standing {
+    pub(crate) const UNTRACKED: Self = Self::none(Relation::Untracked);
+
+    pub(crate) const fn none(relation: Relation) -> Self {
+        Self { relation, hit: None }
+    }
+}
+
+/// How packets of a key take part in connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Not at all.
+    None,
+    /// With a tuple of their own.
+    Packet,
+    /// By the packet they quote.
+    Error,
+    /// By the first fragment.
+    Fragment,
+}
+
+impl Part {
+    pub(crate) const fn of(key: &FlowKey) -> Self {
+        if !matches!(key.eth_type, ethertype::IPV4 | ethertype::IPV6) {
+            return Self::None;
+        }
+        if key.flags & flag::FRAG_LATER != 0 {
+            return Self::Fragment;
+        }
+        match (key.eth_type, key.proto, key.src_port) {
+            (ethertype::IPV4, ipproto::ICMP, 0 | 8) => Self::Packet,
+            (ethertype::IPV6, ipproto::ICMPV6, 128 | 129) => Self::Packet,
+            // RFC 792: unreachable, source quench, redirect, time exceeded, parameter problem.
+            (ethertype::IPV4, ipproto::ICMP, 3 | 4 | 5 | 11 | 12) => Self::Error,
+            // RFC 4443, section 2.1: errors are below 128.
+            (ethertype::IPV6, ipproto::ICMPV6, 1..=127) => Self::Error,
+            (_, ipproto::ICMP | ipproto::ICMPV6, _) => Self::None,
+            _ => Self::Packet,
+        }
+    }
+}
+
+/// The packet's tuple; of an echo message, one that its answer reverses.
+pub(crate) fn tuple(key: &FlowKey, vrf: Vrf) -> Tuple {
+    let &FlowKey { eth_type: family, proto, src, dst, mut src_port, mut dst_port, .. } = key;
+    if matches!(proto, ipproto::ICMP | ipproto::ICMPV6) {
+        let [high, low] = key.icmp_id.to_be_bytes();
+        // The asker's number is below 256, the other's is not: a question never looks like the
+        // answer to one of the other side's.
+        (src_port, dst_port) = (u16::from(high), 0x100 | u16::from(low));
+        if matches!(key.src_port, 0 | 129) {
+            (src_port, dst_port) = (dst_port, src_port);
+        }
+    } else if !matches!(proto, ipproto::TCP | ipproto::UDP) {
+        (src_port, dst_port) = (0, 0);
+    }
+    Tuple { vrf, family, proto, src, dst, src_port, dst_port }
+}
+
+/// The relation of a packet that is no later fragment. `frame` is the packet as parsed.
+pub(crate) fn relate(
+    table: &ConnTable,
+    (parsed, frame): (&Parsed, &[u8]),
+    tenant: &TenantEntry,
+    vrf: Vrf,
+    now: Seconds,
+) -> Standing {
+    let key = &parsed.key;
+    if tenant.tracking == Tracking::Stateless {
+        return Standing::UNTRACKED;
+    }
+    match Part::of(key) {
+        Part::None => Standing::UNTRACKED,
+        Part::Fragment => Standing::none(Relation::Stray(DropReason::Fragment)),
+        Part::Error => {
+            let about = quoted(parsed, frame, vrf);
+            let known =
+                about.is_some_and(|about| table.lookup(&about, tcp_flag::ACK, now).is_some());
+            let stray = Relation::Stray(DropReason::NoConnection);
+            Standing::none(if known { Relation::Admitted } else { stray })
+        }
+        Part::Packet => {
+            let hit = table.lookup(&tuple(key, vrf), parsed.tcp_flags, now);
+            let relation = match (hit, tenant.on_deny) {
+                (Some(_), OnDeny::Finish) => Relation::Admitted,
+                (Some(Hit { way: flowtable::conn::Way::Original, .. }), OnDeny::Cut) => {
+                    Relation::Original
+                }
+                (Some(Hit { way: flowtable::conn::Way::Reply, .. }), OnDeny::Cut) => {
+                    Relation::Reply
+                }
+                (None, _) if opens(parsed) => Relation::Opening,
+                (None, _) => Relation::Stray(DropReason::NoConnection),
+            };
+            Standing { relation, hit }
+        }
+    }
+}
+
+/// Whether a packet of no connection can open one.
+const fn opens(parsed: &Parsed) -> bool {
+    let key = &parsed.key;
+    match key.proto {
+        ipproto::TCP => {
+            let flags = tcp_flag::SYN | tcp_flag::ACK | tcp_flag::FIN | tcp_flag::RST;
+            parsed.tcp_flags & flags == tcp_flag::SYN
+        }
+        ipproto::ICMP | ipproto::ICMPV6 => matches!(key.src_port, 8 | 128),
+        _ => true,
+    }
+}
+
+/// The tuple of the packet that an ICMP error quotes, if it was sent by who gets the error. The
+/// quote holds the IP header and at least 8 bytes more.
+fn quoted(parsed: &Parsed, frame: &[u8], vrf: Vrf) -> Option<Tuple> {
+    let quote = frame.get(usize::from(parsed.l4) + ERROR_BYTES..)?;
+    let mut key = FlowKey { eth_type: parsed.key.eth_type, ..FlowKey::default() };
+    let payload = if key.eth_type == ethertype::IPV4 {
+        let header: &[u8; 20] = quote.first_chunk()?;
+        let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x1fff;
+        let header_bytes = usize::from(header[0] & 0x0f) * 4;
+        if header[0] >> 4 != 4 || header_bytes < header.len() || fragment != 0 {
+            return None;
+        }
+        let &[.., s0, s1, s2, s3, d0, d1, d2, d3] = header;
+        key.proto = header[9];
+        key.src = flowtable::key::mapped([s0, s1, s2, s3]);
+        key.dst = flowtable::key::mapped([d0, d1, d2, d3]);
+        quote.get(header_bytes..)?
+    } else {
+        let header: &[u8; 40] = quote.first_chunk()?;
+        key.proto = header[6];
+        key.src = *header.get(8..)?.first_chunk()?;
+        key.dst = *header.get(24..)?.first_chunk()?;
+        quote.get(header.len()..)?
+    };
+    let &[p0, p1, p2, p3, i0, i1, ..] = payload.first_chunk::<8>()?;
+    if matches!(key.proto, ipproto::ICMP | ipproto::ICMPV6) {
+        key.src_port = u16::from(p0);
+        key.icmp_id = u16::from_be_bytes([i0, i1]);
+        // Nobody is told of an error about an error (RFC 1122, section 3.2.2).
+        if Part::of(&key) != Part::Packet {
+            return None;
+        }
+    } else {
+        key.src_port = u16::from_be_bytes([p0, p1]);
+        key.dst_port = u16::from_be_bytes([p2, p3]);
+    }
+    (key.src == parsed.key.dst).then(|| tuple(&key, vrf))
+}

@@ -1,0 +1,96 @@
+//! The masked cache (T2): decisions that hold for all flows between two addresses, or to one port.
+//!
+//! A decision says whether it depends on the ports (or ICMP type and code) of its packet. All other
+//! fields are always part of the key, so there are three masks, whatever the rules: no traffic makes
+//! more of them. Only packets that are forwarded are kept: what is denied is not worth a place that
+//! many new flows could use. An entry that was never hit can't evict one that was hit lately.
+
+use flowtable::Verdict;
+use flowtable::cache::FlowCache;
+use flowtable::key::FlowKey;
+
+use crate::pipeline::{Decision, Looked, Relation};
+use crate::snapshot::Snapshot;
+
+/// The masks, and by position the number that is part of their keys.
+const MASKS: [Looked; 3] = [
+    Looked { src_port: false, dst_port: false },
+    Looked { src_port: false, dst_port: true },
+    Looked { src_port: true, dst_port: false },
+];
+
+/// Decisions by masked key.
+#[derive(Debug)]
+pub(crate) struct MaskedCache {
+    flows: FlowCache<Decision>,
+    /// Whether a mask was ever used: the others are not asked.
+    used: [bool; MASKS.len()],
+    seed: u64,
+}
+
+impl MaskedCache {
+    /// For `entries` decisions; 0 is none.
+    pub(crate) fn new(entries: usize, seed: u64) -> Self {
+        Self { flows: FlowCache::new(entries), used: [false; MASKS.len()], seed }
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// A decision that holds for this packet on these tables.
+    pub(crate) fn lookup(
+        &mut self,
+        key: &FlowKey,
+        relation: Relation,
+        snapshot: &Snapshot,
+    ) -> Option<Decision> {
+        let class = class(relation)?;
+        for (number, looked) in MASKS.iter().enumerate().filter(|(n, _)| self.used[*n]) {
+            let masked = masked(key, *looked, number as u32, class);
+            let Some(slot) = self.flows.lookup(masked.hash(self.seed), &masked) else { continue };
+            let decision = self.flows.entry(slot);
+            if decision.revision >= snapshot.valid_since(decision.sections) {
+                return Some(Decision { relation, ..*decision });
+            }
+        }
+        None
+    }
+
+    /// Keeps a decision, if it holds for more than one flow.
+    pub(crate) fn insert(&mut self, key: &FlowKey, decision: &Decision, snapshot: &Snapshot) {
+        let Verdict::Forward(_) = decision.verdict else { return };
+        let number = MASKS.iter().position(|mask| *mask == decision.looked);
+        let (Some(number), Some(class)) = (number, class(decision.relation)) else { return };
+        let masked = masked(key, decision.looked, number as u32, class);
+        let stale = |old: &Decision| old.revision < snapshot.valid_since(old.sections);
+        self.flows.insert(masked.hash(self.seed), masked, *decision, stale);
+        self.used[number] = true;
+    }
+}
+
+/// Relations that are decided alike; `None` is not cached.
+const fn class(relation: Relation) -> Option<u32> {
+    match relation {
+        Relation::Opening | Relation::Original => Some(0),
+        Relation::Untracked => Some(1),
+        Relation::Reply => Some(2),
+        Relation::Admitted => Some(3),
+        Relation::Stray(_) => None,
+    }
+}
+
+/// The key without what the decision does not depend on. Mask and class go into the upper byte of
+/// the VNI, which has 24 bits.
+const fn masked(key: &FlowKey, looked: Looked, number: u32, class: u32) -> FlowKey {
+    let mut masked = *key;
+    masked.icmp_id = 0;
+    if !looked.src_port {
+        masked.src_port = 0;
+    }
+    if !looked.dst_port {
+        masked.dst_port = 0;
+    }
+    masked.vni |= (number << 2 | class) << 24;
+    masked
+}

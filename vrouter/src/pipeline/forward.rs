@@ -1,0 +1,155 @@
+//! Where a packet goes: ARP at the gateway, table `route` for its MAC, table `mac` inside a network.
+
+use std::net::IpAddr;
+
+use flowtable::action::Punt;
+use flowtable::entry::NextHop;
+use flowtable::ids::Mac;
+use flowtable::key::{ethertype, flag, ipproto};
+use flowtable::{Action, ActionList, DropReason};
+
+use super::{Ingress, Origin, Stop, Target, Walk, describe};
+use crate::snapshot::{Network, Section};
+use crate::trace::Recorder;
+
+impl<'s> Walk<'s> {
+    /// ARP is answered by this node for every address it knows; what it does not know may be on
+    /// the wire of a VLAN network, and nowhere else.
+    pub(super) fn arp_request(
+        &mut self,
+        ingress: &Ingress<'s>,
+        recorder: &mut impl Recorder,
+    ) -> Result<ActionList, Stop> {
+        self.sections.add(Section::Routes);
+        let target = self.key.dst_ip().ok_or(DropReason::Malformed)?;
+        let network = self.network(ingress.bd);
+        let answer = self.arp_answer(ingress, network, target);
+        recorder.step(
+            "neighbor",
+            None,
+            || format!("bd={},arp_tpa={target}", ingress.bd),
+            || answer.map_or_else(|| "miss".to_owned(), |mac| Punt::ArpReply(mac).to_string()),
+        );
+        if let Some(mac) = answer {
+            return Err(Stop::Punt(Punt::ArpReply(mac)));
+        }
+        match (ingress.origin, network.and_then(|n| n.wire)) {
+            (Origin::Port(_), Some((port, vid))) => {
+                let target = Target { next_hop: NextHop::Vlan { port, vid }, routed: None };
+                self.output(ingress, target, None, recorder)
+            }
+            (Origin::Port(_) | Origin::Tunnel | Origin::Wire, _) => {
+                Err(DropReason::ArpUnknown.into())
+            }
+        }
+    }
+
+    fn arp_answer(
+        &self,
+        ingress: &Ingress<'s>,
+        network: Option<&Network>,
+        target: IpAddr,
+    ) -> Option<Mac> {
+        let from_port = matches!(ingress.origin, Origin::Port(_));
+        if from_port && network.is_some_and(|n| n.gateways.contains(&target)) {
+            return Some(Mac::GATEWAY);
+        }
+        let (prefix, route) = self.snapshot.routes.by_ip.lookup(ingress.vrf, target)?;
+        let exists = route.next_hop != NextHop::UnknownEndpoint;
+        let host = prefix.length() == 32 && route.bd == ingress.bd && exists;
+        let local = matches!(route.next_hop, NextHop::Local(_));
+        // Who asks for its own address tests whether it is free: silence says yes. What is not
+        // ours is answered, on the wire or in a tunnel, by the node that has it.
+        let known = host && route.mac != self.key.eth_src() && (from_port || local);
+        known.then_some(route.mac)
+    }
+
+    /// Table `route`: the packet is for the gateway's MAC.
+    pub(super) fn route(
+        &mut self,
+        ingress: &Ingress<'s>,
+        recorder: &mut impl Recorder,
+    ) -> Result<Target, Stop> {
+        let (Origin::Port(_), Some(dst)) = (ingress.origin, self.key.dst_ip()) else {
+            return Err(DropReason::NotForUs.into());
+        };
+        // ARP ends at the router, and no rule is asked about it.
+        if self.key.eth_type == ethertype::ARP {
+            return Err(DropReason::NotForUs.into());
+        }
+        self.sections.add(Section::Networks);
+        if self.snapshot.networks.gateways.contains_key(&(ingress.vrf, dst)) {
+            let echo = self.key.proto == ipproto::ICMP && self.key.src_port == 8;
+            recorder.step("route", None, || format!("nw_dst={dst}"), || "gateway".to_owned());
+            let stop =
+                if echo { Stop::Punt(Punt::GatewayEcho) } else { DropReason::NotForUs.into() };
+            return Err(stop);
+        }
+        self.sections.add(Section::Routes);
+        let found = self.snapshot.routes.by_ip.lookup(ingress.vrf, dst);
+        let vrf = ingress.vrf;
+        let Some((prefix, route)) = found else {
+            recorder.step("route", None, || format!("vrf={vrf},nw_dst={dst}"), || "miss".into());
+            return Err(DropReason::NoRoute.into());
+        };
+        let rewrite = Action::Route { src: Mac::GATEWAY, dst: route.mac };
+        recorder.step(
+            "route",
+            None,
+            || format!("vrf={vrf},nw_dst={prefix}"),
+            || format!("{rewrite},{}", describe(route.next_hop)),
+        );
+        if route.next_hop == NextHop::UnknownEndpoint {
+            return Err(DropReason::UnknownEndpoint.into());
+        }
+        if self.key.flags & flag::TTL_LOW != 0 {
+            return Err(Stop::Punt(Punt::TimeExceeded));
+        }
+        Ok(Target { next_hop: route.next_hop, routed: Some(route.mac) })
+    }
+
+    /// Table `mac`: the packet stays in its network.
+    pub(super) fn bridge(
+        &mut self,
+        ingress: &Ingress<'s>,
+        recorder: &mut impl Recorder,
+    ) -> Result<Target, Stop> {
+        self.sections.add(Section::Routes);
+        let dst = self.key.eth_dst();
+        let found = self.snapshot.routes.by_mac.get(&(ingress.bd, dst)).copied();
+        recorder.step(
+            "mac",
+            None,
+            || format!("bd={},eth_dst={dst}", ingress.bd),
+            || found.map_or_else(|| "miss".to_owned(), describe),
+        );
+        self.check_owner(ingress, found)?;
+        let from_port = matches!(ingress.origin, Origin::Port(_));
+        let wire = self.network(ingress.bd).and_then(|n| n.wire).filter(|_| from_port);
+        let unknown = wire.map(|(port, vid)| NextHop::Vlan { port, vid });
+        let next_hop = found.or(unknown).ok_or(DropReason::UnknownEndpoint)?;
+        Ok(Target { next_hop, routed: None })
+    }
+
+    /// An address of this tenant is reached at its own MAC only: another one would borrow the
+    /// group of an address that the receiver does not have.
+    fn check_owner(&self, ingress: &Ingress<'s>, mac: Option<NextHop>) -> Result<(), DropReason> {
+        let Some(dst) = self.key.dst_ip().filter(|_| self.key.eth_type != ethertype::ARP) else {
+            return Ok(());
+        };
+        match self.snapshot.routes.by_ip.lookup(ingress.vrf, dst) {
+            Some((_, route)) if route.next_hop == NextHop::UnknownEndpoint => {
+                Err(DropReason::UnknownEndpoint)
+            }
+            Some((_, route)) if route.bd == ingress.bd && route.mac != self.key.eth_dst() => {
+                Err(DropReason::UnknownEndpoint)
+            }
+            // A known MAC with an address of another network, or of nobody.
+            Some((_, route)) if route.bd != ingress.bd && mac.is_some() => {
+                Err(DropReason::UnknownEndpoint)
+            }
+            None if mac.is_some() => Err(DropReason::UnknownEndpoint),
+            Some(_) | None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! The walk through the tables: one function decides and, with a listening recorder, explains.
+//!
+//! Order as in Contiv's ofnet: classify the input (port, or tunnel and VLAN), what the packet is to
+//! its tenant's connections, ARP, then where the packet goes (route or MAC table), then policy at
+//! both ends, then meters and marks, then the way out. Every table looked at is noted in
+//! [`Decision::sections`], and every port number in [`Decision::looked`]: a false note costs a
+//! re-walk or a narrower cache entry, a missing one is a bug.
+//!
+//! A walk is a function of the tables, the key and the [`Relation`] alone: what changes with every
+//! packet (connections, fragments, meters' tokens) is asked before it and charged after it.
+
+mod forward;
+mod ingress;
+mod output;
+mod policy;
+
+use flowtable::action::{Exit, Pop, Punt};
+use flowtable::entry::{NextHop, PortEntry};
+use flowtable::ids::{Bd, Dscp, Mac, PortId, RuleId, Vid, Vni, Vrf};
+use flowtable::key::{FlowKey, Parsed, ethertype, flag};
+use flowtable::{ActionList, DropReason, Verdict};
+
+use crate::port::PortKind;
+use crate::qos::MeterList;
+use crate::snapshot::{Network, Section, Sections, Snapshot};
+use crate::trace::Recorder;
+
+/// No counter slot.
+pub(crate) const NO_SLOT: u32 = u32::MAX;
+
+/// What a packet is to the connections of its tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Relation {
+    /// Nobody asks: its tenant is stateless, or it is nothing that connections are made of.
+    Untracked,
+    /// It belongs to none, and opens one if the rules let it.
+    Opening,
+    /// It belongs to none and can't open one: dropped for this reason if the rules don't before.
+    Stray(DropReason),
+    /// It goes the way of the packet that opened its connection.
+    Original,
+    /// It goes the other way: the rules are asked about the packet that opened the connection.
+    Reply,
+    /// The rules are not asked: an error about a connection, a later fragment of a packet that
+    /// passed, or a connection that may end by itself.
+    Admitted,
+}
+
+impl Relation {
+    /// As ovs-fields(7) writes `ct_state`; empty when nothing is tracked.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Untracked => "",
+            Self::Opening => "+trk+new",
+            Self::Stray(_) => "+trk+inv",
+            Self::Original => "+trk+est",
+            Self::Reply => "+trk+est+rpl",
+            Self::Admitted => "+trk+rel",
+        }
+    }
+}
+
+/// Which of the fields that tell flows between two addresses apart a decision depends on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Looked {
+    /// Source port, or ICMP type.
+    pub(crate) src_port: bool,
+    /// Destination port, or ICMP code.
+    pub(crate) dst_port: bool,
+}
+
+impl Looked {
+    /// All bits of a key but those that were not looked at.
+    pub(crate) fn mask(self) -> FlowKey {
+        let part = |looked: bool| if looked { u16::MAX } else { 0 };
+        FlowKey {
+            in_port: u16::MAX,
+            vid: u16::MAX,
+            eth_type: u16::MAX,
+            proto: u8::MAX,
+            flags: u8::MAX,
+            eth_dst: [u8::MAX; 6],
+            eth_src: [u8::MAX; 6],
+            vni: u32::MAX,
+            tun_src: [u8::MAX; 16],
+            src: [u8::MAX; 16],
+            dst: [u8::MAX; 16],
+            src_port: part(self.src_port),
+            dst_port: part(self.dst_port),
+            icmp_id: 0,
+            tcp_flags: u8::MAX,
+            zero: 0,
+        }
+    }
+}
+
+/// What was decided for a flow, and what that rests on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Decision {
+    pub(crate) verdict: Verdict,
+    /// Counter slots of the rules that matched: out, in.
+    pub(crate) slots: [u32; 2],
+    /// The rule that denied, or the last one that allowed.
+    pub(crate) rule: Option<RuleId>,
+    /// Meters it is charged to.
+    pub(crate) meters: MeterList,
+    /// What a packet above a meter's committed rate is marked with.
+    pub(crate) yellow: Option<Dscp>,
+    /// What the packet was to the connections.
+    pub(crate) relation: Relation,
+    pub(crate) looked: Looked,
+    /// Tables that were looked at.
+    pub(crate) sections: Sections,
+    /// Revision of the tables it was decided on.
+    pub(crate) revision: u64,
+}
+
+/// Where a packet entered the tenant.
+#[derive(Debug, Clone, Copy)]
+enum Origin<'s> {
+    Port(&'s PortEntry),
+    Tunnel,
+    Wire,
+}
+
+/// What the first tables say about a packet.
+#[derive(Debug, Clone, Copy)]
+struct Ingress<'s> {
+    vrf: Vrf,
+    bd: Bd,
+    origin: Origin<'s>,
+}
+
+/// Where it goes, before policy.
+#[derive(Debug, Clone, Copy)]
+struct Target {
+    next_hop: NextHop,
+    /// The new destination MAC of a routed packet.
+    routed: Option<Mac>,
+}
+
+/// Ends the walk early.
+enum Stop {
+    Drop(DropReason),
+    Punt(Punt),
+}
+
+impl From<DropReason> for Stop {
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason)
+    }
+}
+
+/// Decides a packet on one snapshot.
+pub(crate) fn walk(
+    snapshot: &Snapshot,
+    parsed: &Parsed,
+    relation: Relation,
+    recorder: &mut impl Recorder,
+) -> Decision {
+    let mut walk = Walk {
+        snapshot,
+        key: &parsed.key,
+        relation,
+        looked: Looked::default(),
+        sections: Sections::default(),
+        slots: [NO_SLOT; 2],
+        rule: None,
+        meters: MeterList::EMPTY,
+        yellow: None,
+    };
+    let verdict = match walk.run(recorder) {
+        Ok(actions) => Verdict::Forward(actions),
+        Err(Stop::Punt(punt)) => Verdict::Punt(punt),
+        Err(Stop::Drop(reason)) => Verdict::Drop(reason),
+    };
+    let Walk { looked, sections, slots, rule, meters, yellow, .. } = walk;
+    let revision = snapshot.revision;
+    Decision { verdict, slots, rule, meters, yellow, relation, looked, sections, revision }
+}
+
+/// The way back to where a packet came from: slow-path replies take it.
+pub(crate) fn return_path(key: &FlowKey, in_port: PortId) -> ActionList {
+    let exit = if let (Ok(vni), Some(vtep)) = (Vni::new(key.vni), key.tun_src_ip()) {
+        Exit::Tunnel { port: in_port, vtep, vni }
+    } else if let Ok(vid) = Vid::new(u32::from(key.vid)) {
+        Exit::Vlan { port: in_port, vid }
+    } else {
+        Exit::Plain(in_port)
+    };
+    ActionList { pop: Pop::Nothing, route: None, dscp: None, exit }
+}
+
+struct Walk<'s> {
+    snapshot: &'s Snapshot,
+    key: &'s FlowKey,
+    relation: Relation,
+    looked: Looked,
+    sections: Sections,
+    slots: [u32; 2],
+    rule: Option<RuleId>,
+    meters: MeterList,
+    yellow: Option<Dscp>,
+}
+
+impl<'s> Walk<'s> {
+    fn run(&mut self, recorder: &mut impl Recorder) -> Result<ActionList, Stop> {
+        let ingress = self.classify(recorder)?;
+        if self.key.eth_type == ethertype::ARP && self.key.flags & flag::ARP_REPLY == 0 {
+            return self.arp_request(&ingress, recorder);
+        }
+        if self.key.eth_dst().is_multicast() {
+            return Err(DropReason::Multicast.into());
+        }
+        let target = if self.key.eth_dst() == Mac::GATEWAY {
+            self.route(&ingress, recorder)?
+        } else {
+            self.bridge(&ingress, recorder)?
+        };
+        if self.key.eth_type != ethertype::ARP {
+            self.conntrack(&ingress, recorder);
+            self.policy(&ingress, target.next_hop, recorder)?;
+            self.connected()?;
+        }
+        let dscp = self.qos(&ingress, target.next_hop, recorder);
+        self.output(&ingress, target, dscp, recorder)
+    }
+
+    fn network(&mut self, bd: Bd) -> Option<&'s Network> {
+        self.sections.add(Section::Networks);
+        self.snapshot.networks.by_bd.get(&bd)
+    }
+}
+
+/// Whose packets come in this way: the tenant of a container's port, of a VNI or of a tag.
+pub(crate) fn tenant(snapshot: &Snapshot, key: &FlowKey) -> Option<Vrf> {
+    let id = PortId::new(u32::from(key.in_port)).ok()?;
+    let port = snapshot.ports.lookup(id)?;
+    let networks = &snapshot.networks;
+    let network = match port.spec.kind {
+        PortKind::Container => return port.binding.as_ref().map(|b| b.vrf),
+        PortKind::Uplink => match (Vni::new(key.vni), Vid::new(u32::from(key.vid))) {
+            (Ok(vni), _) => networks.tunnels.get(&vni),
+            (Err(_), Ok(vid)) => networks.vlans.get(&(id, vid)),
+            (Err(_), Err(_)) => None,
+        },
+    };
+    network.map(|(_, vrf)| *vrf)
+}
+
+fn describe(next_hop: NextHop) -> String {
+    match next_hop {
+        NextHop::Local(port) => format!("port={port}"),
+        NextHop::Tunnel { vtep, vni } => format!("vtep={vtep},tun_id={vni}"),
+        NextHop::Vlan { port, vid } => format!("port={port},vlan_vid={vid}"),
+        NextHop::UnknownEndpoint => "unknown-endpoint".to_owned(),
+    }
+}

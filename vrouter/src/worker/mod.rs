@@ -1,0 +1,375 @@
+//! A packet's life, on one screen: [`Worker::poll`] and [`Worker::forward`].
+//!
+//! ```text
+//! rx burst -> untag (trunk) -> parse -> T1 exact -> T2 masked -> T3 pipeline -> meters -> act -> tx
+//! \____________ the whole burst ___________/ \__________________ packet by packet _______________/
+//! ```
+//!
+//! The worker owns its I/O, its flow caches, its share of the meters and its counters. It reads the
+//! published snapshot once a burst and allocates nothing, locks nothing and makes no system call for
+//! a packet of a cached flow; only [`PacketIo::flush`] and, when idle, [`PacketIo::wait`] do. The
+//! connection table is shared: a shard of it is locked when a flow is new to this worker.
+
+mod act;
+mod answer;
+mod decide;
+mod watch;
+
+use std::mem::take;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use arc_swap::cache::Cache;
+use crossbeam::channel::Sender;
+use crossbeam::queue::ArrayQueue;
+use flowtable::cache::FlowCache;
+use flowtable::conn::{ConnTable, Seconds};
+use flowtable::ids::PortId;
+use flowtable::key::{self, Decap, FlowKey, Origin, Parsed};
+use flowtable::meter::{Colour, MeterBank, MeterLease};
+use flowtable::{DropReason, Verdict};
+use packet_io::{Frame, PacketIo, QueueId};
+
+use crate::budget::PortBudget;
+use crate::counters::{Count, Counters};
+use crate::droplog::{DropLog, Dropped};
+use crate::mailbox::Call;
+use crate::masked::MaskedCache;
+use crate::pipeline::{Decision, NO_SLOT};
+use crate::port::{Framing, PortKind};
+use crate::rewrite;
+use crate::sample::{Sample, Sampler};
+use crate::slow::{PUNT_RATE, Punted, Reply};
+use crate::snapshot::Snapshot;
+use decide::Flow;
+use watch::Live;
+
+pub(crate) use decide::{Bounds, Tracker};
+pub use watch::LiveTrace;
+
+/// Packets handled between two looks at the tables.
+pub const BURST: usize = 64;
+/// Time without a packet before the worker sleeps. Longer than the pauses of a sender that fills its
+/// queue, sends, and fills it again: going to sleep and being woken costs more than looking.
+const IDLE_SPIN_NS: u64 = 200_000;
+const ETHERNET_BYTES: usize = 14;
+/// Longest sleep: an upper bound on noticing a stop flag that nobody woke it for.
+const IDLE_WAIT: Duration = Duration::from_millis(100);
+
+/// What the control side and the worker share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(crate) counters: Counters,
+    pub(crate) connections: ConnTable,
+    pub(crate) meters: MeterBank,
+    /// Revision the worker has moved on to.
+    pub(crate) seen: AtomicU64,
+    /// The worker's clock at its last loop, in nanoseconds.
+    pub(crate) now_ns: AtomicU64,
+    /// A thread is in [`Worker::run`].
+    pub(crate) running: AtomicBool,
+    pub(crate) samples: Arc<ArrayQueue<Sample>>,
+    pub(crate) samples_lost: AtomicU64,
+    /// Sampling rate of ports whose entry does not say.
+    pub(crate) sample_rate: AtomicU32,
+    pub(crate) dropped: Arc<ArrayQueue<Dropped>>,
+}
+
+impl Shared {
+    /// The time of the worker's last loop, for what is asked from outside.
+    pub(crate) fn seconds(&self) -> Seconds {
+        seconds(self.now_ns.load(Ordering::Relaxed))
+    }
+}
+
+const fn seconds(now_ns: u64) -> Seconds {
+    Seconds((now_ns / 1_000_000_000) as u32)
+}
+
+/// A flow of the exact cache, for listing.
+#[derive(Debug, Clone, Copy)]
+pub struct FlowStats {
+    /// The packet fields it stands for.
+    pub key: FlowKey,
+    /// What is done to its packets.
+    pub verdict: Verdict,
+    /// What it carried since it was cached.
+    pub count: Count,
+}
+
+/// Everything a worker is made of.
+pub(crate) struct Parts {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) flow_entries: usize,
+    pub(crate) masked_entries: usize,
+    pub(crate) seed: u64,
+    pub(crate) tracker: Tracker,
+    pub(crate) lease: MeterLease,
+    pub(crate) punts: Sender<Punted>,
+    pub(crate) replies: Arc<ArrayQueue<Reply>>,
+}
+
+/// Forwards packets; one thread owns it.
+pub struct Worker<I: PacketIo> {
+    io: I,
+    shared: Arc<Shared>,
+    snapshot: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
+    calls: Receiver<Call<I>>,
+    cache: FlowCache<Flow>,
+    masked: MaskedCache,
+    tracker: Tracker,
+    lease: MeterLease,
+    seed: u64,
+    sampler: Sampler,
+    budget: PortBudget,
+    punts: Sender<Punted>,
+    replies: Arc<ArrayQueue<Reply>>,
+    log: DropLog,
+    live: Option<Box<Live>>,
+    /// Empty between bursts; kept for their memory.
+    buffers: (Vec<Frame>, Vec<Packet>),
+}
+
+impl<I: PacketIo> std::fmt::Debug for Worker<I> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("flows", &self.cache.len()).finish_non_exhaustive()
+    }
+}
+
+impl<I: PacketIo> Drop for Worker<I> {
+    fn drop(&mut self) {
+        self.shared.running.store(false, Ordering::Release);
+    }
+}
+
+/// A received frame and what is known of it.
+struct Packet {
+    frame: Frame,
+    rx: Rx,
+    /// sFlow rate of its port's entry; 0 leaves it to the engine's setting.
+    sample_rate: u32,
+    parsed: Parsed,
+    hash: u64,
+}
+
+impl Packet {
+    /// Length of the tenant's frame: without the headers of a tunnel and the tag of the wire.
+    const fn tenant_len(&self) -> usize {
+        self.rx.len + ETHERNET_BYTES - self.parsed.l3 as usize
+    }
+}
+
+/// What a packet was when it was received. It is counted as that to its end, whatever headers it
+/// got or lost since.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rx {
+    pub(crate) port: PortId,
+    /// Bytes, without the trunk's tag.
+    pub(crate) len: usize,
+}
+
+impl<I: PacketIo> Worker<I> {
+    pub(crate) fn new(io: I, parts: Parts, calls: Receiver<Call<I>>) -> Self {
+        let snapshot = Cache::new(Arc::clone(&parts.shared.snapshot));
+        Self {
+            io,
+            snapshot,
+            calls,
+            cache: FlowCache::new(parts.flow_entries),
+            masked: MaskedCache::new(parts.masked_entries, parts.seed),
+            tracker: parts.tracker,
+            lease: parts.lease,
+            seed: parts.seed,
+            sampler: Sampler::new(parts.seed),
+            budget: PortBudget::new(PUNT_RATE),
+            punts: parts.punts,
+            replies: parts.replies,
+            log: DropLog::new(Arc::clone(&parts.shared.dropped)),
+            live: None,
+            buffers: (Vec::with_capacity(BURST), Vec::with_capacity(BURST)),
+            shared: parts.shared,
+        }
+    }
+
+    /// Forwards until `stop` is set. `clock` gives nanoseconds of a steady clock; it is read once
+    /// a loop. Looks for packets as long as there are some, and sleeps in the I/O otherwise.
+    pub fn run(&mut self, clock: impl Fn() -> u64, stop: &AtomicBool) {
+        self.shared.running.store(true, Ordering::Release);
+        let mut busy_ns = clock();
+        while !stop.load(Ordering::Relaxed) {
+            let now_ns = clock();
+            if self.poll(now_ns) > 0 {
+                busy_ns = now_ns;
+            } else if now_ns.saturating_sub(busy_ns) < IDLE_SPIN_NS {
+                std::hint::spin_loop();
+            } else {
+                self.io.wait(IDLE_WAIT);
+            }
+        }
+        self.shared.running.store(false, Ordering::Release);
+    }
+
+    /// One loop over all queues; returns how many frames were handled.
+    pub fn poll(&mut self, now_ns: u64) -> usize {
+        self.serve_calls();
+        let snapshot = Arc::clone(self.snapshot.load());
+        self.shared.now_ns.store(now_ns, Ordering::Relaxed);
+        self.shared.seen.store(snapshot.revision, Ordering::Release);
+        self.tidy(now_ns, &snapshot);
+        let mut handled = 0;
+        for at in 0..self.io.queues().len() {
+            let queue = self.io.queues()[at];
+            let (mut burst, mut packets) = take(&mut self.buffers);
+            handled += self.io.rx(queue, &mut burst, BURST);
+            packets.extend(burst.drain(..).filter_map(|f| self.receive(queue, f, &snapshot)));
+            for packet in &packets {
+                self.cache.touch(packet.hash);
+            }
+            for packet in packets.drain(..) {
+                self.forward(packet, &snapshot, now_ns);
+            }
+            self.buffers = (burst, packets);
+        }
+        handled += self.send_replies(&snapshot);
+        self.io.flush();
+        handled
+    }
+
+    /// The packet's life, once it is received: decide, count, sample, charge, act.
+    fn forward(&mut self, packet: Packet, snapshot: &Snapshot, now_ns: u64) {
+        let mut decision = self.decide(&packet, snapshot, now_ns);
+        self.count_rules(&decision, &packet);
+        self.charge(&packet, &mut decision, now_ns);
+        self.sample(&packet, &decision);
+        if self.live.is_some() {
+            self.show(&packet, &decision, snapshot);
+        }
+        match decision.verdict {
+            Verdict::Forward(actions) => self.act(packet, &actions, snapshot),
+            Verdict::Punt(punt) => self.punt(packet, punt, snapshot, now_ns),
+            Verdict::Drop(reason) => self.refuse(packet, (reason, decision.rule), snapshot, now_ns),
+        }
+    }
+
+    /// Untag, count, parse.
+    #[inline]
+    fn receive(&mut self, queue: QueueId, mut frame: Frame, snapshot: &Snapshot) -> Option<Packet> {
+        let port = if queue == QueueId::TRUNK {
+            let tag = rewrite::pop_tag(&mut self.io, &mut frame);
+            let id = tag.and_then(|tag| PortId::new(u32::from(tag)).ok());
+            // Who names a direct port on the trunk would pass for what is on its queue.
+            let on_trunk = |port: &&crate::snapshot::Port| port.spec.framing == Framing::Tagged;
+            id.and_then(|id| snapshot.ports.lookup(id)).filter(on_trunk)
+        } else {
+            snapshot.ports.of_queue(queue).and_then(|id| snapshot.ports.lookup(id))
+        };
+        let Some(port) = port else {
+            self.shared.counters.drop_reason(DropReason::PortUnbound).add(frame.len());
+            self.io.free(frame);
+            return None;
+        };
+        let rx = Rx { port: port.spec.id, len: frame.len() };
+        self.shared.counters.port(rx.port).rx.add(rx.len);
+        let decap = match port.spec.kind {
+            PortKind::Container => Decap::Never,
+            PortKind::Uplink => Decap::Vxlan,
+        };
+        match key::parse(self.io.bytes(&frame), Origin { in_port: rx.port, decap }) {
+            Ok(mut parsed) => {
+                parsed.key.tcp_flags = parsed.tcp_flags & snapshot.policy.tcp_flags;
+                let hash = parsed.key.hash(self.seed);
+                let sample_rate = port.binding.as_ref().map_or(0, |b| b.sample_rate);
+                Some(Packet { frame, rx, sample_rate, parsed, hash })
+            }
+            Err(reason) => {
+                self.end(frame, rx, reason);
+                None
+            }
+        }
+    }
+
+    #[inline]
+    fn count_rules(&self, decision: &Decision, packet: &Packet) {
+        for slot in decision.slots {
+            if slot != NO_SLOT {
+                self.shared.counters.rule(slot).add(packet.tenant_len());
+            }
+        }
+    }
+
+    /// Charges the packet to its meters. Red ends it; yellow may change its mark.
+    #[inline]
+    fn charge(&mut self, packet: &Packet, decision: &mut Decision, now_ns: u64) {
+        let Verdict::Forward(actions) = &mut decision.verdict else { return };
+        if decision.meters.is_empty() {
+            return;
+        }
+        let (slots, bytes) = (decision.meters.slots(), packet.tenant_len() as u32);
+        match self.lease.police(&self.shared.meters, slots, bytes, now_ns) {
+            Ok(Colour::Green) => {}
+            Ok(Colour::Yellow | Colour::Red) => actions.dscp = decision.yellow.or(actions.dscp),
+            Err(_red) => decision.verdict = Verdict::Drop(DropReason::RateLimit),
+        }
+    }
+
+    /// A packet that the tables or its limits end: counted and logged.
+    #[cold]
+    fn refuse(
+        &mut self,
+        packet: Packet,
+        (reason, rule): (DropReason, Option<flowtable::ids::RuleId>),
+        snapshot: &Snapshot,
+        now_ns: u64,
+    ) {
+        let Packet { frame, rx, parsed, .. } = packet;
+        self.log.note(watch::dropped(&parsed.key, rx, (reason, rule), (snapshot, now_ns)));
+        self.end(frame, rx, reason);
+    }
+
+    /// A packet ends here, counted by reason and by the port it came from.
+    #[cold]
+    fn end(&mut self, frame: Frame, rx: Rx, reason: DropReason) {
+        self.count_drop(rx, reason);
+        self.io.free(frame);
+    }
+
+    fn count_drop(&self, rx: Rx, reason: DropReason) {
+        self.shared.counters.drop_reason(reason).add(rx.len);
+        self.shared.counters.port(rx.port).drops.add(rx.len);
+    }
+
+    /// What is done now and then: expired connections end, unused tokens go back.
+    #[inline]
+    fn tidy(&mut self, now_ns: u64, snapshot: &Snapshot) {
+        self.lease.sweep(&self.shared.meters, now_ns);
+        self.tracker.tidy(&self.shared.connections, snapshot, now_ns);
+    }
+
+    fn serve_calls(&mut self) {
+        while let Ok(call) = self.calls.try_recv() {
+            call(self);
+        }
+    }
+
+    /// The worker's I/O, to attach and detach queues.
+    pub fn io_mut(&mut self) -> &mut I {
+        &mut self.io
+    }
+
+    /// The cached flows.
+    #[must_use]
+    pub fn flows(&self) -> Vec<FlowStats> {
+        self.cache
+            .iter()
+            .map(|(key, flow)| FlowStats {
+                key: *key,
+                verdict: flow.decision.verdict,
+                count: flow.count,
+            })
+            .collect()
+    }
+}

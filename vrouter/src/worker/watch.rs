@@ -1,0 +1,138 @@
+//! Looking on: samples, live traces and the log of drops.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crossbeam::queue::ArrayQueue;
+use flowtable::action::Exit;
+use flowtable::ids::{Group, PortId, RuleId};
+use flowtable::key::FlowKey;
+use flowtable::text::FlowSpec;
+use flowtable::{DropReason, Verdict};
+use packet_io::PacketIo;
+
+use super::{Packet, Rx, Worker};
+use crate::droplog::Dropped;
+use crate::pipeline::{self, Decision};
+use crate::sample::{SAMPLE_HEADER_BYTES, Sample};
+use crate::snapshot::Snapshot;
+use crate::trace::{Notes, Trace};
+
+/// A real packet, and how it was decided.
+#[derive(Debug)]
+pub struct LiveTrace {
+    /// The decision and the tables that led to it.
+    pub trace: Trace,
+    /// Bytes of the frame as it was received, without FCS.
+    pub frame_len: u32,
+}
+
+/// Who wants to see packets.
+#[derive(Debug)]
+pub(super) struct Live {
+    spec: FlowSpec,
+    left: u32,
+    queue: Arc<ArrayQueue<LiveTrace>>,
+}
+
+impl<I: PacketIo> Worker<I> {
+    /// Shows the next `count` packets that match `spec` in `queue`, whichever other packets were to
+    /// be shown before. While the queue is full, packets are not shown.
+    pub fn watch(&mut self, spec: FlowSpec, count: u32, queue: Arc<ArrayQueue<LiveTrace>>) {
+        self.live = Some(Box::new(Live { spec, left: count, queue }));
+    }
+
+    /// Shows no more packets.
+    pub fn unwatch(&mut self) {
+        self.live = None;
+    }
+
+    /// Walks the tables once more for a packet that somebody wants to see, writing down the way.
+    #[cold]
+    pub(super) fn show(&mut self, packet: &Packet, decision: &Decision, snapshot: &Snapshot) {
+        let Some(live) = &mut self.live else { return };
+        if !live.spec.matches(&packet.parsed.key) || live.queue.is_full() {
+            return;
+        }
+        let mut notes = Notes::default();
+        let walked = pipeline::walk(snapshot, &packet.parsed, decision.relation, &mut notes);
+        let walked = Decision { verdict: decision.verdict, ..walked };
+        let trace = Trace::of(&packet.parsed.key, &walked, notes.0, snapshot);
+        let shown = live.queue.push(LiveTrace { trace, frame_len: packet.rx.len as u32 });
+        live.left -= u32::from(shown.is_ok());
+        if live.left == 0 {
+            self.live = None;
+        }
+    }
+
+    #[inline]
+    pub(super) fn sample(&mut self, packet: &Packet, decision: &Decision) {
+        let rate = match packet.sample_rate {
+            0 => self.shared.sample_rate.load(Ordering::Relaxed),
+            rate => rate,
+        };
+        if self.sampler.take(packet.rx.port, rate) {
+            self.emit_sample(packet, decision, rate);
+        }
+    }
+
+    #[cold]
+    fn emit_sample(&mut self, packet: &Packet, decision: &Decision, rate: u32) {
+        let bytes = self.io.bytes(&packet.frame);
+        let header_len = bytes.len().min(SAMPLE_HEADER_BYTES);
+        let mut header = [0; SAMPLE_HEADER_BYTES];
+        header[..header_len].copy_from_slice(&bytes[..header_len]);
+        let drop = match decision.verdict {
+            Verdict::Drop(reason) => Some(reason),
+            Verdict::Punt(_) | Verdict::Forward(_) => None,
+        };
+        let (out_port, vlan_out) = ways_out(&decision.verdict);
+        let sample = Sample {
+            in_port: packet.rx.port,
+            out_port,
+            drop,
+            rate,
+            pool: self.shared.counters.port(packet.rx.port).rx.read().packets as u32,
+            frame_len: packet.rx.len as u32,
+            vlan_in: packet.parsed.key.vid,
+            vlan_out,
+            header,
+            header_len: header_len as u8,
+        };
+        if self.shared.samples.push(sample).is_err() {
+            let lost = self.shared.samples_lost.load(Ordering::Relaxed);
+            self.shared.samples_lost.store(lost + 1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The port a packet leaves by, and its tag on the wire (0: none).
+fn ways_out(verdict: &Verdict) -> (Option<PortId>, u16) {
+    let Verdict::Forward(actions) = verdict else { return (None, 0) };
+    let vid = match actions.exit {
+        Exit::Vlan { vid, .. } => vid.get(),
+        Exit::Plain(_) | Exit::Tunnel { .. } => 0,
+    };
+    (Some(actions.output()), vid)
+}
+
+/// A packet for the log of drops.
+pub(super) fn dropped(
+    key: &FlowKey,
+    rx: Rx,
+    (reason, rule): (DropReason, Option<RuleId>),
+    (snapshot, at_ns): (&Snapshot, u64),
+) -> Dropped {
+    let binding = snapshot.ports.lookup(rx.port).and_then(|port| port.binding.as_ref());
+    Dropped {
+        reason,
+        rule: rule.filter(|_| reason == DropReason::PolicyDeny),
+        in_port: rx.port,
+        vrf: pipeline::tenant(snapshot, key),
+        src_group: binding.map_or(Group::NONE, |b| b.group),
+        key: *key,
+        frame_len: rx.len as u32,
+        at_ns,
+        suppressed: 0,
+    }
+}
