@@ -68,7 +68,9 @@ fn a_priority_tag_is_no_network() {
 
 #[test]
 fn what_comes_from_the_wire_does_not_go_back_or_into_a_tunnel() {
-    refused(DropReason::SplitHorizon, &tagged(VID_V, &V1.to(&V9).bytes()));
+    let back = V9.to(&V9).src_ip([10, 1, 3, 7]);
+    refused(DropReason::SplitHorizon, &tagged(VID_V, &back.bytes()));
+    refused(DropReason::SpoofedIp, &tagged(VID_V, &V1.to(&V9).bytes()));
     let unknown = V9.to(&V1).dst_mac(Mac([2, 9, 9, 9, 9, 9])).dst_ip([192, 0, 2, 1]);
     refused(DropReason::UnknownEndpoint, &tagged(VID_V, &unknown.bytes()));
 }
