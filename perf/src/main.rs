@@ -2,6 +2,8 @@
 //! progress goes to standard error.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
 
+mod classbench;
+mod classify;
 mod engine;
 mod throughput;
 mod workload;
@@ -19,6 +21,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// The policy classifier on a ClassBench rule set, compared with a walk over the rules.
+    Classify(classify::Options),
     /// The worker alone, on memory ports that copy every frame in.
     Engine(engine::Options),
     /// Through AF_XDP and veth, from a generator to a counting sink (root).
@@ -27,6 +31,7 @@ enum Command {
 
 fn main() -> Result<()> {
     let report = match Cli::parse().command {
+        Command::Classify(options) => serde_json::to_string(&classify::run(&options)?)?,
         Command::Engine(options) => serde_json::to_string(&engine::run(&options)?)?,
         Command::Throughput(options) => serde_json::to_string(&throughput::run(&options)?)?,
     };
