@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use flowtable::entry::{
-    Direction, IcmpMatch, Permit, PortRange, Prefix, RuleEntry, TcpFlagsMatch,
-};
+use flowtable::entry::{Direction, IcmpMatch, Permit, PortRange, Prefix, RuleEntry, TcpFlagsMatch};
 use flowtable::ids::{Group, RuleId, Vrf};
 use flowtable::policy::{PolicyQuery, PolicyTable, RuleChange};
 use serde::Serialize;
@@ -208,7 +206,8 @@ fn entry(rule: &Rule, number: usize, vrf: Vrf) -> Result<RuleEntry> {
 /// Runs one measurement.
 pub(crate) fn run(options: &Options) -> Result<Report> {
     let path = options.rules.display();
-    let text = std::fs::read_to_string(&options.rules).with_context(|| format!("reading {path}"))?;
+    let text =
+        std::fs::read_to_string(&options.rules).with_context(|| format!("reading {path}"))?;
     let rules = classbench::parse(&text).with_context(|| path.to_string())?;
     ensure!(!rules.is_empty(), "{path}: it has no rules");
     ensure!(

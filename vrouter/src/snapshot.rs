@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use flowtable::entry::{
-    Entry, EntryKey, NextHop, Permit, PortEntry, RuleEntry, TenantEntry, Tracking, UnderlayEntry,
+    Entry, EntryKey, NextHop, Permit, PortEntry, TenantEntry, Tracking, UnderlayEntry,
 };
 use flowtable::exact::ExactMap;
 use flowtable::ids::{Bd, Group, Mac, MeterId, PortId, RuleId, Vid, Vni, Vrf};
@@ -135,8 +135,6 @@ pub(crate) struct Networks {
 pub(crate) struct Policy {
     pub(crate) rules: PolicyTable,
     pub(crate) tenants: ExactMap<Vrf, TenantEntry>,
-    /// TCP flags that some rule looks at: the others are no part of a key.
-    pub(crate) tcp_flags: u8,
     /// Of tenants without an entry.
     other: TenantEntry,
 }
@@ -144,7 +142,7 @@ pub(crate) struct Policy {
 impl Policy {
     fn empty(tracking: Tracking) -> Self {
         let other = TenantEntry { tracking, ..TenantEntry::new(Vrf::MIN, Permit::Allow) };
-        Self { rules: PolicyTable::build([]), tenants: ExactMap::default(), tcp_flags: 0, other }
+        Self { rules: PolicyTable::build([]), tenants: ExactMap::default(), other }
     }
 
     /// What holds for a tenant.
@@ -323,8 +321,6 @@ impl Master {
         for entry in self.entries.values() {
             if let Entry::Tenant(e) = entry {
                 policy.tenants.insert(e.vrf, e.clone());
-            } else if let Entry::Rule(RuleEntry { tcp_flags: Some(flags), .. }) = entry {
-                policy.tcp_flags |= flags.mask;
             }
         }
         policy

@@ -131,7 +131,11 @@ impl<const N: usize> Family<N> {
 
     /// The best rule that matches.
     #[inline]
-    pub(super) fn lookup(&self, packet: &Words<N>, mut probe: impl FnMut()) -> Option<&PolicyMatch> {
+    pub(super) fn lookup(
+        &self,
+        packet: &Words<N>,
+        mut probe: impl FnMut(),
+    ) -> Option<&PolicyMatch> {
         let mut best: Option<(&PolicyMatch, Rank)> = None;
         for table in &self.tables {
             if best.is_some_and(|(_, rank)| rank < table.best()) {

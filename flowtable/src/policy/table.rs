@@ -175,7 +175,10 @@ impl<const N: usize> Table<N> {
     }
 
     pub(super) fn rules(&self) -> impl Iterator<Item = Rule<N>> {
-        self.checks.iter().zip(&self.found).map(|(check, found)| Rule { check: *check, found: *found })
+        self.checks
+            .iter()
+            .zip(&self.found)
+            .map(|(check, found)| Rule { check: *check, found: *found })
     }
 
     pub(super) const fn rule_count(&self) -> usize {

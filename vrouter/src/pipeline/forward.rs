@@ -80,6 +80,7 @@ impl<'s> Walk<'s> {
         self.sections.add(Section::Networks);
         if self.snapshot.networks.gateways.contains_key(&(ingress.vrf, dst)) {
             let echo = self.key.proto == ipproto::ICMP && self.key.src_port == 8;
+            self.looked.src_port |= self.key.proto == ipproto::ICMP;
             recorder.step("route", None, || format!("nw_dst={dst}"), || "gateway".to_owned());
             let stop =
                 if echo { Stop::Punt(Punt::GatewayEcho) } else { DropReason::NotForUs.into() };

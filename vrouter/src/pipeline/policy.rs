@@ -10,9 +10,9 @@ use flowtable::DropReason;
 use flowtable::entry::{Direction, NextHop, Permit, PortEntry};
 use flowtable::ids::{Group, PortId, Vrf};
 use flowtable::key::{FlowKey, flag, ipproto, tcp_flag};
-use flowtable::policy::{PolicyMatch, PolicyQuery};
+use flowtable::policy::{PolicyMatch, PolicyQuery, Wildcards};
 
-use super::{Ingress, Looked, Origin, Relation, Stop, Walk};
+use super::{Ingress, Origin, Relation, Stop, Walk};
 use crate::port::PortKind;
 use crate::snapshot::Section;
 use crate::trace::Recorder;
@@ -154,9 +154,10 @@ impl<'s> Walk<'s> {
         recorder: &mut impl Recorder,
     ) -> Result<(), DropReason> {
         self.sections.add(Section::Policy);
-        self.look(query);
         let policy = &self.snapshot.policy;
-        let found: Option<&PolicyMatch> = policy.rules.lookup(query);
+        let mut looked = Wildcards::default();
+        let found: Option<&PolicyMatch> = policy.rules.lookup_masked(query, &mut looked);
+        self.look(&looked);
         let default = policy.tenant(query.vrf).default;
         let permit = found.map_or(default, |m| m.permit);
         if let Some(m) = found {
@@ -197,10 +198,15 @@ impl<'s> Walk<'s> {
         }
     }
 
-    /// Notes which ports, or ICMP type and code, the rules of this query look at.
-    fn look(&mut self, _query: &PolicyQuery) {
-        let any = !self.snapshot.policy.rules.is_empty();
-        self.looked = Looked { src_port: any, dst_port: any };
+    /// Notes which ports, or ICMP type and code, the outcome may depend on.
+    fn look(&mut self, looked: &Wildcards) {
+        let [kind, code] = looked.icmp.to_be_bytes();
+        let (mut src, mut dst) = (looked.src_port != 0, looked.dst_port != 0);
+        if self.relation == Relation::Reply {
+            (src, dst) = (dst, src);
+        }
+        self.looked.src_port |= src || kind != 0;
+        self.looked.dst_port |= dst || code != 0;
     }
 }
 

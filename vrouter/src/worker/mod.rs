@@ -280,7 +280,7 @@ impl<I: PacketIo> Worker<I> {
         };
         match key::parse(self.io.bytes(&frame), Origin { in_port: rx.port, decap }) {
             Ok(mut parsed) => {
-                parsed.key.tcp_flags = parsed.tcp_flags & snapshot.policy.tcp_flags;
+                parsed.key.tcp_flags = parsed.tcp_flags & snapshot.policy.rules.tcp_flags_mask();
                 let hash = parsed.key.hash(self.seed);
                 let sample_rate = port.binding.as_ref().map_or(0, |b| b.sample_rate);
                 Some(Packet { frame, rx, sample_rate, parsed, hash })

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use flowtable::entry::{
     Direction, Entry, EntryKey, GroupEntry, Ipv6, MacEntry, NetworkEntry, NextHop, Op, Permit,
-    PortEntry, PortRange, Prefix, RouteEntry, RuleEntry, TunnelEntry, UnderlayEntry,
-    VlanEntry, VtepEntry,
+    PortEntry, PortRange, Prefix, RouteEntry, RuleEntry, TunnelEntry, UnderlayEntry, VlanEntry,
+    VtepEntry,
 };
 use flowtable::ids::{Bd, Group, Mac, PortId, RuleId, Vid, Vni, Vrf};
 use proptest::collection::vec;
