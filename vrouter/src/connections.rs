@@ -5,9 +5,12 @@
 //! An echo exchange is a connection of the two addresses and the identifier (RFC 5508, section 3);
 //! an ICMP error belongs to the connection of the packet it quotes (RFC 792, RFC 4443).
 
+use std::sync::{Mutex, PoisonError};
+
 use flowtable::DropReason;
-use flowtable::conn::{ConnTable, Hit, Seconds, Tuple};
-use flowtable::entry::{OnDeny, TenantEntry, Tracking};
+use flowtable::conn::{ConnTable, Hit, Seconds, Tuple, Way};
+use flowtable::entry::{TenantEntry, Tracking};
+use flowtable::fragment::{FragKey, FragTable};
 use flowtable::ids::Vrf;
 use flowtable::key::{FlowKey, Parsed, ethertype, flag, ipproto, tcp_flag};
 
@@ -82,8 +85,57 @@ pub(crate) fn tuple(key: &FlowKey, vrf: Vrf) -> Tuple {
     Tuple { vrf, family, proto, src, dst, src_port, dst_port }
 }
 
+/// What is remembered of packets, by all workers.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    pub(crate) connections: ConnTable,
+    /// Fragmented packets whose first fragment has passed. Locked for fragments only; the later ones
+    /// have no ports, so they may come to another worker than the first.
+    fragments: Mutex<FragTable<()>>,
+}
+
+impl Memory {
+    pub(crate) const fn new(connections: ConnTable, fragments: FragTable<()>) -> Self {
+        Self { connections, fragments: Mutex::new(fragments) }
+    }
+
+    /// The relation of a packet. `frame` is the packet as parsed.
+    pub(crate) fn relate(
+        &self,
+        (parsed, frame): (&Parsed, &[u8]),
+        tenant: &TenantEntry,
+        vrf: Vrf,
+        now: Seconds,
+    ) -> Standing {
+        let later =
+            tenant.tracking == Tracking::Stateful && Part::of(&parsed.key) == Part::Fragment;
+        if later && self.first_has_passed(parsed, vrf, now) {
+            return Standing::none(Relation::Admitted);
+        }
+        relate(&self.connections, (parsed, frame), tenant, vrf, now)
+    }
+
+    fn first_has_passed(&self, parsed: &Parsed, vrf: Vrf, now: Seconds) -> bool {
+        let fragments = self.fragments.lock().unwrap_or_else(PoisonError::into_inner);
+        fragment(parsed, vrf).is_some_and(|key| fragments.find(&key, now.0.into()).is_some())
+    }
+
+    /// The first fragment of a packet has passed: the later ones may.
+    pub(crate) fn note_first(&self, parsed: &Parsed, vrf: Vrf, now: Seconds) {
+        let mut fragments = self.fragments.lock().unwrap_or_else(PoisonError::into_inner);
+        fragment(parsed, vrf).into_iter().for_each(|key| fragments.note(key, (), now.0.into()));
+    }
+}
+
+/// The packet that a fragment is a part of.
+fn fragment(parsed: &Parsed, vrf: Vrf) -> Option<FragKey> {
+    let key = &parsed.key;
+    let addresses = key.src_ip().zip(key.dst_ip())?;
+    Some(FragKey::new(vrf, key.proto, addresses, parsed.fragment_id))
+}
+
 /// The relation of a packet that is no later fragment. `frame` is the packet as parsed.
-pub(crate) fn relate(
+fn relate(
     table: &ConnTable,
     (parsed, frame): (&Parsed, &[u8]),
     tenant: &TenantEntry,
@@ -106,16 +158,11 @@ pub(crate) fn relate(
         }
         Part::Packet => {
             let hit = table.lookup(&tuple(key, vrf), parsed.tcp_flags, now);
-            let relation = match (hit, tenant.on_deny) {
-                (Some(_), OnDeny::Finish) => Relation::Admitted,
-                (Some(Hit { way: flowtable::conn::Way::Original, .. }), OnDeny::Cut) => {
-                    Relation::Original
-                }
-                (Some(Hit { way: flowtable::conn::Way::Reply, .. }), OnDeny::Cut) => {
-                    Relation::Reply
-                }
-                (None, _) if opens(parsed) => Relation::Opening,
-                (None, _) => Relation::Stray(DropReason::NoConnection),
+            let relation = match hit.map(|hit| hit.way) {
+                Some(Way::Original) => Relation::Original,
+                Some(Way::Reply) => Relation::Reply,
+                None if opens(parsed) => Relation::Opening,
+                None => Relation::Stray(DropReason::NoConnection),
             };
             Standing { relation, hit }
         }
@@ -133,6 +180,12 @@ const fn opens(parsed: &Parsed) -> bool {
         ipproto::ICMP | ipproto::ICMPV6 => matches!(key.src_port, 8 | 128),
         _ => true,
     }
+}
+
+/// Whether a TCP segment without SYN can be one of a connection from before this engine started.
+pub(crate) const fn may_be_midstream(parsed: &Parsed) -> bool {
+    let flags = tcp_flag::SYN | tcp_flag::RST | tcp_flag::ACK;
+    parsed.key.proto == ipproto::TCP && parsed.tcp_flags & flags == tcp_flag::ACK
 }
 
 /// The tuple of the packet that an ICMP error quotes, if it was sent by who gets the error. The

@@ -11,26 +11,29 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use crossbeam::queue::ArrayQueue;
-use flowtable::DropReason;
-use flowtable::conn::{ConnConfig, ConnCounts, ConnStats, ConnTable, Seconds, Timeouts};
+use flowtable::conn::{ConnConfig, ConnCounts, ConnStats, ConnTable, Hit, Seconds, Step, Timeouts};
 use flowtable::entry::{Entry, EntryKey, Op, PortEntry, Tracking};
+use flowtable::fragment::FragTable;
 use flowtable::ids::{MeterId, PortId, RuleId, Vrf};
 use flowtable::key::{self, Decap, Origin, Parsed};
 use flowtable::meter::{MeterBank, MeterCounts, MeterLease, MeterSlot, MeterSpec};
+use flowtable::{DropReason, Verdict};
 use packet_io::{PacketIo, Wake};
 
-use crate::connections;
+use crate::connections::{self, Memory};
 use crate::counters::{Count, Counters};
 use crate::droplog::{DROP_QUEUE, Dropped};
 use crate::mailbox::{WorkerHandle, mailbox};
-use crate::pipeline::{self, Relation};
+use crate::pipeline::{self, Decision, Relation};
 use crate::port::{Framing, PortKind, PortSpec};
 use crate::sample::Sample;
 use crate::slow::{Punted, Reply, SLOW_QUEUE, SlowPath};
 use crate::snapshot::{Master, Section, Sections, Snapshot};
 use crate::trace::{Notes, Trace};
-use crate::worker::{Bounds, Parts, Shared, Tracker, Worker};
+use crate::worker::{Bounds, Parts, PickupEnd, Shared, Tracker, Worker};
 
+/// Fragmented packets whose first fragment has passed, at most.
+const FRAGMENTED: usize = 4096;
 /// Longest a publication waits for the worker before it is reported as stalled.
 const WORKER_PATIENCE: Duration = Duration::from_secs(2);
 /// First pause between two looks at the worker's progress; a wake-up has been sent before. Pauses
@@ -209,11 +212,8 @@ impl Engine {
         let shared = Shared {
             snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::empty(config.tracking))),
             counters: Counters::new(config.rule_slots),
-            connections: ConnTable::new(ConnConfig {
-                capacity: config.connections,
-                seed: config.seed,
-                timeouts: Timeouts::default(),
-            }),
+            memory: memory(&config),
+            pickup: PickupEnd::default(),
             meters: MeterBank::new(config.meter_slots, 1),
             seen: AtomicU64::new(0),
             now_ns: AtomicU64::new(0),
@@ -253,7 +253,7 @@ impl Engine {
             flow_entries: self.config.flow_entries,
             masked_entries: self.config.masked_entries,
             seed: self.config.seed,
-            tracker: Tracker::new(self.bounds(), self.config.seed),
+            tracker: Tracker::new(self.bounds()),
             lease: self.lease(),
             punts: self.punts.clone(),
             replies: Arc::clone(&self.replies),
@@ -370,7 +370,7 @@ impl Engine {
         }
         if !left.is_empty() {
             let gone = |vrf, address| left.contains(&(vrf, address));
-            self.shared.connections.purge(|t| gone(t.vrf, t.src) || gone(t.vrf, t.dst));
+            self.shared.memory.connections.purge(|t| gone(t.vrf, t.src) || gone(t.vrf, t.dst));
         }
     }
 
@@ -480,35 +480,54 @@ impl Engine {
             Some(PortKind::Container) | None => Decap::Never,
         };
         match key::parse(frame, Origin { in_port, decap }) {
-            Ok(parsed) => {
-                let mut notes = Notes::default();
-                let relation = self.relation(&snapshot, &parsed, frame);
-                let decision = pipeline::walk(&snapshot, &parsed, relation, &mut notes);
+            Ok(mut parsed) => {
+                parsed.key.tcp_flags = parsed.tcp_flags & snapshot.policy.rules.tcp_flags_mask();
+                let (decision, notes) = self.foresee(&snapshot, &parsed, frame);
                 Trace::of(&parsed.key, &decision, notes.0, &snapshot)
             }
             Err(reason) => Trace::unreadable(reason),
         }
     }
 
-    /// What an imagined packet is to the connections: what the worker would find.
-    fn relation(&self, snapshot: &Snapshot, parsed: &Parsed, frame: &[u8]) -> Relation {
+    /// The walk of an imagined packet, as the worker would take it. Of its limits it knows none.
+    fn foresee(&self, snapshot: &Snapshot, parsed: &Parsed, frame: &[u8]) -> (Decision, Notes) {
+        let walk = |relation| {
+            let mut notes = Notes::default();
+            let decision = pipeline::walk(snapshot, parsed, relation, &mut notes);
+            (decision, notes)
+        };
         let Some(vrf) = pipeline::tenant(snapshot, &parsed.key) else {
-            return Relation::Untracked;
+            return walk(Relation::Untracked);
         };
         let (tenant, now) = (snapshot.policy.tenant(vrf), self.shared.seconds());
-        connections::relate(&self.shared.connections, (parsed, frame), tenant, vrf, now).relation
+        let memory = &self.shared.memory;
+        let standing = memory.relate((parsed, frame), tenant, vrf, now);
+        let (mut decision, notes) = walk(standing.relation);
+        let refused = matches!(decision.verdict, Verdict::Drop(DropReason::NoConnection));
+        if refused && self.shared.pickup.is_after(now) && connections::may_be_midstream(parsed) {
+            let picked = [Relation::Original, Relation::Reply].map(walk);
+            let passes =
+                |(decision, _): &(Decision, Notes)| matches!(decision.verdict, Verdict::Forward(_));
+            return picked.into_iter().find(passes).unwrap_or((decision, notes));
+        }
+        if let (Some(Hit { conn, way }), Verdict::Forward(_)) = (standing.hit, decision.verdict)
+            && memory.connections.foresee(conn, way, parsed.tcp_flags, now) == Step::Invalid
+        {
+            decision.verdict = Verdict::Drop(DropReason::NoConnection);
+        }
+        (decision, notes)
     }
 
     /// Connections, at most `limit`, in no meaningful order.
     #[must_use]
     pub fn connections(&self, limit: usize) -> Vec<ConnStats> {
-        self.shared.connections.list(self.shared.seconds(), limit)
+        self.shared.memory.connections.list(self.shared.seconds(), limit)
     }
 
     /// How many connections there are and were.
     #[must_use]
     pub fn connection_counts(&self) -> ConnCounts {
-        self.shared.connections.counts()
+        self.shared.memory.connections.counts()
     }
 
     /// What a meter has seen; `None` when there is no such meter.
@@ -545,6 +564,16 @@ impl Engine {
         // Control keeps no invariant across a panic that a later batch would not restore.
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Connections and fragmented packets, none of either.
+fn memory(config: &EngineConfig) -> Memory {
+    let connections = ConnTable::new(ConnConfig {
+        capacity: config.connections,
+        seed: config.seed,
+        timeouts: Timeouts::default(),
+    });
+    Memory::new(connections, FragTable::new(FRAGMENTED, config.seed))
 }
 
 /// What entries were before each step of a batch.

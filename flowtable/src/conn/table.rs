@@ -165,7 +165,8 @@ impl ConnTable {
             let next = match state.after(way, tcp_flags) {
                 Outcome::Invalid => return Step::Invalid,
                 Outcome::Anew => return Step::Gone,
-                Outcome::Pass => return Step::Live { settled: state.is_settled() },
+                // The time was not noted: the next packet has to.
+                Outcome::Pass => return Step::Live { settled: false },
                 Outcome::Next(next) => next,
             };
             match self.change(conn.index, slot, (word, state), next) {
@@ -175,6 +176,23 @@ impl ConnTable {
                 }
                 Err(other) => word = other,
             }
+        }
+    }
+
+    /// What [`ConnTable::advance`] would answer. Nothing is noted: for traces.
+    #[must_use]
+    pub fn foresee(&self, conn: ConnRef, way: Way, tcp_flags: u8, now: Seconds) -> Step {
+        let Some(slot) = self.slots.at(conn.index) else { return Step::Gone };
+        let word = slot.word();
+        let alive = |state: &State| {
+            word.incarnation() == conn.incarnation && self.left(slot, *state, now).is_some()
+        };
+        let Some(state) = word.state().filter(alive) else { return Step::Gone };
+        match state.after(way, tcp_flags) {
+            Outcome::Invalid => Step::Invalid,
+            Outcome::Anew => Step::Gone,
+            Outcome::Pass => Step::Live { settled: false },
+            Outcome::Next(next) => Step::Live { settled: next.is_settled() },
         }
     }
 

@@ -41,8 +41,8 @@ pub(crate) enum Relation {
     Original,
     /// It goes the other way: the rules are asked about the packet that opened the connection.
     Reply,
-    /// The rules are not asked: an error about a connection, a later fragment of a packet that
-    /// passed, or a connection that may end by itself.
+    /// The rules are not asked: an error about a connection, or a later fragment of a packet that
+    /// passed.
     Admitted,
 }
 

@@ -3,6 +3,7 @@
 use flowtable::action::{Exit, Pop, Rewrite};
 use flowtable::entry::NextHop;
 use flowtable::ids::{Bd, Dscp, Mac, PortId, Vrf};
+use flowtable::key::ethertype;
 use flowtable::{ActionList, DropReason};
 
 use super::{Ingress, Origin, Stop, Target, Walk, describe};
@@ -32,8 +33,11 @@ impl<'s> Walk<'s> {
         let to = receiver.map_or(&[][..], |port| port.to.slots());
         self.meters.extend(from);
         self.meters.extend(to);
-        self.yellow = self.meters.slots().iter().find_map(|slot| qos.yellow(*slot));
-        let dscp = sender.and_then(|port| port.dscp);
+        // ARP has no place for a mark.
+        let is_ip = self.key.eth_type != ethertype::ARP;
+        let mut yellow = self.meters.slots().iter().filter(|_| is_ip);
+        self.yellow = yellow.find_map(|slot| qos.yellow(*slot));
+        let dscp = sender.and_then(|port| port.dscp).filter(|_| is_ip);
         if sender.is_some() || receiver.is_some() {
             recorder.step(
                 "qos",

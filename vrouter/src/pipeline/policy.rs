@@ -7,12 +7,12 @@
 use std::net::IpAddr;
 
 use flowtable::DropReason;
-use flowtable::entry::{Direction, NextHop, Permit, PortEntry};
+use flowtable::entry::{Direction, NextHop, OnDeny, Permit, PortEntry};
 use flowtable::ids::{Group, PortId, Vrf};
-use flowtable::key::{FlowKey, flag, ipproto, tcp_flag};
+use flowtable::key::{FlowKey, ethertype, flag, ipproto, tcp_flag};
 use flowtable::policy::{PolicyMatch, PolicyQuery, Wildcards};
 
-use super::{Ingress, Origin, Relation, Stop, Walk};
+use super::{Ingress, Looked, Origin, Relation, Stop, Walk};
 use crate::port::PortKind;
 use crate::snapshot::Section;
 use crate::trace::Recorder;
@@ -106,10 +106,13 @@ impl<'s> Walk<'s> {
 
     /// The packet that opens, as the rules see it.
     fn query(&self, vrf: Vrf, opener: &End<'s>, answerer: &End<'s>) -> PolicyQuery {
-        let FlowKey { proto, src_port, dst_port, flags, .. } = *self.key;
+        let FlowKey { eth_type, proto, src_port, dst_port, flags, .. } = *self.key;
         let whole = flags & flag::FRAG_LATER == 0;
         let has_ports = matches!(proto, ipproto::TCP | ipproto::UDP);
-        let is_icmp = matches!(proto, ipproto::ICMP | ipproto::ICMPV6);
+        let is_icmp = matches!(
+            (eth_type, proto),
+            (ethertype::IPV4, ipproto::ICMP) | (ethertype::IPV6, ipproto::ICMPV6)
+        );
         let reply = self.relation == Relation::Reply;
         let ports = if reply { (dst_port, src_port) } else { (src_port, dst_port) };
         let kind = if reply { request_of(src_port as u8) } else { src_port as u8 };
@@ -158,9 +161,14 @@ impl<'s> Walk<'s> {
         let mut looked = Wildcards::default();
         let found: Option<&PolicyMatch> = policy.rules.lookup_masked(query, &mut looked);
         self.look(&looked);
-        let default = policy.tenant(query.vrf).default;
-        let permit = found.map_or(default, |m| m.permit);
-        if let Some(m) = found {
+        let tenant = policy.tenant(query.vrf);
+        let permit = found.map_or(tenant.default, |m| m.permit);
+        let established = matches!(self.relation, Relation::Original | Relation::Reply);
+        let finishes = permit == Permit::Deny && established && tenant.on_deny == OnDeny::Finish;
+        if finishes {
+            // It may go on, a new one may not: nothing that they could share is to be kept.
+            self.looked = Looked { src_port: true, dst_port: true };
+        } else if let Some(m) = found {
             let stage = match query.direction {
                 Direction::Out => 0,
                 Direction::In => 1,
@@ -188,11 +196,13 @@ impl<'s> Walk<'s> {
                 format!("{matched},src_group={src_group},dst_group={dst_group}")
             },
             || match permit {
+                _ if finishes => "allow until it ends".to_owned(),
                 Permit::Allow => "allow".to_owned(),
                 Permit::Deny => format!("drop({})", DropReason::PolicyDeny),
             },
         );
         match permit {
+            _ if finishes => Ok(()),
             Permit::Allow => Ok(()),
             Permit::Deny => Err(DropReason::PolicyDeny),
         }

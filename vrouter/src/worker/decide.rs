@@ -6,11 +6,12 @@
 //! opened one. What is not in the exact cache gets its relation first, then a decision from the
 //! masked cache or the tables, and opens its connection if the decision lets it pass.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use flowtable::conn::{
     ConnTable, Hit, Limits, Opening, Owner, Pickup, Refused, Seconds, Step, Way,
 };
-use flowtable::entry::{TenantEntry, Tracking};
-use flowtable::fragment::{FragKey, FragTable};
+use flowtable::entry::TenantEntry;
 use flowtable::ids::{PortId, Vrf};
 use flowtable::key::{Parsed, flag, ipproto, tcp_flag};
 use flowtable::{DropReason, Verdict};
@@ -22,15 +23,13 @@ use crate::connections::{self, Part, Standing};
 use crate::counters::{Count, Tier};
 use crate::pipeline::{self, Decision, Relation};
 use crate::port::PortKind;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Section, Snapshot};
 use crate::trace::Silent;
 
-/// Flags of segments that change a connection.
-const CHANGING: u8 = tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST;
+/// Flags that say what a segment does to a connection.
+const TELLING: u8 = tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST | tcp_flag::ACK;
 /// A flow that no connection can change.
 const FOR_EVER: Seconds = Seconds(u32::MAX);
-/// Fragmented packets whose first fragment has passed, at most.
-const FRAGMENTED: usize = 4096;
 /// All slots of the connection table are looked at once in this time.
 const SWEEP_NS: u64 = 10_000_000_000;
 /// Between two looks at some of them.
@@ -66,20 +65,33 @@ pub(crate) struct Bounds {
 #[derive(Debug)]
 pub(crate) struct Tracker {
     bounds: Bounds,
-    fragments: FragTable<()>,
     ports: PortBudget,
     tenants: TenantBudget,
-    pickup_until: Option<Seconds>,
     swept_ns: u64,
 }
 
+/// Until when TCP without a handshake is taken for a connection from before this engine started.
+#[derive(Debug, Default)]
+pub(crate) struct PickupEnd(AtomicU32);
+
+impl PickupEnd {
+    /// The tables are there: the time begins, unless it has begun.
+    fn begin(&self, until: Seconds) {
+        if self.0.load(Ordering::Relaxed) == 0 {
+            self.0.store(until.0.max(1), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn is_after(&self, now: Seconds) -> bool {
+        now.0 < self.0.load(Ordering::Relaxed)
+    }
+}
+
 impl Tracker {
-    pub(crate) fn new(bounds: Bounds, seed: u64) -> Self {
+    pub(crate) fn new(bounds: Bounds) -> Self {
         Self {
-            fragments: FragTable::new(FRAGMENTED, seed),
             ports: PortBudget::new(Rate::new(bounds.port_new_flows, bounds.port_new_flows)),
             tenants: TenantBudget::default(),
-            pickup_until: None,
             swept_ns: 0,
             bounds,
         }
@@ -87,23 +99,24 @@ impl Tracker {
 
     /// Ends some expired connections, now and then.
     #[inline]
-    pub(super) fn tidy(&mut self, table: &ConnTable, snapshot: &Snapshot, now_ns: u64) {
+    pub(super) fn tidy(
+        &mut self,
+        (table, pickup): (&ConnTable, &PickupEnd),
+        snapshot: &Snapshot,
+        now_ns: u64,
+    ) {
         let passed = now_ns.saturating_sub(self.swept_ns);
         if passed < SWEEP_STEP_NS {
             return;
         }
         self.swept_ns = now_ns;
         let now = seconds(now_ns);
-        if self.pickup_until.is_none() && snapshot.revision > 0 {
-            self.pickup_until = Some(Seconds(now.0.saturating_add(self.bounds.pickup.0)));
+        // Ports are there before the tables are.
+        if snapshot.valid_since(Section::Routes.into()) > 0 {
+            pickup.begin(Seconds(now.0.saturating_add(self.bounds.pickup.0)));
         }
         let share = table.slots() as u64 * passed.min(SWEEP_NS) / SWEEP_NS;
         table.sweep(now, share as usize + 1);
-    }
-
-    /// Whether TCP without a handshake is taken for a connection from before this engine started.
-    fn picks_up(&self, now: Seconds) -> bool {
-        self.pickup_until.is_some_and(|until| now < until)
     }
 
     /// Whether a port and its tenant may open one more flow.
@@ -140,7 +153,7 @@ impl<I: PacketIo> Worker<I> {
             let flow = self.cache.entry_mut(slot);
             if flow.decision.revision >= snapshot.valid_since(flow.decision.sections) {
                 flow.count.add(packet.rx.len);
-                if now < flow.quiet_until && packet.parsed.tcp_flags & CHANGING == 0 {
+                if now < flow.quiet_until && changes_nothing(&packet.parsed) {
                     self.shared.counters.tier(Tier::Exact);
                     return flow.decision;
                 }
@@ -170,9 +183,11 @@ impl<I: PacketIo> Worker<I> {
             let standing = self.stand(packet, snapshot, now);
             self.note_fragment(packet, &decision, snapshot, now);
             let same = standing.relation == decision.relation && standing.hit.is_none();
-            return same.then_some((decision, Seconds(0)));
+            // What one segment could not, the next one may.
+            let picked = self.picks_up(packet, &decision, now);
+            return (same && !picked).then_some((decision, flow.quiet_until));
         };
-        match self.shared.connections.advance(conn, way, packet.parsed.tcp_flags, now) {
+        match self.shared.memory.connections.advance(conn, way, packet.parsed.tcp_flags, now) {
             Step::Gone => None,
             Step::Invalid => {
                 let verdict = Verdict::Drop(DropReason::NoConnection);
@@ -190,8 +205,7 @@ impl<I: PacketIo> Worker<I> {
         let now = seconds(now_ns);
         let mut standing = self.stand(packet, snapshot, now);
         let mut decision = self.resolve(packet, snapshot, standing.relation);
-        if matches!(decision.verdict, Verdict::Drop(DropReason::NoConnection))
-            && self.tracker.picks_up(now)
+        if self.picks_up(packet, &decision, now)
             && let Some(picked) = self.pick_up(packet, snapshot, now)
         {
             (standing, decision) = picked;
@@ -239,20 +253,13 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// What the packet is to the connections of its tenant.
-    fn stand(&mut self, packet: &Packet, snapshot: &Snapshot, now: Seconds) -> Standing {
+    fn stand(&self, packet: &Packet, snapshot: &Snapshot, now: Seconds) -> Standing {
         let key = &packet.parsed.key;
         // Without a tenant the walk ends before anyone asks.
         let Some(vrf) = pipeline::tenant(snapshot, key) else { return Standing::UNTRACKED };
         let tenant = snapshot.policy.tenant(vrf);
-        let later = tenant.tracking == Tracking::Stateful && Part::of(key) == Part::Fragment;
-        if later
-            && let Some(key) = fragment(&packet.parsed, vrf)
-            && self.tracker.fragments.find(&key, now.0.into()).is_some()
-        {
-            return Standing::none(Relation::Admitted);
-        }
         let seen = (&packet.parsed, self.io.bytes(&packet.frame));
-        connections::relate(&self.shared.connections, seen, tenant, vrf, now)
+        self.shared.memory.relate(seen, tenant, vrf, now)
     }
 
     /// Opens or continues the connection of a packet that is forwarded. `Err`: it is not, after all.
@@ -264,13 +271,15 @@ impl<I: PacketIo> Worker<I> {
         now_ns: u64,
     ) -> Result<(Option<Hit>, Seconds), DropReason> {
         let now = seconds(now_ns);
-        let untracked = standing.relation == Relation::Untracked;
+        // First fragments are noted every time.
+        let first = packet.parsed.key.flags & flag::FRAG_FIRST != 0;
+        let untracked = standing.relation == Relation::Untracked && !first;
         let quiet = if untracked { FOR_EVER } else { Seconds(0) };
         let Verdict::Forward(_) = decision.verdict else { return Ok((None, quiet)) };
         let flags = packet.parsed.tcp_flags;
         match (standing.hit, standing.relation) {
             (Some(hit), _) => {
-                match self.shared.connections.advance(hit.conn, hit.way, flags, now) {
+                match self.shared.memory.connections.advance(hit.conn, hit.way, flags, now) {
                     Step::Live { settled } => {
                         Ok((Some(hit), quiet_until(&packet.parsed, settled, now)))
                     }
@@ -300,13 +309,20 @@ impl<I: PacketIo> Worker<I> {
         let owner = Owner { vrf, port };
         let opening = Opening { owner, tcp_flags: parsed.tcp_flags, pickup: Pickup::No };
         let tuple = connections::tuple(&parsed.key, vrf);
-        match self.shared.connections.open(&tuple, opening, limits, now) {
+        match self.shared.memory.connections.open(&tuple, opening, limits, now) {
             Ok(hit) => Ok((Some(hit), quiet_until(parsed, parsed.key.proto != ipproto::TCP, now))),
             Err(Refused::NotAnOpening) => Err(DropReason::NoConnection),
             Err(Refused::TableFull | Refused::TenantFull | Refused::PortFull) => {
                 Err(DropReason::FlowLimit)
             }
         }
+    }
+
+    /// Whether a packet that was refused is taken for one of a connection from before the start.
+    fn picks_up(&self, packet: &Packet, decision: &Decision, now: Seconds) -> bool {
+        matches!(decision.verdict, Verdict::Drop(DropReason::NoConnection))
+            && self.shared.pickup.is_after(now)
+            && connections::may_be_midstream(&packet.parsed)
     }
 
     /// Takes a TCP segment for one of a connection that was opened before this engine started: from
@@ -327,14 +343,14 @@ impl<I: PacketIo> Worker<I> {
             (Relation::Reply, Way::Reply, tuple.reversed()),
         ] {
             let decision = self.resolve(packet, snapshot, relation);
-            if parsed.key.proto == ipproto::TCP
-                && let Verdict::Forward(_) = decision.verdict
-            {
+            if let Verdict::Forward(_) = decision.verdict {
                 let owner = Owner { vrf, port };
                 let pickup = Pickup::Midstream;
-                let opening = Opening { owner, tcp_flags: parsed.tcp_flags, pickup };
+                // A FIN is the sender's, who need not be the opener: it is noted afterwards.
+                let opening = Opening { owner, tcp_flags: tcp_flag::ACK, pickup };
                 let limits = self.tracker.limits(kind, tenant);
-                let opened = self.shared.connections.open(&tuple, opening, limits, now).ok()?;
+                let table = &self.shared.memory.connections;
+                let opened = table.open(&tuple, opening, limits, now).ok()?;
                 let hit = Some(Hit { conn: opened.conn, way });
                 return Some((Standing { relation, hit }, decision));
             }
@@ -345,7 +361,7 @@ impl<I: PacketIo> Worker<I> {
     /// The later fragments of a packet that passes may pass too.
     #[inline]
     fn note_fragment(
-        &mut self,
+        &self,
         packet: &Packet,
         decision: &Decision,
         snapshot: &Snapshot,
@@ -356,8 +372,7 @@ impl<I: PacketIo> Worker<I> {
             return;
         }
         if let Some(vrf) = pipeline::tenant(snapshot, &packet.parsed.key) {
-            let key = fragment(&packet.parsed, vrf);
-            key.into_iter().for_each(|key| self.tracker.fragments.note(key, (), now.0.into()));
+            self.shared.memory.note_first(&packet.parsed, vrf, now);
         }
     }
 }
@@ -372,9 +387,13 @@ const fn quiet_until(parsed: &Parsed, settled: bool, now: Seconds) -> Seconds {
     }
 }
 
-/// The packet that a fragment is a part of.
-fn fragment(parsed: &Parsed, vrf: Vrf) -> Option<FragKey> {
-    let key = &parsed.key;
-    let addresses = key.src_ip().zip(key.dst_ip())?;
-    Some(FragKey::new(vrf, key.proto, addresses, parsed.fragment_id))
+/// Whether a packet of a settled connection leaves it as it is: of TCP, an ACK and nothing more. One
+/// with none of these flags is impossible.
+#[inline]
+const fn changes_nothing(parsed: &Parsed) -> bool {
+    match parsed.tcp_flags & TELLING {
+        tcp_flag::ACK => true,
+        0 => parsed.key.proto != ipproto::TCP,
+        _ => false,
+    }
 }

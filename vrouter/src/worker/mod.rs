@@ -26,7 +26,7 @@ use arc_swap::cache::Cache;
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 use flowtable::cache::FlowCache;
-use flowtable::conn::{ConnTable, Seconds};
+use flowtable::conn::Seconds;
 use flowtable::ids::PortId;
 use flowtable::key::{self, Decap, FlowKey, Origin, Parsed};
 use flowtable::meter::{Colour, MeterBank, MeterLease};
@@ -34,6 +34,7 @@ use flowtable::{DropReason, Verdict};
 use packet_io::{Frame, PacketIo, QueueId};
 
 use crate::budget::PortBudget;
+use crate::connections::Memory;
 use crate::counters::{Count, Counters};
 use crate::droplog::{DropLog, Dropped};
 use crate::mailbox::Call;
@@ -47,7 +48,7 @@ use crate::snapshot::Snapshot;
 use decide::Flow;
 use watch::Live;
 
-pub(crate) use decide::{Bounds, Tracker};
+pub(crate) use decide::{Bounds, PickupEnd, Tracker};
 pub use watch::LiveTrace;
 
 /// Packets handled between two looks at the tables.
@@ -64,7 +65,8 @@ const IDLE_WAIT: Duration = Duration::from_millis(100);
 pub(crate) struct Shared {
     pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
     pub(crate) counters: Counters,
-    pub(crate) connections: ConnTable,
+    pub(crate) memory: Memory,
+    pub(crate) pickup: PickupEnd,
     pub(crate) meters: MeterBank,
     /// Revision the worker has moved on to.
     pub(crate) seen: AtomicU64,
@@ -346,7 +348,8 @@ impl<I: PacketIo> Worker<I> {
     #[inline]
     fn tidy(&mut self, now_ns: u64, snapshot: &Snapshot) {
         self.lease.sweep(&self.shared.meters, now_ns);
-        self.tracker.tidy(&self.shared.connections, snapshot, now_ns);
+        let shared = (&self.shared.memory.connections, &self.shared.pickup);
+        self.tracker.tidy(shared, snapshot, now_ns);
     }
 
     fn serve_calls(&mut self) {

@@ -185,7 +185,7 @@ impl Node {
     }
 }
 
-fn name(judgement: &Judgement) -> String {
+pub(crate) fn name(judgement: &Judgement) -> String {
     match judgement.fate {
         Fate::Forward(UPLINK, _) => "to the wire".to_owned(),
         Fate::Forward(..) => "to a container".to_owned(),
@@ -198,7 +198,11 @@ fn name(judgement: &Judgement) -> String {
 }
 
 /// No packet leaves on a port, or with an identifier, of another tenant.
-fn isolated(oracle: &Oracle<'_>, (from, judgement): (PortId, &Judgement), seen: &Delivered) {
+pub(crate) fn isolated(
+    oracle: &Oracle<'_>,
+    (from, judgement): (PortId, &Judgement),
+    seen: &Delivered,
+) {
     let Some(frame) = judgement.seen else {
         assert_eq!(seen.out, [], "a frame that can't be read goes nowhere");
         return;
@@ -238,7 +242,7 @@ fn check_tiers(delivered: &mut Delivered, judgement: &Judgement, time: Time) {
 }
 
 /// What must come out and be counted.
-fn expected(
+pub(crate) fn expected(
     oracle: &Oracle<'_>,
     (port, frame): (PortId, &[u8]),
     judgement: &Judgement,

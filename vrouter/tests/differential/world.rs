@@ -66,7 +66,7 @@ pub(crate) fn plan() -> impl Strategy<Value = Plan> {
     (world(), vec(step, 1..40)).prop_map(|(world, steps)| Plan { world, steps })
 }
 
-fn world() -> impl Strategy<Value = World> {
+pub(crate) fn world() -> impl Strategy<Value = World> {
     let hosts = vec(host(), 2..PORTS as usize);
     let entries = (vec(rule(), 0..12), vec(entry(), 0..4));
     (hosts, entries).prop_map(|(mut hosts, (rules, junk))| {
@@ -84,7 +84,7 @@ fn world() -> impl Strategy<Value = World> {
 }
 
 /// Networks 1 (VXLAN) and 2 (VLAN) of every tenant, and the ways between the nodes.
-fn base() -> Vec<Entry> {
+pub(crate) fn base() -> Vec<Entry> {
     let mut entries = Vec::new();
     for (id, net) in (1..=VRFS).flat_map(|id| [(id, 1), (id, 2)]) {
         let (vrf, bd) = (fabric::vrf(id), bd_of(id, net));
@@ -165,7 +165,7 @@ fn host() -> impl Strategy<Value = Host> {
     })
 }
 
-fn any_vrf() -> impl Strategy<Value = Vrf> {
+pub(crate) fn any_vrf() -> impl Strategy<Value = Vrf> {
     prop_oneof![3 => Just(1), 2 => Just(2), 1 => Just(VRFS)].prop_map(fabric::vrf)
 }
 
@@ -181,15 +181,15 @@ fn any_vid() -> impl Strategy<Value = Vid> {
     (1..=VRFS + 1).prop_map(vid_of)
 }
 
-fn any_port() -> impl Strategy<Value = PortId> {
+pub(crate) fn any_port() -> impl Strategy<Value = PortId> {
     prop_oneof![9 => (1..=PORTS + 1).prop_map(port), 1 => Just(UPLINK)]
 }
 
-fn any_group() -> impl Strategy<Value = Group> {
+pub(crate) fn any_group() -> impl Strategy<Value = Group> {
     (0..3_u32).prop_map(fabric::group)
 }
 
-fn any_mac() -> impl Strategy<Value = Mac> {
+pub(crate) fn any_mac() -> impl Strategy<Value = Mac> {
     (1..=VRFS as u8, 1..=2_u8, 1..=4_u8)
         .prop_map(|(vrf, net, last)| Mac([2, vrf, 10, 1, net, last]))
 }
@@ -217,7 +217,7 @@ fn any_vtep() -> impl Strategy<Value = (IpAddr, IpAddr)> {
     prop_oneof![Just((REMOTE, LOCAL)), Just((REMOTE6, LOCAL6))]
 }
 
-fn next_hop() -> impl Strategy<Value = NextHop> {
+pub(crate) fn next_hop() -> impl Strategy<Value = NextHop> {
     prop_oneof![
         4 => any_port().prop_map(NextHop::Local),
         2 => (any_vtep(), any_vni()).prop_map(|((vtep, _), vni)| NextHop::Tunnel { vtep, vni }),
@@ -236,11 +236,11 @@ fn ports() -> impl Strategy<Value = Option<PortRange>> {
     option::weighted(0.2, range)
 }
 
-fn permit() -> impl Strategy<Value = Permit> {
+pub(crate) fn permit() -> impl Strategy<Value = Permit> {
     prop_oneof![Just(Permit::Allow), Just(Permit::Deny)]
 }
 
-fn rule() -> impl Strategy<Value = RuleEntry> {
+pub(crate) fn rule() -> impl Strategy<Value = RuleEntry> {
     let direction = prop_oneof![Just(Direction::Out), Just(Direction::In)];
     let identity = (1..=8_u64, 0..2_u32, 1..=3_u16, direction, any_vrf());
     let groups = (option::weighted(0.2, any_group()), option::weighted(0.2, any_group()));
@@ -324,7 +324,7 @@ fn entry() -> impl Strategy<Value = Entry> {
     ]
 }
 
-fn op() -> impl Strategy<Value = Op> {
+pub(crate) fn op() -> impl Strategy<Value = Op> {
     let key = entry().prop_map(|entry| entry.key());
     let delete = prop_oneof![
         3 => key,

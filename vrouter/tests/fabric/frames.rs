@@ -17,6 +17,10 @@ pub(crate) const VXLAN_PORT: u16 = 4789;
 pub(crate) enum L4 {
     Udp(u16, u16),
     Tcp(u16, u16),
+    /// TCP with these flags (byte 13 of the header).
+    Segment(u16, u16, u8),
+    /// ICMP or ICMPv6: type, code, and the four bytes behind the checksum.
+    Icmp(u8, u8, u32),
     /// ICMP echo request, identifier and sequence number 7 and 9.
     Echo,
     /// A protocol without ports.
@@ -34,6 +38,10 @@ pub(crate) struct Packet {
     pub(crate) ttl: u8,
     pub(crate) l4: L4,
     pub(crate) fragment: Option<Fragment>,
+    /// Identification of the datagram that fragments belong to.
+    pub(crate) id: u16,
+    /// IPv4 type of service or IPv6 traffic class.
+    pub(crate) class: u8,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -41,7 +49,16 @@ impl Packet {
     /// From the first to the second MAC and address; UDP 1000 to 2000, TTL 64.
     pub(crate) fn new(macs: (Mac, Mac), ips: (IpAddr, IpAddr)) -> Self {
         let payload = b"sixteen bytes of".to_vec();
-        Self { macs, ips, ttl: 64, l4: L4::Udp(1000, 2000), fragment: None, payload }
+        Self {
+            macs,
+            ips,
+            ttl: 64,
+            l4: L4::Udp(1000, 2000),
+            fragment: None,
+            id: 0x1234,
+            class: 0,
+            payload,
+        }
     }
 
     pub(crate) fn dst_mac(self, mac: Mac) -> Self {
@@ -66,6 +83,11 @@ impl Packet {
 
     pub(crate) fn l4(self, l4: L4) -> Self {
         Self { l4, ..self }
+    }
+
+    /// With this IPv4 type of service or IPv6 traffic class.
+    pub(crate) fn class(self, class: u8) -> Self {
+        Self { class, ..self }
     }
 
     /// The first fragment of several.
@@ -99,9 +121,9 @@ impl Packet {
     fn protocol(&self) -> IpNumber {
         match self.l4 {
             L4::Udp(..) => IpNumber::UDP,
-            L4::Tcp(..) => IpNumber::TCP,
-            L4::Echo if self.ips.0.is_ipv4() => IpNumber::ICMP,
-            L4::Echo => IpNumber::IPV6_ICMP,
+            L4::Tcp(..) | L4::Segment(..) => IpNumber::TCP,
+            L4::Echo | L4::Icmp(..) if self.ips.0.is_ipv4() => IpNumber::ICMP,
+            L4::Echo | L4::Icmp(..) => IpNumber::IPV6_ICMP,
             L4::Raw(protocol) => IpNumber(protocol),
         }
     }
@@ -126,6 +148,14 @@ impl Packet {
                 udp.to_bytes().to_vec()
             }
             (L4::Tcp(from, to), _) => TcpHeader::new(from, to, 1, 1024).to_bytes().to_vec(),
+            (L4::Segment(from, to, flags), _) => {
+                let mut header = TcpHeader::new(from, to, 1, 1024).to_bytes().to_vec();
+                header[13] = flags;
+                header
+            }
+            (L4::Icmp(kind, code, word), _) => {
+                [&[kind, code, 0, 0][..], &word.to_be_bytes()].concat()
+            }
             (L4::Echo, (IpAddr::V4(_), _)) => {
                 let echo = Icmpv4Type::EchoRequest(IcmpEchoHeader { id: 7, seq: 9 });
                 Icmpv4Header::with_checksum(echo, payload).to_bytes().to_vec()
@@ -140,7 +170,9 @@ impl Packet {
         let (offset, more) = self.fragment.unwrap_or((0, false));
         let mut header = Ipv4Header {
             total_len: (Ipv4Header::MIN_LEN + transport.len()) as u16,
-            identification: 0x1234,
+            identification: self.id,
+            dscp: (self.class >> 2).try_into().unwrap(),
+            ecn: (self.class & 3).try_into().unwrap(),
             dont_fragment: false,
             more_fragments: more,
             fragment_offset: IpFragOffset::try_new(offset).unwrap(),
@@ -157,7 +189,8 @@ impl Packet {
     fn ipv6(&self, (source, destination): ([u8; 16], [u8; 16]), transport: Vec<u8>) -> Vec<u8> {
         let extension = self.fragment.map_or_else(Vec::new, |(offset, more)| {
             let [high, low] = (offset << 3 | u16::from(more)).to_be_bytes();
-            vec![self.protocol().0, 0, high, low, 0, 0, 0, 1]
+            let [id_high, id_low] = self.id.to_be_bytes();
+            vec![self.protocol().0, 0, high, low, 0, 0, id_high, id_low]
         });
         let next_header = if self.fragment.is_some() {
             IpNumber::IPV6_FRAGMENTATION_HEADER
@@ -168,6 +201,7 @@ impl Packet {
             payload_length: (extension.len() + transport.len()) as u16,
             next_header,
             hop_limit: self.ttl,
+            traffic_class: self.class,
             source,
             destination,
             ..Ipv6Header::default()

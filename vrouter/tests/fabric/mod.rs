@@ -385,6 +385,11 @@ impl Fabric {
         Self::made(rule_slots, EngineConfig { tracking, ..EngineConfig::default() })
     }
 
+    /// As [`Fabric::empty`], with connections.
+    pub(crate) fn empty_stateful(config: EngineConfig) -> Self {
+        Self::made(64, EngineConfig { tracking: Tracking::Stateful, ..config })
+    }
+
     fn made(rule_slots: usize, config: EngineConfig) -> Self {
         let config =
             EngineConfig { flow_entries: 1 << 12, rule_slots, seed: 7, sample_queue: 1, ..config };
@@ -429,9 +434,25 @@ impl Fabric {
         assert!(self.worker.io_mut().inject(queue, bytes), "{queue:?} takes no frame");
     }
 
+    /// Time goes by without a packet.
+    pub(crate) fn wait(&mut self, ns: u64) {
+        self.now_ns += ns;
+        self.worker.poll(self.now_ns);
+    }
+
+    /// As [`Fabric::send`], and no time goes by.
+    pub(crate) fn send_at_once(&mut self, port: PortId, frame: &[u8]) -> Delivered {
+        self.inject(port, frame);
+        self.run()
+    }
+
     /// Runs worker and slow path until nothing moves; a tenth of a second goes by.
     pub(crate) fn settle(&mut self) -> Delivered {
         self.now_ns += 100_000_000;
+        self.run()
+    }
+
+    fn run(&mut self) -> Delivered {
         while self.worker.poll(self.now_ns) > 0 {
             self.slow.poll();
         }

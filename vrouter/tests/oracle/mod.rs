@@ -3,6 +3,7 @@
 //! entries. [`parse`] reads frames, [`bytes`] says what they must look like when they leave.
 
 pub(crate) mod bytes;
+pub(crate) mod memory;
 pub(crate) mod parse;
 
 use std::cmp::Reverse;
@@ -11,8 +12,8 @@ use std::net::IpAddr;
 use flowtable::DropReason;
 use flowtable::action::Punt;
 use flowtable::entry::{
-    Direction, Entry, Ipv6, NetworkEntry, NextHop, Permit, PortEntry, RouteEntry, RuleEntry,
-    UnderlayEntry,
+    Direction, Entry, Ipv6, NetworkEntry, NextHop, OnDeny, Permit, PortEntry, RouteEntry,
+    RuleEntry, TenantEntry, UnderlayEntry,
 };
 use flowtable::ids::{Bd, Group, Mac, PortId, RuleId, Vid, Vni, Vrf};
 use vrouter::{PortKind, PortSpec};
@@ -36,6 +37,23 @@ pub(crate) struct Judgement {
     pub(crate) rules: Vec<RuleId>,
     /// What the frame said, when it could be read.
     pub(crate) seen: Option<Seen>,
+}
+
+/// What a packet is to the connections of its tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Relation {
+    /// Nobody asks.
+    Untracked,
+    /// It may open one.
+    Opening,
+    /// It belongs to none and opens none.
+    Stray(DropReason),
+    /// From who opened its connection.
+    Original,
+    /// From the other side.
+    Reply,
+    /// No rule is asked.
+    Admitted,
 }
 
 /// A node's ports and tables.
@@ -86,6 +104,11 @@ const fn drop<T>(reason: DropReason) -> Stopped<T> {
 impl<'a> Oracle<'a> {
     /// What must become of `frame`, received on `port`.
     pub(crate) fn judge(&self, port: PortId, frame: &[u8]) -> Judgement {
+        self.judge_as(Relation::Untracked, port, frame)
+    }
+
+    /// As [`Oracle::judge`], of a packet with this relation.
+    pub(crate) fn judge_as(&self, relation: Relation, port: PortId, frame: &[u8]) -> Judgement {
         let mut rules = Vec::new();
         let Some(spec) = self.spec(port) else {
             let fate = Fate::Drop(DropReason::PortUnbound);
@@ -95,7 +118,8 @@ impl<'a> Oracle<'a> {
             Ok(seen) => seen,
             Err(reason) => return Judgement { fate: Fate::Drop(reason), rules, seen: None },
         };
-        let fate = self.decide(spec, &seen, frame, &mut rules).unwrap_or_else(|fate| fate);
+        let fate =
+            self.decide((spec, relation), &seen, frame, &mut rules).unwrap_or_else(|fate| fate);
         Judgement { fate, rules, seen: Some(seen) }
     }
 
@@ -157,7 +181,7 @@ impl<'a> Oracle<'a> {
 
     fn decide(
         &self,
-        spec: &PortSpec,
+        (spec, relation): (&PortSpec, Relation),
         seen: &Seen,
         frame: &[u8],
         rules: &mut Vec<RuleId>,
@@ -176,7 +200,10 @@ impl<'a> Oracle<'a> {
             (self.bridge(came, seen)?, None)
         };
         if let What::Ip(ip) = seen.what {
-            self.policy(came, &ip, next_hop, rules)?;
+            self.policy((came, relation), &ip, next_hop, rules)?;
+            if let Relation::Stray(reason) = relation {
+                return drop(reason);
+            }
         }
         let out = self.way_out(spec.id, came, next_hop)?;
         let mut inner = seen.unwrapped(frame);
@@ -187,7 +214,14 @@ impl<'a> Oracle<'a> {
                 class => bytes::set_class(&mut inner, class | 3),
             }
         }
-        let inner = routed.map_or_else(|| inner.clone(), |mac| bytes::routed(&inner, mac));
+        let mut inner = routed.map_or_else(|| inner.clone(), |mac| bytes::routed(&inner, mac));
+        if let (From::Container(sender), What::Ip(_)) = (came.from, seen.what)
+            && let Some(mark) = table!(self, Qos).find(|e| e.port == sender.port)
+            && let Some(dscp) = mark.dscp
+        {
+            let class = bytes::class(&inner) & 3 | dscp.get() << 2;
+            bytes::set_class(&mut inner, class);
+        }
         Ok(Fate::Forward(out.id, self.wrapped(next_hop, &inner)))
     }
 
@@ -319,11 +353,14 @@ impl<'a> Oracle<'a> {
 
     fn policy(
         &self,
-        came: Came<'_>,
+        (came, relation): (Came<'_>, Relation),
         ip: &Ip,
         next_hop: NextHop,
         rules: &mut Vec<RuleId>,
     ) -> Stopped<()> {
+        if relation == Relation::Admitted {
+            return Ok(());
+        }
         let receiver = match next_hop {
             NextHop::Local(port) => self.binding(port),
             NextHop::Tunnel { .. } | NextHop::Vlan { .. } | NextHop::UnknownEndpoint => None,
@@ -333,18 +370,37 @@ impl<'a> Oracle<'a> {
             From::Tunnel | From::Wire => self.group(came.vrf, ip.src),
         };
         let groups = (sender, receiver.map_or_else(|| self.group(came.vrf, ip.dst), |r| r.group));
-        if came.from.is_container() {
-            self.permit(Direction::Out, came.vrf, (ip, groups), rules)?;
+        let is_local = (came.from.is_container(), receiver.is_some());
+        // A reply is judged as the packet that it answers.
+        let ((ip, groups), is_local) = if relation == Relation::Reply {
+            ((&ip.answered(), (groups.1, groups.0)), (is_local.1, is_local.0))
+        } else {
+            ((ip, groups), is_local)
+        };
+        let ip = match relation {
+            // A connection is judged by its SYN.
+            Relation::Opening | Relation::Original | Relation::Reply => {
+                &Ip { flags: ip.flags.map(|_| 2), ..*ip }
+            }
+            Relation::Untracked | Relation::Stray(_) | Relation::Admitted => ip,
+        };
+        if is_local.0 {
+            self.permit((Direction::Out, relation), came.vrf, (ip, groups), rules)?;
         }
-        if receiver.is_some() {
-            self.permit(Direction::In, came.vrf, (ip, groups), rules)?;
+        if is_local.1 {
+            self.permit((Direction::In, relation), came.vrf, (ip, groups), rules)?;
         }
         Ok(())
     }
 
+    /// A tenant's entry.
+    pub(crate) fn settings(&self, vrf: Vrf) -> Option<&'a TenantEntry> {
+        table!(self, Tenant).find(|e| e.vrf == vrf)
+    }
+
     fn permit(
         &self,
-        direction: Direction,
+        (direction, relation): (Direction, Relation),
         vrf: Vrf,
         (ip, groups): (&Ip, (Group, Group)),
         matched: &mut Vec<RuleId>,
@@ -354,11 +410,21 @@ impl<'a> Oracle<'a> {
         let best = rules
             .filter(|rule| matches_rule(rule, ip, groups))
             .min_by_key(|r| (Reverse(r.priority), r.permit == Permit::Allow, r.rule, r.seq));
-        let default = table!(self, Tenant).find(|e| e.vrf == vrf).map(|e| e.default);
-        matched.extend(best.map(|rule| rule.rule));
+        let tenant = self.settings(vrf);
+        let default = tenant.map(|e| e.default);
+        let established = matches!(relation, Relation::Original | Relation::Reply);
+        let finish = established && tenant.is_some_and(|e| e.on_deny == OnDeny::Finish);
         match best.map(|rule| rule.permit).or(default).unwrap_or(Permit::Allow) {
-            Permit::Allow => Ok(()),
-            Permit::Deny => drop(DropReason::PolicyDeny),
+            Permit::Deny if finish => Ok(()),
+            Permit::Deny => {
+                matched.extend(best.map(|rule| rule.rule));
+                drop(DropReason::PolicyDeny)
+            }
+            Permit::Allow => {
+                let counted = best.filter(|_| relation != Relation::Reply);
+                matched.extend(counted.map(|rule| rule.rule));
+                Ok(())
+            }
         }
     }
 
@@ -479,4 +545,10 @@ fn matches_rule(rule: &RuleEntry, ip: &Ip, (src_group, dst_group): (Group, Group
         && rule
             .dst_ports
             .is_none_or(|r| ip.ports.is_some_and(|(_, port)| r.first <= port && port <= r.last))
+        && rule.icmp.is_none_or(|icmp| {
+            ip.icmp.is_some_and(|(kind, code, _)| {
+                kind == icmp.kind && icmp.code.is_none_or(|wanted| wanted == code)
+            })
+        })
+        && rule.tcp_flags.is_none_or(|m| ip.flags.is_some_and(|flags| flags & m.mask == m.value))
 }

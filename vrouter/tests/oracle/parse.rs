@@ -40,13 +40,21 @@ pub(crate) struct Ip {
     pub(crate) ports: Option<(u16, u16)>,
     /// An ICMP echo request.
     pub(crate) echo: bool,
-    fragment: Fragment,
+    /// Byte 13 of the TCP header.
+    pub(crate) flags: Option<u8>,
+    /// ICMP or ICMPv6: type, code, and identifier if it is an echo message.
+    pub(crate) icmp: Option<(u8, u8, u16)>,
+    pub(crate) fragment: Fragment,
+    /// Identification of the datagram a fragment is a part of.
+    pub(crate) id: u32,
+    /// Where the transport header starts.
+    pub(crate) payload: usize,
     /// UDP: where the data starts and ends.
-    data: (usize, usize),
+    pub(crate) data: (usize, usize),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fragment {
+pub(crate) enum Fragment {
     Whole,
     First,
     Later,
@@ -60,6 +68,19 @@ impl Seen {
             (None, Some(_)) => [&frame[..12], &frame[16..]].concat(),
             (None, None) => frame.to_vec(),
         }
+    }
+}
+
+impl Ip {
+    /// The packet that this one answers.
+    pub(crate) fn answered(&self) -> Self {
+        let icmp = self.icmp.map(|(kind, code, id)| match (self.protocol, kind) {
+            (1, 0) => (8, code, id),
+            (58, 129) => (128, code, id),
+            _ => (kind, code, id),
+        });
+        let ports = self.ports.map(|(from, to)| (to, from));
+        Self { src: self.dst, dst: self.src, ports, icmp, ..*self }
     }
 }
 
@@ -164,7 +185,11 @@ fn ipv4(frame: &[u8], at: usize) -> Read<Ip> {
         protocol: header[9],
         ports: None,
         echo: false,
+        flags: None,
+        icmp: None,
         fragment: Fragment::Whole,
+        id: number(header, 4)?.into(),
+        payload: 0,
         data: (0, 0),
     };
     let range = (at + header_bytes, at + total);
@@ -200,7 +225,11 @@ fn ipv6(frame: &[u8], at: usize) -> Read<Ip> {
         protocol: header[6],
         ports: None,
         echo: false,
+        flags: None,
+        icmp: None,
         fragment: Fragment::Whole,
+        id: 0,
+        payload: 0,
         data: (0, 0),
     };
     let (mut at, mut count, mut fragments) = (at + 40, 0, 0);
@@ -220,6 +249,7 @@ fn ipv6(frame: &[u8], at: usize) -> Read<Ip> {
         ip.protocol = extension[0];
         if is_fragment {
             let field = number(extension, 2)?;
+            ip.id = u32::from(number(extension, 4)?) << 16 | u32::from(number(extension, 6)?);
             ip.fragment = place((field >> 3, field & 1 == 1), (ip.protocol, end - at))?;
         }
         if ip.fragment == Fragment::Later {
@@ -230,6 +260,7 @@ fn ipv6(frame: &[u8], at: usize) -> Read<Ip> {
 }
 
 fn transport(frame: &[u8], (start, end): (usize, usize), ip: Ip) -> Read<Ip> {
+    let ip = Ip { payload: start, ..ip };
     if ip.fragment == Fragment::Later {
         return Ok(ip);
     }
@@ -242,7 +273,7 @@ fn transport(frame: &[u8], (start, end): (usize, usize), ip: Ip) -> Read<Ip> {
                 return Err(DropReason::Malformed);
             }
             some(payload, 0, header_bytes)?;
-            Ok(Ip { ports: ports()?, ..ip })
+            Ok(Ip { ports: ports()?, flags: Some(payload[13]), ..ip })
         }
         (UDP, _) => {
             let length = usize::from(number(some(payload, 0, 8)?, 4)?);
@@ -251,8 +282,14 @@ fn transport(frame: &[u8], (start, end): (usize, usize), ip: Ip) -> Read<Ip> {
             }
             Ok(Ip { ports: ports()?, data: (start + 8, start + length), ..ip })
         }
-        (1, true) => Ok(Ip { echo: some(payload, 0, 8)?[0] == 8, ..ip }),
-        (58, false) => some(payload, 0, 8).map(|_| ip),
+        (1, true) | (58, false) => {
+            let header = some(payload, 0, 8)?;
+            let (kind, code) = (header[0], header[1]);
+            let is_echo = matches!((ip.protocol, kind), (1, 0 | 8) | (58, 128 | 129));
+            let id = if is_echo { number(header, 4)? } else { 0 };
+            let echo = ip.protocol == 1 && kind == 8;
+            Ok(Ip { echo, icmp: Some((kind, code, id)), ..ip })
+        }
         (_, _) => Ok(ip),
     }
 }

@@ -1,0 +1,52 @@
+//! Random conversations between tracked tenants on random tables that change meanwhile: the engine
+//! does with every packet what the oracle with its plain lists says, in the caches or not, explains
+//! it beforehand the same way, counts every rule the same, and keeps the same connections.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+
+#[expect(dead_code, reason = "the other tests use the rest")]
+#[path = "../fabric/mod.rs"]
+mod fabric;
+mod node;
+#[path = "../oracle/mod.rs"]
+mod oracle;
+#[path = "../differential/packets.rs"]
+mod packets;
+mod plan;
+#[expect(dead_code, reason = "another node runs these plans")]
+#[path = "../differential/run.rs"]
+mod run;
+mod talk;
+#[expect(dead_code, reason = "another plan uses this world")]
+#[path = "../differential/world.rs"]
+mod world;
+
+use proptest::prelude::*;
+
+use node::Node;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn dbg_1_trace_and_caches_and_tables_and_oracle_agree_about_every_packet(plan in plan::plan()) {
+        Node::run(&plan);
+    }
+}
+
+/// What random plans must meet often enough for the property to mean something.
+#[test]
+fn random_conversations_meet_every_fate() {
+    use proptest::strategy::ValueTree as _;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut met = node::Met::default();
+    for _ in 0..400 {
+        let plan = plan::plan().new_tree(&mut runner).unwrap().current();
+        met.add(&Node::run(&plan));
+    }
+    met.assert_enough();
+}

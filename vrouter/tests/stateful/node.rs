@@ -1,0 +1,323 @@
+//! Runs a plan on the engine and asks the oracle and its memory about every packet.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
+
+use flowtable::conn::ConnStats;
+use flowtable::entry::{Entry, EntryKey, Op};
+use flowtable::ids::{PortId, RuleId};
+use flowtable::key::ethertype;
+use flowtable::{DropReason, Verdict};
+use vrouter::{Count, EngineConfig, PortKind, PortSpec};
+
+use crate::fabric::{Counter, Delivered, Fabric, UPLINK, container, port, uplink};
+use crate::oracle::bytes::without_entropy;
+use crate::oracle::memory::{Conn, Memory, Ruling};
+use crate::oracle::{Fate, Judgement, Oracle};
+use crate::plan::{Plan, Settings, Step, moved};
+use crate::run::{expected, isolated, name};
+use crate::talk::{Pair, Saying};
+use crate::world::PORTS;
+
+const SECOND: u64 = 1_000_000_000;
+
+/// The engine, beside it what its tables hold, and what the oracle remembers.
+pub(crate) struct Node {
+    fabric: Fabric,
+    settings: Settings,
+    entries: Vec<Entry>,
+    ports: Vec<PortSpec>,
+    rules: BTreeMap<RuleId, Count>,
+    memory: Memory,
+    fates: BTreeMap<String, u64>,
+}
+
+impl Node {
+    /// Everything of a plan, in its order.
+    pub(crate) fn run(plan: &Plan) -> Self {
+        let mut node = Self::new(plan.settings);
+        let ops: Vec<_> = plan.world.entries.iter().cloned().map(Op::Put).collect();
+        node.write(&ops);
+        node.wait(SECOND);
+        node.memory.pickup_until = 1 + u64::from(plan.settings.pickup_seconds);
+        let mut pairs: Vec<Pair> = Vec::new();
+        for step in &plan.steps {
+            let hosts = &plan.world.hosts;
+            let mut talk = |pair: &Pair, sayings: &[Saying]| {
+                for saying in sayings {
+                    node.wait(saying.wait_ns);
+                    let (port, frame) = pair.says(saying, hosts);
+                    node.send(port, &frame);
+                }
+            };
+            match step {
+                Step::Talk(at, sayings) => {
+                    let at = usize::from(*at) % pairs.len().max(1);
+                    pairs.get(at).into_iter().for_each(|pair| talk(pair, sayings));
+                }
+                Step::Meet(pair, sayings) => {
+                    talk(pair, sayings);
+                    pairs.push(*pair);
+                }
+                Step::Junk(spec) => {
+                    let (port, frame) = spec.build(hosts);
+                    node.send(port, &frame);
+                }
+                Step::Write(ops) => node.write(ops),
+                Step::Move(at, place) => {
+                    node.write(&moved(&hosts[usize::from(*at) % hosts.len()], *place));
+                }
+                Step::RemovePort(id) => node.remove_port(*id),
+                Step::AddPort(id) => node.add_port(*id),
+            }
+        }
+        node
+    }
+
+    fn new(settings: Settings) -> Self {
+        let fabric = Fabric::empty_stateful(EngineConfig {
+            connections: 1 << 12,
+            port_connections: settings.port_connections,
+            pickup_seconds: settings.pickup_seconds,
+            masked_entries: settings.masked_entries,
+            tenant_new_flows: 0,
+            port_new_flows: 0,
+            ..EngineConfig::default()
+        });
+        let mut ports = vec![uplink()];
+        ports.extend((1..=PORTS).map(|id| container(port(id))));
+        for spec in &ports {
+            fabric.engine.add_port(spec.clone()).unwrap();
+        }
+        Self {
+            fabric,
+            settings,
+            entries: Vec::new(),
+            ports,
+            rules: BTreeMap::new(),
+            memory: Memory::default(),
+            fates: BTreeMap::new(),
+        }
+    }
+
+    fn wait(&mut self, ns: u64) {
+        self.fabric.wait(ns);
+        self.memory.now_ns = self.fabric.now_ns;
+        self.memory.expire();
+    }
+
+    fn remove_port(&mut self, id: PortId) {
+        self.fabric.engine.remove_port(id).unwrap();
+        self.ports.retain(|spec| spec.id != id);
+        self.entries.retain(|entry| entry.key() != EntryKey::Port(id));
+        self.fabric.write(&[]);
+    }
+
+    fn add_port(&mut self, id: PortId) {
+        let spec = if id == UPLINK { uplink() } else { container(id) };
+        self.fabric.engine.add_port(spec.clone()).unwrap();
+        self.ports.retain(|spec| spec.id != id);
+        self.ports.push(spec);
+        self.fabric.write(&[]);
+    }
+
+    fn write(&mut self, ops: &[Op]) {
+        let before = self.entries.clone();
+        for op in ops {
+            match op {
+                Op::Put(entry) => {
+                    self.entries.retain(|known| known.key() != entry.key());
+                    self.entries.push(entry.clone());
+                }
+                Op::Delete(key) => self.entries.retain(|known| known.key() != *key),
+                Op::Clear => self.entries.retain(|known| matches!(known, Entry::Underlay(_))),
+            }
+        }
+        self.memory.purge(&before, &self.entries);
+        self.fabric.write(ops);
+        let rules = self.entries.iter();
+        let alive: BTreeSet<_> = rules
+            .filter_map(|entry| if let Entry::Rule(rule) = entry { Some(rule.rule) } else { None })
+            .collect();
+        self.rules.retain(|id, _| alive.contains(id));
+        for id in alive {
+            self.rules.entry(id).or_default();
+        }
+    }
+
+    fn send(&mut self, in_port: PortId, frame: &[u8]) {
+        // The tables that the trace asks are those the worker has.
+        self.wait(0);
+        let (entries, ports) = (self.entries.clone(), self.ports.clone());
+        let oracle = Oracle { entries: &entries, ports: &ports };
+        let unswept = self.unswept();
+        let mut ruling = self.memory.rule(&oracle, in_port, frame);
+        self.check_trace(in_port, frame, &ruling.judgement.fate);
+        let mut delivered = self.fabric.send_at_once(in_port, frame);
+        self.settle_room(&oracle, &mut ruling, &delivered, unswept);
+        let judgement = &ruling.judgement;
+        *self.fates.entry(name(judgement)).or_default() += 1;
+        isolated(&oracle, (in_port, judgement), &delivered);
+        check_tiers(&mut delivered, judgement);
+        let expected = expected(&oracle, (in_port, frame), judgement, &delivered);
+        for (_, bytes) in delivered.out.iter_mut().filter(|(port, _)| *port == UPLINK) {
+            *bytes = without_entropy(bytes);
+        }
+        assert_eq!(delivered, expected, "{judgement:?}");
+        self.count_rules(judgement, frame.len());
+        self.check_connections();
+    }
+
+    /// Connections that are over and not yet counted as such.
+    fn unswept(&self) -> usize {
+        self.fabric.engine.connection_counts().open as usize - self.memory.conns.len()
+    }
+
+    /// Which half-open connection goes for a new one is the engine's choice, and so is whether one
+    /// is found: here it is seen that it may choose so.
+    fn settle_room(
+        &mut self,
+        oracle: &Oracle<'_>,
+        ruling: &mut Ruling,
+        delivered: &Delivered,
+        unswept: usize,
+    ) {
+        let Some(conn) = ruling.opens else { return };
+        let refused = delivered.counters.contains_key(&Counter::Drop(DropReason::FlowLimit));
+        let vrf = conn.name.vrf;
+        let is_uplink = oracle.spec(conn.port).is_some_and(|s| s.kind == PortKind::Uplink);
+        let of_port = if is_uplink { u32::MAX } else { self.settings.port_connections };
+        let of_tenant = oracle.settings(vrf).map_or(0, |tenant| tenant.connections_max);
+        let of_tenant = if of_tenant == 0 { u32::MAX } else { of_tenant };
+        // What it takes the place of is gone before there is a question of room.
+        self.memory.forget_over(&conn);
+        let port = self.memory.load(|other| other.port == conn.port);
+        let tenant = self.memory.load(|other| other.name.vrf == vrf);
+        let loads = [(port, of_port as usize), (tenant, of_tenant as usize)];
+        let full = loads.iter().any(|((_, staying), most)| staying >= most);
+        let free = loads.iter().all(|((all, _), most)| all + unswept < *most);
+        assert!(refused || !full, "{conn:?} is above the limit");
+        assert!(!refused || !free, "{conn:?} is within the limit");
+        let listed = self.listed();
+        let gone = |old: &Conn| !listed.iter().any(|(name, _)| *name == describe(old));
+        let victims: Vec<_> = self.memory.conns.iter().filter(|old| gone(old)).copied().collect();
+        for victim in &victims {
+            let close = victim.port == conn.port || victim.name.vrf == vrf;
+            assert!(!free && victim.is_half_open() && close, "{victim:?} went for {conn:?}");
+        }
+        self.memory.conns.retain(|old| !victims.contains(old));
+        *self.fates.entry("evicted".to_owned()).or_default() += victims.len() as u64;
+        if refused {
+            ruling.judgement.fate = Fate::Drop(DropReason::FlowLimit);
+        } else {
+            let seen = ruling.judgement.seen.expect("it was read");
+            self.memory.open(conn, &seen);
+        }
+        if !victims.is_empty() {
+            // Until a second is over, the flow cache need not ask whether a connection is there.
+            self.wait(SECOND);
+        }
+    }
+
+    fn check_trace(&self, port: PortId, frame: &[u8], fate: &Fate) {
+        let trace = self.fabric.engine.trace(port, frame);
+        match (trace.verdict, fate) {
+            (Verdict::Forward(actions), Fate::Forward(port, _)) => {
+                assert_eq!(actions.output(), *port);
+            }
+            (Verdict::Punt(found), Fate::Punt(punt)) => assert_eq!(found, *punt),
+            (Verdict::Drop(found), Fate::Drop(reason)) => {
+                // Without a port there is nothing to parse for.
+                let no_port = *reason == DropReason::PortUnbound;
+                assert!(found == *reason || no_port, "{found} instead of {reason}");
+            }
+            (verdict, fate) => panic!("traced as {verdict:?}, must be {fate:?}"),
+        }
+    }
+
+    fn count_rules(&mut self, judgement: &Judgement, frame_len: usize) {
+        let Some(seen) = judgement.seen else { return };
+        let tag_bytes = if seen.tag.is_some() && seen.tunnel.is_none() { 4 } else { 0 };
+        let bytes = (frame_len - seen.start - tag_bytes) as u64;
+        for id in &judgement.rules {
+            let count = self.rules.get_mut(id).expect("only rules that are there match");
+            *count = Count { packets: count.packets + 1, bytes: count.bytes + bytes };
+        }
+        let counted: BTreeMap<_, _> = self.fabric.engine.rules().into_iter().collect();
+        assert_eq!(counted, self.rules, "{judgement:?}");
+    }
+
+    /// Names of the engine's connections and the seconds they have left.
+    fn listed(&self) -> BTreeSet<(String, u64)> {
+        let list = self.fabric.engine.connections(usize::MAX);
+        list.iter().map(|conn| (described(conn), u64::from(conn.expires_in.0))).collect()
+    }
+
+    fn check_connections(&self) {
+        let left = |conn: &Conn| self.memory.left_s(conn);
+        let known: BTreeSet<_> =
+            self.memory.conns.iter().map(|conn| (describe(conn), left(conn))).collect();
+        assert_eq!(self.listed(), known);
+    }
+}
+
+fn describe(conn: &Conn) -> String {
+    let name = &conn.name;
+    format!("{} {} {:?} {:?} by {}", name.vrf, name.protocol, name.from, name.to, conn.port)
+}
+
+fn described(conn: &ConnStats) -> String {
+    let tuple = &conn.tuple;
+    let address = |bytes: [u8; 16]| {
+        let six = Ipv6Addr::from_octets(bytes);
+        let four = six.to_ipv4_mapped().filter(|_| tuple.family == ethertype::IPV4);
+        four.map_or(IpAddr::V6(six), IpAddr::V4)
+    };
+    let (from, to) = if matches!(tuple.proto, 1 | 58) {
+        let id = tuple.src_port << 8 | tuple.dst_port & 0xff;
+        (id, id)
+    } else {
+        (tuple.src_port, tuple.dst_port)
+    };
+    let (from, to) = ((address(tuple.src), from), (address(tuple.dst), to));
+    format!("{} {} {from:?} {to:?} by {}", tuple.vrf, tuple.proto, conn.owner.port)
+}
+
+/// A frame that can be read is decided by a cache or by the tables.
+fn check_tiers(delivered: &mut Delivered, judgement: &Judgement) {
+    let mut packets = |counter| delivered.counters.remove(&counter).map_or(0, |c| c.packets);
+    let (cached, walked) = (packets(Counter::Cached), packets(Counter::Walked));
+    packets(Counter::Flows);
+    assert_eq!(cached + walked > 0, judgement.seen.is_some());
+    delivered.counters.retain(|counter, _| !matches!(counter, Counter::Rule(_)));
+}
+
+/// How often each fate was met over many plans.
+#[derive(Debug, Default)]
+pub(crate) struct Met(BTreeMap<String, u64>);
+
+impl Met {
+    pub(crate) fn add(&mut self, node: &Node) {
+        for (fate, count) in &node.fates {
+            *self.0.entry(fate.clone()).or_default() += count;
+        }
+    }
+
+    pub(crate) fn assert_enough(&self) {
+        let fates = [
+            "to the wire",
+            "to a container",
+            "no-connection",
+            "flow-limit",
+            "fragment",
+            "policy-deny",
+            "spoofed-ip",
+            "unknown-endpoint",
+            "evicted",
+        ];
+        for fate in fates {
+            let met = self.0.get(fate).copied().unwrap_or_default();
+            assert!(met >= 20, "{fate} was met {met} times: {:?}", self.0);
+        }
+    }
+}

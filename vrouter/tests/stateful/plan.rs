@@ -1,0 +1,147 @@
+//! Random plans: a world, settings, and what happens in it one after the other.
+
+use std::fmt;
+
+use flowtable::entry::{
+    Entry, EntryKey, IcmpMatch, NextHop, OnDeny, Op, Prefix, QosEntry, RouteEntry, RuleEntry,
+    TcpFlagsMatch, TenantEntry, Tracking,
+};
+use flowtable::ids::{Dscp, PortId};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+
+use crate::packets::{self, Spec};
+use crate::talk::{self, Pair, Saying};
+use crate::world::{self, World};
+
+#[derive(Debug, Clone)]
+pub(crate) enum Step {
+    /// The conversation at this position, modulo their number, goes on.
+    Talk(u8, Vec<Saying>),
+    /// A new one begins.
+    Meet(Pair, Vec<Saying>),
+    Junk(Spec),
+    Write(Vec<Op>),
+    /// A host, by position, gets another place, or none.
+    Move(u8, Option<NextHop>),
+    RemovePort(PortId),
+    AddPort(PortId),
+}
+
+#[derive(Clone)]
+pub(crate) struct Plan {
+    pub(crate) world: World,
+    pub(crate) settings: Settings,
+    pub(crate) steps: Vec<Step>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) port_connections: u32,
+    pub(crate) pickup_seconds: u32,
+    pub(crate) masked_entries: usize,
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let World { hosts, entries } = &self.world;
+        let hosts = hosts.iter().map(|host| format!("{host:?}"));
+        let lines =
+            hosts.chain(entries[world::base().len()..].iter().map(|entry| format!("{entry:?}")));
+        let mut lines = lines.chain(self.steps.iter().map(|step| format!("{step:?}")));
+        write!(f, "{:?}", self.settings)?;
+        lines.try_for_each(|line| write!(f, "\n  {line}"))
+    }
+}
+
+pub(crate) fn plan() -> impl Strategy<Value = Plan> {
+    let step = prop_oneof![
+        24 => (any::<u8>(), talk::sayings()).prop_map(|(at, says)| Step::Talk(at, says)),
+        10 => (talk::pair(), talk::sayings()).prop_map(|(pair, says)| Step::Meet(pair, says)),
+        2 => packets::spec().prop_map(Step::Junk),
+        6 => vec(op(), 1..4).prop_map(Step::Write),
+        2 => (any::<u8>(), option::weighted(0.7, world::next_hop()))
+            .prop_map(|(host, place)| Step::Move(host, place)),
+        1 => world::any_port().prop_map(Step::RemovePort),
+        2 => world::any_port().prop_map(Step::AddPort),
+    ];
+    let start = (vec(option::weighted(0.8, tenant()), 3), vec(rule(), 0..6), vec(mark(), 0..3));
+    (world::world(), settings(), start, vec(step, 1..40)).prop_map(
+        |(mut world, settings, (tenants, rules, marks), steps)| {
+            for (mut tenant, id) in tenants.into_iter().flatten().zip(1..) {
+                tenant.vrf = crate::fabric::vrf(id);
+                world.entries.push(Entry::Tenant(tenant));
+            }
+            world.entries.extend(rules.into_iter().map(Entry::Rule));
+            world.entries.extend(marks.into_iter().map(Entry::Qos));
+            Plan { world, settings, steps }
+        },
+    )
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    let limits = prop_oneof![
+        3 => Just((u32::MAX, 0)),
+        1 => Just((u32::MAX, 20)),
+        1 => Just((3, 0)),
+    ];
+    (limits, prop_oneof![4 => Just(1 << 10), 1 => Just(0)]).prop_map(
+        |((port_connections, pickup_seconds), masked_entries)| Settings {
+            port_connections,
+            pickup_seconds,
+            masked_entries,
+        },
+    )
+}
+
+fn tenant() -> impl Strategy<Value = TenantEntry> {
+    let tracking = prop_oneof![8 => Just(Tracking::Stateful), 1 => Just(Tracking::Stateless)];
+    let on_deny = prop_oneof![2 => Just(OnDeny::Cut), 1 => Just(OnDeny::Finish)];
+    (world::any_vrf(), world::permit(), tracking, on_deny, prop_oneof![6 => Just(0), 1 => 1..5_u32])
+        .prop_map(|(vrf, default, tracking, on_deny, connections_max)| TenantEntry {
+            tracking,
+            on_deny,
+            connections_max,
+            ..TenantEntry::new(vrf, default)
+        })
+}
+
+/// Rules that look at what only some packets have.
+fn rule() -> impl Strategy<Value = RuleEntry> {
+    let kind = prop_oneof![Just(8), Just(0), Just(128), Just(129), Just(3)];
+    let icmp = (kind, option::of(Just(0))).prop_map(|(kind, code)| IcmpMatch { kind, code });
+    let flags = (0..32_u8, prop_oneof![Just(2), Just(18), Just(16), Just(1)])
+        .prop_map(|(value, mask)| TcpFlagsMatch { value: value & mask, mask });
+    (world::rule(), option::weighted(0.3, icmp), option::weighted(0.3, flags))
+        .prop_map(|(rule, icmp, tcp_flags)| RuleEntry { icmp, tcp_flags, ..rule })
+}
+
+fn mark() -> impl Strategy<Value = QosEntry> {
+    let dscp = option::weighted(0.8, 0..64_u8);
+    (world::any_port(), dscp).prop_map(|(port, dscp)| {
+        let dscp = dscp.map(|dscp| Dscp::new(u32::from(dscp)).unwrap());
+        QosEntry { port, from: Vec::new(), to: Vec::new(), dscp }
+    })
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => world::op(),
+        3 => tenant().prop_map(|entry| Op::Put(Entry::Tenant(entry))),
+        1 => world::any_vrf().prop_map(|vrf| Op::Delete(EntryKey::Tenant(vrf))),
+        3 => rule().prop_map(|entry| Op::Put(Entry::Rule(entry))),
+        1 => mark().prop_map(|entry| Op::Put(Entry::Qos(entry))),
+        1 => world::any_port().prop_map(|port| Op::Delete(EntryKey::Qos(port))),
+    ]
+}
+
+/// The batch that gives a host another place, or takes its address away.
+pub(crate) fn moved(host: &crate::fabric::Host, place: Option<NextHop>) -> Vec<Op> {
+    let prefix = Prefix::host(host.ip.into());
+    let Some(next_hop) = place else {
+        return vec![Op::Delete(EntryKey::Route(host.vrf, prefix))];
+    };
+    let (vrf, bd, mac) = (host.vrf, host.bd, host.mac);
+    vec![Op::Put(Entry::Route(RouteEntry { vrf, prefix, bd, mac, next_hop }))]
+}

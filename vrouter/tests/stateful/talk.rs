@@ -1,0 +1,210 @@
+//! Random conversations: who talks to whom over which protocol, and what they say, in an order that
+//! is plausible most of the time.
+
+use std::net::IpAddr;
+
+use flowtable::entry::NextHop;
+use flowtable::ids::{Mac, PortId};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use crate::fabric::frames::{self, Fragment, L4, Packet};
+use crate::fabric::{Host, UPLINK, from_remote, from_remote6};
+use crate::world::{ipv6_of, vni_of};
+
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+const FIN: u8 = 0x11;
+const RST: u8 = 0x04;
+
+/// What two hosts talk over.
+#[derive(Debug, Clone, Copy)]
+enum Over {
+    Tcp(u16, u16),
+    Udp(u16, u16),
+    Echo(u16),
+    /// An ICMP message that is neither echo nor error.
+    Icmp(u8),
+    Other(u8),
+}
+
+/// Two hosts, by position in the world's list modulo its length, and what they talk over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pair {
+    hosts: (u8, u8),
+    six: bool,
+    over: Over,
+}
+
+/// One packet of a conversation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Saying {
+    /// From the second host to the first.
+    back: bool,
+    /// Of TCP; odd: other protocols answer where they would ask.
+    flags: u8,
+    part: Part,
+    /// Waits so long before, in nanoseconds.
+    pub(crate) wait_ns: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Whole,
+    Fragment(u16, Fragment),
+    /// An ICMP error about what the receiver said, from the sender or somebody else.
+    Error {
+        kind: u8,
+        from: u8,
+        nonsense: bool,
+    },
+}
+
+pub(crate) fn pair() -> impl Strategy<Value = Pair> {
+    let ports = || (0..3_u16, 0..3_u16);
+    let over = prop_oneof![
+        6 => ports().prop_map(|(a, b)| Over::Tcp(a, b)),
+        4 => ports().prop_map(|(a, b)| Over::Udp(a, b)),
+        3 => prop_oneof![Just(0), Just(7), Just(0x107)].prop_map(Over::Echo),
+        1 => prop_oneof![Just(13), Just(135)].prop_map(Over::Icmp),
+        1 => prop_oneof![Just(47), Just(1), Just(58)].prop_map(Over::Other),
+    ];
+    ((any::<u8>(), any::<u8>()), prop::bool::weighted(0.25), over)
+        .prop_map(|(hosts, six, over)| Pair { hosts, six, over })
+}
+
+/// Some packets, one after the other.
+pub(crate) fn sayings() -> impl Strategy<Value = Vec<Saying>> {
+    let usual = |(back, flags, wait_ns)| Saying { back, flags, part: Part::Whole, wait_ns };
+    let handshake = vec(wait(), 3).prop_map(move |waits| {
+        let words = [(false, SYN), (true, SYN | ACK), (false, ACK)];
+        words.iter().zip(waits).map(|((back, flags), wait)| usual((*back, *flags, wait))).collect()
+    });
+    let close = (any::<bool>(), vec(wait(), 3)).prop_map(move |(back, waits)| {
+        let words = [(back, FIN), (!back, FIN), (back, ACK)];
+        words.iter().zip(waits).map(|((back, flags), wait)| usual((*back, *flags, wait))).collect()
+    });
+    prop_oneof![
+        3 => handshake,
+        1 => close,
+        6 => vec(saying(), 1..6),
+    ]
+}
+
+fn saying() -> impl Strategy<Value = Saying> {
+    let flags = prop_oneof![
+        6 => Just(ACK),
+        3 => Just(SYN),
+        2 => Just(SYN | ACK),
+        2 => Just(FIN),
+        1 => Just(RST),
+        1 => prop_oneof![Just(0x14), Just(0x18), Just(0xc2)],
+        2 => prop_oneof![Just(0), Just(8), Just(3), Just(6), Just(1), Just(0x20)],
+    ];
+    let id = 1..3_u16;
+    let part = prop_oneof![
+        12 => Just(Part::Whole),
+        1 => id.clone().prop_map(|id| Part::Fragment(id, (0, true))),
+        2 => (id, 4..6_u16, any::<bool>()).prop_map(|(id, at, more)| Part::Fragment(id, (at, more))),
+        2 => (prop_oneof![Just(3), Just(11), Just(2)], 0..4_u8, prop::bool::weighted(0.2))
+            .prop_map(|(kind, from, nonsense)| Part::Error { kind, from, nonsense }),
+    ];
+    (any::<bool>(), flags, part, wait()).prop_map(|(back, flags, part, wait_ns)| Saying {
+        back,
+        flags,
+        part,
+        wait_ns,
+    })
+}
+
+/// Most packets come within a second.
+fn wait() -> impl Strategy<Value = u64> {
+    let seconds =
+        prop_oneof![Just(10), Just(29), Just(30), Just(31), Just(60), Just(120), Just(200)];
+    prop_oneof![
+        30 => Just(0),
+        30 => Just(100_000_000),
+        10 => Just(1_000_000_000),
+        4 => seconds.prop_map(|s: u64| s * 1_000_000_000),
+    ]
+}
+
+impl Pair {
+    fn ends(&self, hosts: &[Host]) -> (Host, Host) {
+        let host = |at: u8| hosts[usize::from(at) % hosts.len()];
+        let first = host(self.hosts.0);
+        let peers: Vec<_> =
+            hosts.iter().filter(|peer| peer.vrf == first.vrf && peer.mac != first.mac).collect();
+        let peer = peers.get(usize::from(self.hosts.1) % peers.len().max(1));
+        (first, peer.map_or_else(|| host(self.hosts.1), |peer| **peer))
+    }
+
+    /// The port and the frame of a packet of this conversation.
+    pub(crate) fn says(&self, saying: &Saying, hosts: &[Host]) -> (PortId, Vec<u8>) {
+        let (first, second) = self.ends(hosts);
+        let (from, to) = if saying.back { (second, first) } else { (first, second) };
+        let packet = self.packet(saying, (&from, &to));
+        let packet = match saying.part {
+            Part::Whole => packet,
+            Part::Fragment(id, place) => Packet { id, fragment: Some(place), ..packet },
+            Part::Error { kind, from: other, nonsense } => {
+                let about = Saying { back: saying.back == nonsense, ..*saying };
+                let ends = if nonsense { (&from, &to) } else { (&to, &from) };
+                let quote = self.packet(&about, ends).bytes();
+                let teller = match other {
+                    0..3 => from,
+                    _ => hosts[usize::from(self.hosts.1) % hosts.len()],
+                };
+                let cut = quote.len().min(14 + 48 + usize::from(saying.flags) % 16);
+                let error = self.packet(saying, (&teller, &to)).l4(L4::Icmp(kind, 0, 0));
+                let packet = Packet { payload: quote[14..cut].to_vec(), ..error };
+                return sent(&teller, &to, &packet);
+            }
+        };
+        sent(&from, &to, &packet)
+    }
+
+    fn packet(&self, saying: &Saying, (from, to): (&Host, &Host)) -> Packet {
+        let (back, odd) = (saying.back, saying.flags & 1 == 1);
+        let swap = |(a, b)| if back { (b, a) } else { (a, b) };
+        let answer = back != odd;
+        let (ask_kind, answer_kind) = if self.six { (128, 129) } else { (8, 0) };
+        let l4 = match self.over {
+            Over::Tcp(a, b) => {
+                let (from, to) = swap((a, b));
+                L4::Segment(from, to, saying.flags)
+            }
+            Over::Udp(a, b) => {
+                let (from, to) = swap((a, b));
+                L4::Udp(from, to)
+            }
+            Over::Echo(id) => {
+                L4::Icmp(if answer { answer_kind } else { ask_kind }, 0, u32::from(id) << 16)
+            }
+            Over::Icmp(kind) => L4::Icmp(kind, 0, 0),
+            Over::Other(protocol) => L4::Raw(protocol),
+        };
+        let ips: (IpAddr, IpAddr) =
+            if self.six { (ipv6_of(from), ipv6_of(to)) } else { (from.ip.into(), to.ip.into()) };
+        Packet::new((from.mac, to.mac), ips).l4(l4)
+    }
+}
+
+/// The frame as it comes to the node from where its sender is, and where.
+fn sent(from: &Host, to: &Host, packet: &Packet) -> (PortId, Vec<u8>) {
+    let same = from.bd == to.bd;
+    let routed = |packet: Packet| if same { packet } else { packet.dst_mac(Mac::GATEWAY) };
+    let packet = packet.clone();
+    match from.place {
+        NextHop::Local(port) => (port, routed(packet).bytes()),
+        NextHop::Vlan { vid, .. } => (UPLINK, frames::tagged(vid, &routed(packet).bytes())),
+        NextHop::Tunnel { vtep, .. } => {
+            let outer = if vtep.is_ipv6() { from_remote6() } else { from_remote() };
+            // The other node has routed it.
+            let packet = if same { packet } else { packet.src_mac(Mac::GATEWAY) };
+            let vni = vni_of(to.vrf.get(), to.ip.octets()[2]);
+            (UPLINK, frames::vxlan(&outer, vni.get(), &packet.bytes()))
+        }
+        NextHop::UnknownEndpoint => (UPLINK, packet.bytes()),
+    }
+}
