@@ -9,7 +9,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use flowtable::conn::{
-    ConnTable, Hit, Limits, Opening, Owner, Pickup, Refused, Seconds, Step, Way,
+    ConnTable, Hit, Limits, Opening, Owner, Pickup, Refused, Seconds, Step, Tuple, Way,
 };
 use flowtable::entry::TenantEntry;
 use flowtable::ids::{PortId, Vrf};
@@ -206,7 +206,7 @@ impl<I: PacketIo> Worker<I> {
         let mut standing = self.stand(packet, snapshot, now);
         let mut decision = self.resolve(packet, snapshot, standing.relation);
         if self.picks_up(packet, &decision, now)
-            && let Some(picked) = self.pick_up(packet, snapshot, now)
+            && let Some(picked) = self.pick_up(packet, snapshot, now_ns)
         {
             (standing, decision) = picked;
         }
@@ -298,24 +298,39 @@ impl<I: PacketIo> Worker<I> {
         snapshot: &Snapshot,
         now_ns: u64,
     ) -> Result<(Option<Hit>, Seconds), DropReason> {
-        let (parsed, port, now) = (&packet.parsed, packet.rx.port, seconds(now_ns));
+        let parsed = &packet.parsed;
         let vrf = pipeline::tenant(snapshot, &parsed.key).ok_or(DropReason::PortUnbound)?;
+        let tuple = connections::tuple(&parsed.key, vrf);
+        let hit = self.begin(packet, (&tuple, Pickup::No), snapshot, now_ns)?;
+        Ok((Some(hit), quiet_until(parsed, parsed.key.proto != ipproto::TCP, seconds(now_ns))))
+    }
+
+    /// Makes a connection whose opener's packets have this tuple, if port and tenant may have it.
+    fn begin(
+        &mut self,
+        packet: &Packet,
+        (tuple, pickup): (&Tuple, Pickup),
+        snapshot: &Snapshot,
+        now_ns: u64,
+    ) -> Result<Hit, DropReason> {
+        let (port, vrf) = (packet.rx.port, tuple.vrf);
         let tenant = snapshot.policy.tenant(vrf);
         let kind = snapshot.ports.lookup(port).map_or(PortKind::Container, |p| p.spec.kind);
         if !self.tracker.may_open(port, tenant, vrf, now_ns) {
             return Err(DropReason::FlowLimit);
         }
+        let tcp_flags = match pickup {
+            Pickup::No => packet.parsed.tcp_flags,
+            // A FIN is its sender's, who need not be the opener: it is noted afterwards.
+            Pickup::Midstream => tcp_flag::ACK,
+        };
+        let opening = Opening { owner: Owner { vrf, port }, tcp_flags, pickup };
         let limits = self.tracker.limits(kind, tenant);
-        let owner = Owner { vrf, port };
-        let opening = Opening { owner, tcp_flags: parsed.tcp_flags, pickup: Pickup::No };
-        let tuple = connections::tuple(&parsed.key, vrf);
-        match self.shared.memory.connections.open(&tuple, opening, limits, now) {
-            Ok(hit) => Ok((Some(hit), quiet_until(parsed, parsed.key.proto != ipproto::TCP, now))),
-            Err(Refused::NotAnOpening) => Err(DropReason::NoConnection),
-            Err(Refused::TableFull | Refused::TenantFull | Refused::PortFull) => {
-                Err(DropReason::FlowLimit)
-            }
-        }
+        let table = &self.shared.memory.connections;
+        table.open(tuple, opening, limits, seconds(now_ns)).map_err(|refused| match refused {
+            Refused::NotAnOpening => DropReason::NoConnection,
+            Refused::TableFull | Refused::TenantFull | Refused::PortFull => DropReason::FlowLimit,
+        })
     }
 
     /// Whether a packet that was refused is taken for one of a connection from before the start.
@@ -331,29 +346,21 @@ impl<I: PacketIo> Worker<I> {
         &mut self,
         packet: &Packet,
         snapshot: &Snapshot,
-        now: Seconds,
+        now_ns: u64,
     ) -> Option<(Standing, Decision)> {
-        let (parsed, port) = (&packet.parsed, packet.rx.port);
-        let vrf = pipeline::tenant(snapshot, &parsed.key)?;
-        let tenant = snapshot.policy.tenant(vrf);
-        let kind = snapshot.ports.lookup(port)?.spec.kind;
-        let tuple = connections::tuple(&parsed.key, vrf);
+        let key = &packet.parsed.key;
+        let tuple = connections::tuple(key, pipeline::tenant(snapshot, key)?);
         for (relation, way, tuple) in [
             (Relation::Original, Way::Original, tuple),
             (Relation::Reply, Way::Reply, tuple.reversed()),
         ] {
-            let decision = self.resolve(packet, snapshot, relation);
-            if let Verdict::Forward(_) = decision.verdict {
-                let owner = Owner { vrf, port };
-                let pickup = Pickup::Midstream;
-                // A FIN is the sender's, who need not be the opener: it is noted afterwards.
-                let opening = Opening { owner, tcp_flags: tcp_flag::ACK, pickup };
-                let limits = self.tracker.limits(kind, tenant);
-                let table = &self.shared.memory.connections;
-                let opened = table.open(&tuple, opening, limits, now).ok()?;
-                let hit = Some(Hit { conn: opened.conn, way });
-                return Some((Standing { relation, hit }, decision));
-            }
+            let mut decision = self.resolve(packet, snapshot, relation);
+            let Verdict::Forward(_) = decision.verdict else { continue };
+            let opened = self.begin(packet, (&tuple, Pickup::Midstream), snapshot, now_ns);
+            let hit = opened
+                .map(|opened| Hit { conn: opened.conn, way })
+                .inspect_err(|reason| decision.verdict = Verdict::Drop(*reason));
+            return Some((Standing { relation, hit: hit.ok() }, decision));
         }
         None
     }

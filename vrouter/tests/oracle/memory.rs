@@ -142,8 +142,7 @@ impl Memory {
             && self.now_s() < self.pickup_until
             && let Some(picked) = self.pick_up(oracle, (port, frame), (&seen, vrf), flags)
         {
-            self.note_fragment(&seen, vrf);
-            return Ruling { judgement: picked, opens: None };
+            return picked;
         }
         self.apply(standing, judgement, (port, vrf), &seen)
     }
@@ -185,12 +184,12 @@ impl Memory {
     }
 
     fn pick_up(
-        &mut self,
+        &self,
         oracle: &Oracle<'_>,
         (port, frame): (PortId, &[u8]),
         (seen, vrf): (&Seen, Vrf),
         flags: u8,
-    ) -> Option<Judgement> {
+    ) -> Option<Ruling> {
         if flags & (SYN | RST) != 0 || flags & ACK == 0 {
             return None;
         }
@@ -203,8 +202,8 @@ impl Memory {
             if let Fate::Forward(..) = judgement.fate {
                 let mut life = Life { established: true, ..Life::default() };
                 life.finished[side as usize] = flags & FIN != 0;
-                self.conns.push(Conn { name, port, life, seen_s: self.now_s() });
-                return Some(judgement);
+                let conn = Conn { name, port, life, seen_s: self.now_s() };
+                return Some(Ruling { judgement, opens: Some(conn) });
             }
         }
         None

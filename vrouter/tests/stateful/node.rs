@@ -313,7 +313,6 @@ impl Met {
             "policy-deny",
             "spoofed-ip",
             "unknown-endpoint",
-            "evicted",
         ];
         for fate in fates {
             let met = self.0.get(fate).copied().unwrap_or_default();

@@ -130,11 +130,18 @@ fn wait() -> impl Strategy<Value = u64> {
 }
 
 impl Pair {
+    /// Most of the time two that can talk by way of this node: one of them is here, and the other
+    /// is too, or in the same network, or on another node.
     fn ends(&self, hosts: &[Host]) -> (Host, Host) {
         let host = |at: u8| hosts[usize::from(at) % hosts.len()];
         let first = host(self.hosts.0);
-        let peers: Vec<_> =
-            hosts.iter().filter(|peer| peer.vrf == first.vrf && peer.mac != first.mac).collect();
+        let is_local = |host: &Host| matches!(host.place, NextHop::Local(_));
+        let fits = |peer: &&Host| {
+            let routed = peer.bd == first.bd || ![peer, &first].iter().any(|h| on_wire(h));
+            let here = is_local(&first) || is_local(peer);
+            peer.vrf == first.vrf && peer.mac != first.mac && here && routed
+        };
+        let peers: Vec<_> = hosts.iter().filter(fits).collect();
         let peer = peers.get(usize::from(self.hosts.1) % peers.len().max(1));
         (first, peer.map_or_else(|| host(self.hosts.1), |peer| **peer))
     }
@@ -188,6 +195,10 @@ impl Pair {
             if self.six { (ipv6_of(from), ipv6_of(to)) } else { (from.ip.into(), to.ip.into()) };
         Packet::new((from.mac, to.mac), ips).l4(l4)
     }
+}
+
+const fn on_wire(host: &Host) -> bool {
+    matches!(host.place, NextHop::Vlan { .. })
 }
 
 /// The frame as it comes to the node from where its sender is, and where.
