@@ -503,8 +503,10 @@ impl Engine {
         let memory = &self.shared.memory;
         let standing = memory.relate((parsed, frame), tenant, vrf, now);
         let (mut decision, notes) = walk(standing.relation);
-        let refused = matches!(decision.verdict, Verdict::Drop(DropReason::NoConnection));
-        if refused && self.shared.pickup.is_after(now) && connections::may_be_midstream(parsed) {
+        if decision.is_stray()
+            && self.shared.pickup.is_after(now)
+            && connections::may_be_midstream(parsed)
+        {
             let picked = [Relation::Original, Relation::Reply].map(walk);
             let passes =
                 |(decision, _): &(Decision, Notes)| matches!(decision.verdict, Verdict::Forward(_));

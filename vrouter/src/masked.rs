@@ -22,7 +22,8 @@ const MASKS: [Looked; 3] = [
 /// Decisions by masked key.
 #[derive(Debug)]
 pub(crate) struct MaskedCache {
-    flows: FlowCache<Decision>,
+    /// `None`: nothing is kept.
+    flows: Option<FlowCache<Decision>>,
     /// Whether a mask was ever used: the others are not asked.
     used: [bool; MASKS.len()],
     seed: u64,
@@ -31,11 +32,15 @@ pub(crate) struct MaskedCache {
 impl MaskedCache {
     /// For `entries` decisions; 0 is none.
     pub(crate) fn new(entries: usize, seed: u64) -> Self {
-        Self { flows: FlowCache::new(entries), used: [false; MASKS.len()], seed }
+        Self {
+            flows: (entries > 0).then(|| FlowCache::new(entries)),
+            used: [false; MASKS.len()],
+            seed,
+        }
     }
 
-    pub(crate) const fn len(&self) -> usize {
-        self.flows.len()
+    pub(crate) fn len(&self) -> usize {
+        self.flows.as_ref().map_or(0, FlowCache::len)
     }
 
     /// A decision that holds for this packet on these tables.
@@ -46,10 +51,11 @@ impl MaskedCache {
         snapshot: &Snapshot,
     ) -> Option<Decision> {
         let class = class(relation)?;
+        let flows = self.flows.as_mut()?;
         for (number, looked) in MASKS.iter().enumerate().filter(|(n, _)| self.used[*n]) {
             let masked = masked(key, *looked, number as u32, class);
-            let Some(slot) = self.flows.lookup(masked.hash(self.seed), &masked) else { continue };
-            let decision = self.flows.entry(slot);
+            let Some(slot) = flows.lookup(masked.hash(self.seed), &masked) else { continue };
+            let decision = flows.entry(slot);
             if decision.revision >= snapshot.valid_since(decision.sections) {
                 return Some(Decision { relation, ..*decision });
             }
@@ -59,12 +65,14 @@ impl MaskedCache {
 
     /// Keeps a decision, if it holds for more than one flow.
     pub(crate) fn insert(&mut self, key: &FlowKey, decision: &Decision, snapshot: &Snapshot) {
-        let Verdict::Forward(_) = decision.verdict else { return };
+        let (Verdict::Forward(_), Some(flows)) = (decision.verdict, &mut self.flows) else {
+            return;
+        };
         let number = MASKS.iter().position(|mask| *mask == decision.looked);
         let (Some(number), Some(class)) = (number, class(decision.relation)) else { return };
         let masked = masked(key, decision.looked, number as u32, class);
         let stale = |old: &Decision| old.revision < snapshot.valid_since(old.sections);
-        self.flows.insert(masked.hash(self.seed), masked, *decision, stale);
+        flows.insert(masked.hash(self.seed), masked, *decision, stale);
         self.used[number] = true;
     }
 }

@@ -165,8 +165,7 @@ impl ConnTable {
             let next = match state.after(way, tcp_flags) {
                 Outcome::Invalid => return Step::Invalid,
                 Outcome::Anew => return Step::Gone,
-                // The time was not noted: the next packet has to.
-                Outcome::Pass => return Step::Live { settled: false },
+                Outcome::Pass => return Step::Live { settled: state.is_settled() },
                 Outcome::Next(next) => next,
             };
             match self.change(conn.index, slot, (word, state), next) {
@@ -191,7 +190,7 @@ impl ConnTable {
         match state.after(way, tcp_flags) {
             Outcome::Invalid => Step::Invalid,
             Outcome::Anew => Step::Gone,
-            Outcome::Pass => Step::Live { settled: false },
+            Outcome::Pass => Step::Live { settled: state.is_settled() },
             Outcome::Next(next) => Step::Live { settled: next.is_settled() },
         }
     }

@@ -31,6 +31,8 @@ struct Held {
     purses: [Purse; 2],
     /// The verdict on the packet in hand, until it has paid.
     verdict: Option<Colour>,
+    /// The verdict on the last packet.
+    last: Colour,
     /// In `MeterLease::held`.
     listed: bool,
 }
@@ -61,6 +63,7 @@ impl MeterLease {
             used_ns: 0,
             purses: [Purse::default(); 2],
             verdict: None,
+            last: Colour::Green,
             listed: false,
         };
         let slots = vec![none; bank.slot_count()].into_boxed_slice();
@@ -97,6 +100,12 @@ impl MeterLease {
         Ok(worst)
     }
 
+    /// Whether the last packet that the meter in `slot` judged was yellow.
+    #[must_use]
+    pub fn was_yellow(&self, slot: MeterSlot) -> bool {
+        self.slots.get(slot.index()).is_some_and(|held| held.last == Colour::Yellow)
+    }
+
     /// Gives back the tokens of meters that were not asked for 1 ms, so that other workers get
     /// them. To be called now and then, from a worker's loop; between two sweeps it only compares.
     #[inline]
@@ -130,7 +139,7 @@ impl MeterLease {
         };
         held.adapt(bank, index);
         if held.terms.prices[0].unit == 0 {
-            held.verdict = None;
+            (held.verdict, held.last) = (None, Colour::Green);
             return Colour::Green;
         }
         if now_ns.abs_diff(held.used_ns) >= IDLE_NS {
@@ -147,7 +156,7 @@ impl MeterLease {
             Unit::Packets => 1,
         };
         let colour = held.colour(bank, index, units, now_ns);
-        held.verdict = Some(colour);
+        (held.verdict, held.last) = (Some(colour), colour);
         colour
     }
 

@@ -16,7 +16,7 @@ mod policy;
 
 use flowtable::action::{Exit, Pop, Punt};
 use flowtable::entry::{NextHop, PortEntry};
-use flowtable::ids::{Bd, Dscp, Mac, PortId, RuleId, Vid, Vni, Vrf};
+use flowtable::ids::{Bd, Mac, PortId, RuleId, Vid, Vni, Vrf};
 use flowtable::key::{FlowKey, Parsed, ethertype, flag};
 use flowtable::{ActionList, DropReason, Verdict};
 
@@ -104,8 +104,6 @@ pub(crate) struct Decision {
     pub(crate) rule: Option<RuleId>,
     /// Meters it is charged to.
     pub(crate) meters: MeterList,
-    /// What a packet above a meter's committed rate is marked with.
-    pub(crate) yellow: Option<Dscp>,
     /// What the packet was to the connections.
     pub(crate) relation: Relation,
     pub(crate) looked: Looked,
@@ -113,6 +111,17 @@ pub(crate) struct Decision {
     pub(crate) sections: Sections,
     /// Revision of the tables it was decided on.
     pub(crate) revision: u64,
+}
+
+impl Decision {
+    /// Refused, and of no connection.
+    pub(crate) const fn is_stray(&self) -> bool {
+        let refused = matches!(
+            self.verdict,
+            Verdict::Drop(DropReason::NoConnection | DropReason::PolicyDeny)
+        );
+        refused && matches!(self.relation, Relation::Stray(DropReason::NoConnection))
+    }
 }
 
 /// Where a packet entered the tenant.
@@ -167,16 +176,15 @@ pub(crate) fn walk(
         slots: [NO_SLOT; 2],
         rule: None,
         meters: MeterList::EMPTY,
-        yellow: None,
     };
     let verdict = match walk.run(recorder) {
         Ok(actions) => Verdict::Forward(actions),
         Err(Stop::Punt(punt)) => Verdict::Punt(punt),
         Err(Stop::Drop(reason)) => Verdict::Drop(reason),
     };
-    let Walk { looked, sections, slots, rule, meters, yellow, .. } = walk;
+    let Walk { looked, sections, slots, rule, meters, .. } = walk;
     let revision = snapshot.revision;
-    Decision { verdict, slots, rule, meters, yellow, relation, looked, sections, revision }
+    Decision { verdict, slots, rule, meters, relation, looked, sections, revision }
 }
 
 /// The way back to where a packet came from: slow-path replies take it.
@@ -200,7 +208,6 @@ struct Walk<'s> {
     slots: [u32; 2],
     rule: Option<RuleId>,
     meters: MeterList,
-    yellow: Option<Dscp>,
 }
 
 impl<'s> Walk<'s> {

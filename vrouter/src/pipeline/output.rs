@@ -35,8 +35,6 @@ impl<'s> Walk<'s> {
         self.meters.extend(to);
         // ARP has no place for a mark.
         let is_ip = self.key.eth_type != ethertype::ARP;
-        let mut yellow = self.meters.slots().iter().filter(|_| is_ip);
-        self.yellow = yellow.find_map(|slot| qos.yellow(*slot));
         let dscp = sender.and_then(|port| port.dscp).filter(|_| is_ip);
         if sender.is_some() || receiver.is_some() {
             recorder.step(

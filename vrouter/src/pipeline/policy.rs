@@ -28,7 +28,9 @@ struct End<'s> {
 
 impl<'s> Walk<'s> {
     /// Writes down what the packet is to the connections; that was asked before the walk.
-    pub(super) fn conntrack(&self, ingress: &Ingress<'s>, recorder: &mut impl Recorder) {
+    pub(super) fn conntrack(&mut self, ingress: &Ingress<'s>, recorder: &mut impl Recorder) {
+        // Whether its connections are asked for is said by the tenant's entry.
+        self.sections.add(Section::Policy);
         if self.relation == Relation::Untracked {
             return;
         }

@@ -333,9 +333,10 @@ impl<I: PacketIo> Worker<I> {
         })
     }
 
-    /// Whether a packet that was refused is taken for one of a connection from before the start.
+    /// Whether a packet that was refused is taken for one of a connection from before the start. Also
+    /// one that the rules refuse: it may be a reply, about which they would be asked otherwise.
     fn picks_up(&self, packet: &Packet, decision: &Decision, now: Seconds) -> bool {
-        matches!(decision.verdict, Verdict::Drop(DropReason::NoConnection))
+        decision.is_stray()
             && self.shared.pickup.is_after(now)
             && connections::may_be_midstream(&packet.parsed)
     }
@@ -384,10 +385,10 @@ impl<I: PacketIo> Worker<I> {
     }
 }
 
-/// Until when a packet like this changes nothing: settled connections only note the time, and first
-/// fragments are noted every time.
+/// Until when packets like this one change nothing: it was noted that a settled connection had one in
+/// this second. A SYN within a connection is not noted, and first fragments are every time.
 const fn quiet_until(parsed: &Parsed, settled: bool, now: Seconds) -> Seconds {
-    if settled && parsed.key.flags & flag::FRAG_FIRST == 0 {
+    if settled && changes_nothing(parsed) && parsed.key.flags & flag::FRAG_FIRST == 0 {
         Seconds(now.0.saturating_add(1))
     } else {
         Seconds(0)

@@ -28,7 +28,7 @@ use crossbeam::queue::ArrayQueue;
 use flowtable::cache::FlowCache;
 use flowtable::conn::Seconds;
 use flowtable::ids::PortId;
-use flowtable::key::{self, Decap, FlowKey, Origin, Parsed};
+use flowtable::key::{self, Decap, FlowKey, Origin, Parsed, ethertype};
 use flowtable::meter::{Colour, MeterBank, MeterLease};
 use flowtable::{DropReason, Verdict};
 use packet_io::{Frame, PacketIo, QueueId};
@@ -245,7 +245,7 @@ impl<I: PacketIo> Worker<I> {
     fn forward(&mut self, packet: Packet, snapshot: &Snapshot, now_ns: u64) {
         let mut decision = self.decide(&packet, snapshot, now_ns);
         self.count_rules(&decision, &packet);
-        self.charge(&packet, &mut decision, now_ns);
+        self.charge(&packet, &mut decision, snapshot, now_ns);
         self.sample(&packet, &decision);
         if self.live.is_some() {
             self.show(&packet, &decision, snapshot);
@@ -305,7 +305,13 @@ impl<I: PacketIo> Worker<I> {
 
     /// Charges the packet to its meters. Red ends it; yellow may change its mark.
     #[inline]
-    fn charge(&mut self, packet: &Packet, decision: &mut Decision, now_ns: u64) {
+    fn charge(
+        &mut self,
+        packet: &Packet,
+        decision: &mut Decision,
+        snapshot: &Snapshot,
+        now_ns: u64,
+    ) {
         let Verdict::Forward(actions) = &mut decision.verdict else { return };
         if decision.meters.is_empty() {
             return;
@@ -313,7 +319,13 @@ impl<I: PacketIo> Worker<I> {
         let (slots, bytes) = (decision.meters.slots(), packet.tenant_len() as u32);
         match self.lease.police(&self.shared.meters, slots, bytes, now_ns) {
             Ok(Colour::Green) => {}
-            Ok(Colour::Yellow | Colour::Red) => actions.dscp = decision.yellow.or(actions.dscp),
+            // ARP has no place for a mark.
+            Ok(Colour::Yellow | Colour::Red) if packet.parsed.key.eth_type == ethertype::ARP => {}
+            Ok(Colour::Yellow | Colour::Red) => {
+                let mut yellow = slots.iter().filter(|slot| self.lease.was_yellow(**slot));
+                let mark = yellow.find_map(|slot| snapshot.qos.yellow(*slot));
+                actions.dscp = mark.or(actions.dscp);
+            }
             Err(_red) => decision.verdict = Verdict::Drop(DropReason::RateLimit),
         }
     }

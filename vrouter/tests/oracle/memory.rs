@@ -138,7 +138,9 @@ impl Memory {
         let judgement = oracle.judge_as(standing.relation, port, frame);
         let tcp = seen.and_then(|seen| ip_of(&seen)).and_then(|ip| ip.flags);
         let Some((seen, vrf)) = seen.zip(vrf) else { return Ruling { judgement, opens: None } };
-        if let (Fate::Drop(DropReason::NoConnection), Some(flags)) = (&judgement.fate, tcp)
+        let refused = [DropReason::NoConnection, DropReason::PolicyDeny].map(Fate::Drop);
+        if let (Relation::Stray(DropReason::NoConnection), Some(flags)) = (standing.relation, tcp)
+            && refused.contains(&judgement.fate)
             && self.now_s() < self.pickup_until
             && let Some(picked) = self.pick_up(oracle, (port, frame), (&seen, vrf), flags)
         {

@@ -67,7 +67,7 @@ pub(crate) fn plan() -> impl Strategy<Value = Plan> {
         2 => world::any_port().prop_map(Step::AddPort),
     ];
     let start = (vec(option::weighted(0.8, tenant()), 3), vec(rule(), 0..6), vec(mark(), 0..3));
-    (world::world(), settings(), start, vec(step, 1..40)).prop_map(
+    (world::world(), settings(), start, vec(step, 1..100)).prop_map(
         |(mut world, settings, (tenants, rules, marks), steps)| {
             for (mut tenant, id) in tenants.into_iter().flatten().zip(1..) {
                 tenant.vrf = crate::fabric::vrf(id);
