@@ -220,7 +220,8 @@ impl<I: PacketIo> Worker<I> {
         };
         self.note_fragment(packet, &decision, snapshot, now);
         // An error is judged by the packet it quotes, which no key holds.
-        if Part::of(&packet.parsed.key) != Part::Error || quiet_until == FOR_EVER {
+        let untracked = decision.relation == Relation::Untracked;
+        if untracked || Part::of(&packet.parsed.key) != Part::Error {
             self.remember(
                 packet,
                 Flow { decision, count: Count::default(), hit, quiet_until },
