@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use datapath_api::convert::entry_to_proto;
 use datapath_api::v1;
-use flowtable::action::Action;
 use flowtable::entry::Entry;
 use flowtable::ids::{Bd, PortId, Vid, Vrf};
 use flowtable::key::FlowKey;

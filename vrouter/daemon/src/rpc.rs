@@ -64,7 +64,8 @@ impl Datapath for Service {
         let tables = Arc::clone(&self.tables);
         let written = blocking(move || tables.write(ops)).await?;
         let revision = written.map_err(|error| match error {
-            vrouter::WriteError::TooManyRules { .. } => status(Code::ResourceExhausted, &error),
+            vrouter::WriteError::TooManyRules { .. }
+            | vrouter::WriteError::TooManyMeters { .. } => status(Code::ResourceExhausted, &error),
             vrouter::WriteError::Stalled { .. } => status(Code::Internal, &error),
         })?;
         Ok(Response::new(v1::WriteReply { revision }))
