@@ -133,7 +133,7 @@ reasons! {
 
     /// Tenant changed.
     TenantImmutable => Exists, "Cant change tenant parameters after its created",
-        "delete the tenant and create it again";
+        "change settings with `netctl tenant update`; for another default network delete the tenant first";
     /// Network changed.
     NetworkImmutable => Exists, "Cant change network parameters after its created",
         "delete the network and create it again";
