@@ -109,6 +109,8 @@ pub(crate) enum ConnVerb {
     /// Lists connections
     #[command(visible_alias = "list")]
     Ls(ConnArgs),
+    /// How many there are, and how many were refused
+    Stats,
 }
 
 #[derive(Debug, Args)]

@@ -51,11 +51,57 @@ pub(crate) fn conn_table(connections: &[ConnView]) -> String {
     table::render(COLUMNS, &connections.iter().map(row).collect::<Vec<_>>())
 }
 
+/// Counts of connections: `open` and `half_open` are those of now, the others since the start.
+#[derive(Debug, Serialize)]
+pub(crate) struct ConnStatsView {
+    open: u64,
+    half_open: u64,
+    opened: u64,
+    evicted: u64,
+    expired: u64,
+    refused: Vec<RefusalView>,
+}
+
+#[derive(Debug, Serialize)]
+struct RefusalView {
+    cause: String,
+    count: u64,
+}
+
+impl From<v1::ConnectionCounters> for ConnStatsView {
+    fn from(counters: v1::ConnectionCounters) -> Self {
+        let refusal = |refusal: v1::connection_counters::Refusal| RefusalView {
+            cause: refusal.cause,
+            count: refusal.count,
+        };
+        Self {
+            open: counters.open,
+            half_open: counters.half_open,
+            opened: counters.opened,
+            evicted: counters.evicted,
+            expired: counters.expired,
+            refused: counters.refused.into_iter().map(refusal).collect(),
+        }
+    }
+}
+
+/// The lines of `conn stats`.
+pub(crate) fn conn_stats_lines(stats: &ConnStatsView) -> String {
+    let ConnStatsView { open, half_open, opened, evicted, expired, refused } = stats;
+    let refused = refused.iter().map(|r| format!("refused ({}): {}\n", r.cause, r.count));
+    format!(
+        "open: {open}\nhalf open: {half_open}\nopened: {opened}\nevicted: {evicted}\n\
+         expired: {expired}\n{}",
+        refused.collect::<Vec<_>>().concat()
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use datapath_api::v1;
+    use datapath_api::v1::connection_counters::Refusal;
 
-    use super::{ConnView, conn_table};
+    use super::{ConnStatsView, ConnView, conn_stats_lines, conn_table};
 
     fn connections() -> Vec<ConnView> {
         let flow = "vrf=1,tcp,nw_src=10.1.1.2,nw_dst=10.1.2.3,tp_src=40000,tp_dst=443";
@@ -88,6 +134,29 @@ mod tests {
         assert_eq!(
             serde_json::to_string(&connections()[0]).unwrap(),
             r#"{"original":"vrf=1,tcp,nw_src=10.1.1.2,nw_dst=10.1.2.3,tp_src=40000,tp_dst=443","state":"established","port":3,"vrf":1,"idle_seconds":2,"expires_seconds":7198}"#
+        );
+    }
+
+    #[test]
+    fn counts_of_connections_tell_why_some_were_refused() {
+        let refusal = |cause: &str, count| Refusal { cause: cause.into(), count };
+        let counters = v1::ConnectionCounters {
+            open: 5,
+            half_open: 2,
+            opened: 9,
+            refused: vec![refusal("tenant", 3), refusal("new-flows", 1)],
+            evicted: 4,
+            expired: 0,
+        };
+        let stats = ConnStatsView::from(counters);
+        assert_eq!(
+            conn_stats_lines(&stats),
+            "open: 5\nhalf open: 2\nopened: 9\nevicted: 4\nexpired: 0\nrefused (tenant): 3\n\
+             refused (new-flows): 1\n"
+        );
+        assert_eq!(
+            serde_json::to_string(&stats).unwrap(),
+            r#"{"open":5,"half_open":2,"opened":9,"evicted":4,"expired":0,"refused":[{"cause":"tenant","count":3},{"cause":"new-flows","count":1}]}"#
         );
     }
 }

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use datapath_api::v1;
 use datapath_api::v1::datapath_client::DatapathClient;
-use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, Streaming};
 
 use crate::args::{
     Cli, Command, ConnArgs, ConnVerb, DropsArgs, FlowArgs, FlowVerb, Format, MeterVerb, PortVerb,
     RouteVerb, TraceArgs,
 };
-use crate::conn::{ConnView, conn_table};
+use crate::conn::{ConnStatsView, ConnView, conn_stats_lines, conn_table};
 use crate::droplog::{DroppedView, dropped_line, dropped_table};
 use crate::drops::{DropView, added, added_lines, drop_table};
 use crate::failure::Failure;
@@ -44,6 +44,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Flow(FlowVerb::Ls(args)) => flow_ls(socket, format, args).await,
         Command::Route(RouteVerb::Ls { vrf }) => route_ls(socket, format, vrf).await,
         Command::Conn(ConnVerb::Ls(args)) => conn_ls(socket, format, args).await,
+        Command::Conn(ConnVerb::Stats) => conn_stats(socket, format).await,
         Command::Meter(MeterVerb::Ls) => meter_ls(socket, format).await,
         Command::Drops(args @ DropsArgs { log: true, .. }) => drop_log(socket, format, &args).await,
         Command::Drops(DropsArgs { follow: false, .. }) => {
@@ -117,6 +118,14 @@ async fn conn_ls(socket: &Path, format: Format, args: ConnArgs) -> Result<(), Fa
     warn_if_cut(&reply, "narrow them by a flow, or raise --limit");
     let connections: Vec<_> = reply.connections.into_iter().map(ConnView::from).collect();
     show(format, &connections, |connections| conn_table(connections))
+}
+
+async fn conn_stats(socket: &Path, format: Format) -> Result<(), Failure> {
+    let reply = connect(socket).await?.counters(v1::CountersRequest {}).await?.into_inner();
+    let counters = reply
+        .connections
+        .ok_or_else(|| Status::unimplemented("this version of vrouterd counts no connections"))?;
+    show(format, &ConnStatsView::from(counters), conn_stats_lines)
 }
 
 async fn meter_ls(socket: &Path, format: Format) -> Result<(), Failure> {

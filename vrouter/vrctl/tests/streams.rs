@@ -152,6 +152,7 @@ fn connections_and_meters_are_listed() {
         engine.run(&["connection", "ls", "tcp", "--limit", "5"]),
         "VRF  PORT  STATE  IDLE  EXPIRES  ORIGINAL\n  0     3  new      0s       0s\n"
     );
+    assert!(engine.run(&["conn", "stats"]).starts_with("open: 6\nhalf open: 0\n"));
     let meters: serde_json::Value =
         serde_json::from_str(&engine.run(&["meter", "ls", "-o", "json"])).unwrap();
     assert_eq!((meters[0]["meter"].as_u64(), meters[0]["unit"].as_str()), (Some(7), Some("bits")));

@@ -136,7 +136,8 @@ impl Datapath for Fake {
         &self,
         _: Request<v1::CountersRequest>,
     ) -> Result<Response<v1::CountersReply>, Status> {
-        absent()
+        let connections = Some(v1::ConnectionCounters { open: 6, ..Default::default() });
+        Ok(Response::new(v1::CountersReply { connections, ..v1::CountersReply::default() }))
     }
 
     async fn drops(
