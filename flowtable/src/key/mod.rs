@@ -17,6 +17,8 @@ use crate::ids::{Mac, PortId};
 
 pub use parse::parse;
 
+pub(crate) use parse::is_echo;
+
 /// Ethernet types (IEEE 802), host order.
 pub mod ethertype {
     /// Internet Protocol version 4.

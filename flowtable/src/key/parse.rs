@@ -309,7 +309,7 @@ fn transport(frame: &[u8], bytes: Range<usize>, out: &mut Parsed) -> Result<usiz
 
 /// Echo reply and request of ICMP (RFC 792) and ICMPv6 (RFC 4443). The numbers of one family mean
 /// nothing, or the same, in the other.
-const fn is_echo(kind: u8) -> bool {
+pub(crate) const fn is_echo(kind: u8) -> bool {
     matches!(kind, 0 | 8 | 128 | 129)
 }
 

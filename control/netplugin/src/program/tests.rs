@@ -8,9 +8,10 @@ use clap::Parser as _;
 use datapath_api::convert::ops_from_proto;
 use datapath_api::v1::datapath_server::{Datapath, DatapathServer};
 use datapath_api::v1::{
-    AddPortReply, CountersReply, CountersRequest, DropsReply, DropsRequest, Event, EventsRequest,
-    HelloReply, HelloRequest, ListReply, ListRequest, RemovePortReply, RemovePortRequest,
-    TraceReply, TraceRequest, WriteReply, WriteRequest,
+    AddPortReply, CountersReply, CountersRequest, DropLogRequest, DroppedPacket, DropsReply,
+    DropsRequest, Event, EventsRequest, HelloReply, HelloRequest, ListReply, ListRequest,
+    RemovePortReply, RemovePortRequest, TraceLiveRequest, TraceReply, TraceRequest, WriteReply,
+    WriteRequest,
 };
 use flowtable::entry::{Entry, EntryKey, Op};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
@@ -98,6 +99,24 @@ impl Datapath for Fake {
 
     async fn trace(&self, _: Request<TraceRequest>) -> Result<Response<TraceReply>, Status> {
         Ok(Response::new(TraceReply::default()))
+    }
+
+    type TraceLiveStream = ReceiverStream<Result<TraceReply, Status>>;
+
+    async fn trace_live(
+        &self,
+        _: Request<TraceLiveRequest>,
+    ) -> Result<Response<Self::TraceLiveStream>, Status> {
+        Err(Status::unimplemented("netplugin does not trace"))
+    }
+
+    type DropLogStream = ReceiverStream<Result<DroppedPacket, Status>>;
+
+    async fn drop_log(
+        &self,
+        _: Request<DropLogRequest>,
+    ) -> Result<Response<Self::DropLogStream>, Status> {
+        Err(Status::unimplemented("netplugin reads no drop log"))
     }
 
     async fn events(
