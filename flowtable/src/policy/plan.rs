@@ -100,7 +100,8 @@ fn moves<const N: usize>(rules: &[Rule<N>], sample: &[u32]) -> Vec<(Field, u64)>
     let mut moves = Vec::new();
     let step = sample.len().div_ceil(SHAPES).max(1);
     for field in fields::<N>() {
-        let masks = sample.iter().step_by(step).map(|at| rules[*at as usize].check.mask[field.word]);
+        let masks =
+            sample.iter().step_by(step).map(|at| rules[*at as usize].check.mask[field.word]);
         let mut masks: Vec<u64> = masks.map(|mask| mask & field.bits).filter(|m| *m != 0).collect();
         masks.sort_unstable_by_key(|mask| (mask.count_ones(), *mask));
         let count = masks.len();
@@ -128,7 +129,12 @@ impl Counts {
 
     /// How many rules there were in its bucket; `None` when it does not fit.
     #[inline]
-    fn add<const N: usize>(&mut self, rule: &Rule<N>, mask: &Words<N>, max: usize) -> Option<usize> {
+    fn add<const N: usize>(
+        &mut self,
+        rule: &Rule<N>,
+        mask: &Words<N>,
+        max: usize,
+    ) -> Option<usize> {
         let check = &rule.check;
         if (0..N).any(|word| mask[word] & !check.mask[word] != 0) {
             return None;

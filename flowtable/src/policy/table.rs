@@ -174,8 +174,15 @@ impl<const N: usize> Table<N> {
         self.mask.iter().zip(&rule.check.mask).all(|(table, rule)| table & !rule == 0)
     }
 
+    pub(super) const fn checks(&self) -> &[Check<N>] {
+        &self.checks
+    }
+
     pub(super) fn rules(&self) -> impl Iterator<Item = Rule<N>> {
-        self.checks.iter().zip(&self.found).map(|(check, found)| Rule { check: *check, found: *found })
+        self.checks
+            .iter()
+            .zip(&self.found)
+            .map(|(check, found)| Rule { check: *check, found: *found })
     }
 
     pub(super) const fn rule_count(&self) -> usize {
