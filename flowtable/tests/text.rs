@@ -355,6 +355,9 @@ fn a_masked_key_prints_only_what_was_looked_at() {
     assert_eq!(flags(flag::FRAG_FIRST | flag::TTL_LOW), "tcp,flags=-frag_first-ttl_low");
     let ip = FlowKey { eth_type: 0xffff, proto: 0x0f, ..FlowKey::default() };
     assert_eq!(text(ip), "ip,nw_proto=0x6/0xf");
+    let unreachable = key_of("icmp,icmp_type=3");
+    let mask = FlowKey { icmp_id: 0xffff, ..typed };
+    assert_eq!(MaskedKey { key: &unreachable, mask: &mask }.to_string(), "icmp,icmp_id=0");
     let arp = key_of("arp,arp_op=2,nw_dst=10.1.1.1");
     let mask = FlowKey { flags: 0xff, dst: [0xff; 16], eth_type: 0xffff, ..FlowKey::default() };
     let printed = MaskedKey { key: &arp, mask: &mask }.to_string();
