@@ -46,7 +46,7 @@ static WORLD: LazyLock<Vec<Packet>> = LazyLock::new(|| {
                 texts.push(format!("udp{six},{ends},tp_src={a},tp_dst={b}"));
                 texts.push(format!("icmp{six},{ends},icmp_type={a},icmp_code={b}"));
                 let tcp = format!("tcp{six},{ends},tp_src={a},tp_dst={b}");
-                let flags = ["+syn", "+ack", "+syn+ack"];
+                let flags = ["+syn", "+ack", "+syn+ack", "+rst"];
                 texts.extend(flags.map(|flags| format!("{tcp},tcp_flags={flags}")));
             }
         }
@@ -98,9 +98,10 @@ fn flows() -> impl Strategy<Value = FlowSpec> {
     )
 }
 
-/// Of SYN and ACK, never both clear: the world has no such segment.
+/// Of SYN and ACK; the world has segments with each combination.
 fn flag_matches() -> impl Strategy<Value = Option<TcpFlagsMatch>> {
-    let pairs = [(0x02, 0x02), (0, 0x02), (0x10, 0x10), (0, 0x10), (0x12, 0x12), (0x02, 0x12)];
+    let pairs =
+        [(0x02, 0x02), (0, 0x12), (0, 0x02), (0x10, 0x10), (0, 0x10), (0x12, 0x12), (0x02, 0x12)];
     option::of(select(pairs.map(|(value, mask)| TcpFlagsMatch { value, mask }).to_vec()))
 }
 

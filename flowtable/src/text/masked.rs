@@ -92,7 +92,8 @@ impl MaskedKey<'_> {
         if matches!(word, "icmp" | "icmp6") {
             list.number("icmp_type", src, src_mask, 0xff)?;
             list.number("icmp_code", dst, dst_mask, 0xff)?;
-            let has_id = is_echo(key.src_port as u8);
+            // That other messages have none follows from their type, if that was looked at.
+            let has_id = is_echo(key.src_port as u8) || src_mask & 0xff != 0xff;
             let id_mask = if has_id { mask.icmp_id } else { 0 };
             return list.number("icmp_id", key.icmp_id.into(), id_mask.into(), 0xffff);
         }
