@@ -4,7 +4,6 @@
 
 mod engine;
 mod throughput;
-mod workload;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
