@@ -7,6 +7,7 @@
 //! are bytes as sent.
 
 mod parse;
+mod plain;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
