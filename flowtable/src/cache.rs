@@ -24,6 +24,15 @@ impl Slot {
     }
 }
 
+/// Where a flow may be; see [`FlowCache::touch`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hint(u32);
+
+impl Hint {
+    /// Nowhere: the lookup looks by itself.
+    pub const NONE: Self = Self(UNPLACED);
+}
+
 /// Decisions by exact key; see the module.
 #[derive(Debug)]
 pub struct FlowCache<V> {
@@ -145,15 +154,34 @@ impl<V: Copy> FlowCache<V> {
         None
     }
 
-    /// Asks for the memory that a lookup of `hash` reads, without waiting for it: a burst of these
-    /// before a burst of lookups lets their cache misses overlap.
+    /// Where a lookup of `hash` will most likely end; asks for the memory there without waiting for
+    /// it: a burst of these before a burst of lookups lets their cache misses overlap.
     #[inline]
-    pub fn touch(&self, hash: u64) {
+    pub fn touch(&self, hash: u64) -> Hint {
         let set = &self.sets[self.set_index(hash)];
-        if let Some(way) = set.candidates(tag_of(hash)).next() {
-            let entry = &self.entries[set.places[way] as usize];
-            std::hint::black_box((entry.key.in_port, entry.home));
+        let Some(way) = set.candidates(tag_of(hash)).next() else { return Hint(UNPLACED) };
+        let place = set.places[way];
+        let entry = &self.entries[place as usize];
+        std::hint::black_box((entry.key.in_port, entry.home));
+        Hint(place)
+    }
+
+    /// As [`FlowCache::lookup`], where [`FlowCache::touch`] has looked already. A hint that is no
+    /// longer right costs a lookup and nothing else.
+    #[inline]
+    pub fn lookup_near(&mut self, hint: Hint, hash: u64, key: &FlowKey) -> Option<Slot> {
+        if let Some(entry) = self.entries.get(hint.0 as usize)
+            && entry.key == *key
+        {
+            let home = entry.home as usize;
+            let set = &mut self.sets[home / WAYS];
+            let bit = 1 << (home % WAYS);
+            if set.used & bit != 0 {
+                set.hit |= bit;
+                return Some(Slot(hint.0));
+            }
         }
+        self.lookup(hash, key)
     }
 
     /// The value at `slot`.
@@ -349,6 +377,23 @@ mod tests {
         assert_eq!(cache.iter().collect::<Vec<_>>(), [(&key(2), &22)]);
         cache.clear();
         assert_eq!((cache.len(), cache.iter().count(), cache.is_empty()), (0, 0, true));
+    }
+
+    #[test]
+    fn a_hint_that_is_out_of_date_changes_no_answer() {
+        let mut cache = full();
+        let hint = cache.touch(3 << 48);
+        let slot = cache.lookup_near(hint, 3 << 48, &key(3)).unwrap();
+        assert_eq!(*cache.entry(slot), 3);
+        // Another flow's hint, that of a flow that is gone, and that of nothing.
+        let other = cache.touch(4 << 48);
+        assert_eq!(cache.lookup_near(other, 3 << 48, &key(3)), Some(slot));
+        cache.remove(slot);
+        assert_eq!(cache.lookup_near(hint, 3 << 48, &key(3)), None);
+        let nothing = cache.touch(99 << 48);
+        assert_eq!(cache.lookup_near(nothing, 99 << 48, &key(99)), None);
+        let four = cache.lookup_near(nothing, 4 << 48, &key(4)).unwrap();
+        assert_eq!(*cache.entry(four), 4);
     }
 
     #[test]

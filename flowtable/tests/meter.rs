@@ -302,7 +302,10 @@ fn flood(
 /// Passed bytes over those of the rate, in millionths, in a time of at least a second and a
 /// thousand frames (but two million at most, without `WEIR_SOAK`), after the burst is used up.
 fn share(rate: u64, bytes: u32, workers: usize) -> u64 {
-    let burst = (rate / 8 / 500).max(131_072);
+    share_with((rate / 8 / 500).max(131_072), rate, bytes, workers)
+}
+
+fn share_with(burst: u64, rate: u64, bytes: u32, workers: usize) -> u64 {
     let (bank, mut leases) = metered(&bits(rate, burst), workers);
     let frame_ns = time_of(Unit::Bits, u64::from(bytes) * 1000, rate) / 1000;
     let soak = std::env::var_os("WEIR_SOAK").is_some();
@@ -341,6 +344,14 @@ fn two_and_four_workers_share_one_rate() {
     }
 }
 
+#[test]
+fn workers_that_share_a_burst_of_two_frames_lose_nothing() {
+    for (bytes, workers) in [(64, 4), (1500, 2), (1500, 4)] {
+        let share = share_with(3_036, 6_000_000, bytes, workers);
+        assert!((990_000..=1_010_000).contains(&share), "{share}, {workers} x {bytes}");
+    }
+}
+
 /// Sends without pause until the common clock, which every attempt moves, shows 100 ms.
 fn race(bank: &MeterBank, mut lease: MeterLease, clock: &AtomicU64) -> u64 {
     let mut passed = 0;
@@ -374,6 +385,35 @@ fn threads_that_race_for_one_meter_pass_its_rate_together() {
         assert!(passed >= exact * 99 / 100 - burst, "{passed} of {exact}");
         assert_eq!(bank.read(slot(0)).unwrap().green.bytes, passed);
     }
+}
+
+#[test]
+fn changes_while_threads_send_neither_stop_nor_flood_them() {
+    let specs = [bits(1_000_000_000, 200_000), bits(2_000_000_000, 100_000)];
+    let (bank, leases) = metered(&specs[0], 2);
+    let clock = AtomicU64::new(0);
+    let (passed, changes) = thread::scope(|scope| {
+        let start = |lease| scope.spawn(|| race(&bank, lease, &clock));
+        let running: Vec<_> = leases.into_iter().map(start).collect();
+        let (mut changes, mut now_ns) = (0, 0);
+        while now_ns < 100_000_000 {
+            // Once in 100 us of the threads' time.
+            let next_ns = (now_ns + 100_000).min(100_000_000);
+            while now_ns < next_ns {
+                thread::yield_now();
+                now_ns = clock.load(Ordering::Relaxed);
+            }
+            changes += 1;
+            bank.set(slot(0), &specs[changes % 2], now_ns).unwrap();
+        }
+        let passed: u64 = running.into_iter().map(|thread| thread.join().unwrap()).sum();
+        (passed, changes as u64)
+    });
+    // Between the two rates, but for a portion of each worker at every change.
+    let slack = 2 * changes * specs[1].lease(2);
+    assert!(passed <= 25_000_000 + 200_000 + slack, "{passed}, {changes} changes");
+    assert!(passed >= 12_000_000, "{passed}, {changes} changes");
+    assert_eq!(bank.read(slot(0)).unwrap().green.bytes, passed);
 }
 
 #[test]

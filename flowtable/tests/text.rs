@@ -6,15 +6,11 @@ use std::net::IpAddr;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use flowtable::DropReason;
-use flowtable::entry::{
-    Direction, Entry, GroupEntry, Ipv6, MacEntry, NetworkEntry, NextHop, Permit, PortEntry,
-    PortRange, Prefix, RouteEntry, RuleEntry, TenantEntry, TunnelEntry, UnderlayEntry, VlanEntry,
-    VtepEntry,
-};
-use flowtable::ids::{Bd, Group, Mac, PortId, RuleId, Vid, Vni, Vrf};
-use flowtable::key::{Decap, FlowKey, Origin, parse};
-use flowtable::text::{FlowSpec, FlowTextError, PortRef, TunnelSpec, entry_actions, entry_match};
+use flowtable::ids::{Bd, Group, Mac, PortId, Vrf};
+use flowtable::key::{Decap, FlowKey, Origin, flag, parse};
+use flowtable::text::{CtAssume, FlowSpec, FlowTextError, MaskedKey, PortRef, TunnelSpec};
 use proptest::prelude::*;
+use zerocopy::IntoBytes as _;
 
 fn uplink() -> Origin {
     Origin { in_port: PortId::MIN, decap: Decap::Vxlan }
@@ -24,8 +20,20 @@ fn read(text: &str) -> FlowSpec {
     text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
 }
 
+/// The key with the TCP flags that the text looks at, as if rules looked at the same.
 fn key_of(text: &str) -> FlowKey {
-    parse(&read(text).frame().unwrap(), uplink()).unwrap_or_else(|e| panic!("{text}: {e}")).key
+    let spec = read(text);
+    let parsed = parse(&spec.frame().unwrap(), uplink());
+    let parsed = parsed.unwrap_or_else(|e| panic!("{text}: {e}"));
+    let looked_at = spec.tcp_flags.map_or(0, |flags| flags.mask);
+    FlowKey { tcp_flags: parsed.tcp_flags & looked_at, ..parsed.key }
+}
+
+/// `+syn+ack` for the bits set.
+fn set_flags(bits: u8) -> String {
+    let names = ["fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr"];
+    let set = names.iter().enumerate().filter(|(bit, _)| bits & (1 << bit) != 0);
+    set.map(|(_, name)| format!("+{name}")).collect::<Vec<_>>().concat()
 }
 
 fn macs() -> impl Strategy<Value = Mac> {
@@ -73,9 +81,20 @@ fn tail(kind: u8, ports: [u16; 2]) -> String {
     // 4789 in an untagged frame of an uplink would be a tunnel.
     let [src, dst] = [ports[0], if ports[1] == 4789 { 1 } else { ports[1] }];
     match kind {
-        0 => format!(",tp_src={src},tp_dst={dst},nw_frag=first"),
+        0 if src as u8 == 0 => format!(",tp_src={src},tp_dst={dst},nw_frag=first"),
+        0 => {
+            let flags = set_flags(src as u8);
+            format!(",tp_src={src},tp_dst={dst},tcp_flags={flags},nw_frag=first")
+        }
         1 => format!(",tp_src={src},tp_dst={dst},nw_ttl=1"),
-        2 => format!(",icmp_type={},icmp_code={}", src % 256, dst % 256),
+        2 if src % 2 == 0 => {
+            let echo = [0, 8, 128, 129][usize::from(src / 2 % 4)];
+            format!(",icmp_type={echo},icmp_code={},icmp_id={src}", dst % 256)
+        }
+        2 => {
+            let kind = [3, 11, 255][usize::from(src % 3)];
+            format!(",icmp_type={kind},icmp_code={}", dst % 256)
+        }
         3 => ",nw_frag=later".to_owned(),
         _ => String::new(),
     }
@@ -98,6 +117,20 @@ proptest! {
         prop_assert!(FlowSpec::default().matches(&key));
     }
 
+    /// What the masked text describes are the keys that agree in the bits looked at.
+    #[test]
+    fn a_masked_text_describes_the_keys_equal_under_the_mask(
+        text in texts(), other in texts(), mask in masks(), change in changes(),
+    ) {
+        let key = key_of(&text);
+        let masked = MaskedKey { key: &key, mask: &mask }.to_string();
+        let spec = read(&masked);
+        for other in [key, key_of(&other), changed(&key, change)] {
+            let equal = under(&other, &mask) == under(&key, &mask);
+            prop_assert_eq!(spec.matches(&other), equal, "{} of {}: {}", masked, text, other);
+        }
+    }
+
     #[test]
     fn frames_pass_another_parser_with_right_checksums(text in texts()) {
         let spec = FlowSpec { tunnel: TunnelSpec::default(), ..read(&text) };
@@ -107,11 +140,72 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_read_or_refused(text in "[a-z_0-9=,./:x]{0,40}") {
+    fn any_text_is_read_or_refused(text in "[a-z_0-9=,./:x+-]{0,40}") {
         if let Ok(spec) = text.parse::<FlowSpec>() {
             prop_assert!(spec.frame().map_or(true, |frame| frame.len() > 14));
         }
     }
+}
+
+/// Masks of whole fields and prefixes; the type is looked at, and fragmentation with the ports.
+fn masks() -> impl Strategy<Value = FlowKey> {
+    let prefix = || prop_oneof![Just(0_u8), 96..=128_u8, Just(128)];
+    (any::<u16>(), prefix(), prefix(), any::<[u8; 2]>()).prop_map(|(on, src, dst, bits)| {
+        let word = |bit: u16| if on & (1 << bit) != 0 { u16::MAX } else { 0 };
+        let bytes = |len: u8| (!u128::MAX.checked_shr(len.into()).unwrap_or(0)).to_be_bytes();
+        let frag = flag::FRAG_FIRST | flag::FRAG_LATER;
+        FlowKey {
+            in_port: word(0),
+            vid: word(1),
+            eth_type: u16::MAX,
+            proto: u8::MAX,
+            flags: frag | bits[0],
+            eth_dst: [word(2) as u8; 6],
+            eth_src: [word(3) as u8; 6],
+            vni: if word(4) == 0 { 0 } else { 0xff_ffff },
+            tun_src: [(word(4) & word(5)) as u8; 16],
+            src: bytes(src),
+            dst: bytes(dst),
+            src_port: word(6),
+            dst_port: word(7),
+            icmp_id: word(8),
+            tcp_flags: bits[1],
+            zero: 0,
+        }
+    })
+}
+
+/// A field, and the bits of it that are flipped.
+fn changes() -> impl Strategy<Value = (u8, u32)> {
+    (0..10_u8, 0..32_u32).prop_map(|(field, bit)| (field, 1 << bit))
+}
+
+/// Another key of the same type.
+fn changed(key: &FlowKey, (field, bits): (u8, u32)) -> FlowKey {
+    let mut new = *key;
+    let is_ip = matches!(key.eth_type, 0x0800 | 0x86dd);
+    let address = |bytes: [u8; 16]| (u128::from_be_bytes(bytes) ^ u128::from(bits)).to_be_bytes();
+    match field {
+        0 => new.in_port ^= bits as u16,
+        1 => new.vid ^= bits as u16,
+        2 => new.eth_src[5] ^= bits as u8,
+        3 => new.eth_dst[0] ^= bits as u8,
+        4 if is_ip => new.src = address(key.src),
+        5 if is_ip => new.dst = address(key.dst),
+        6 if is_ip && matches!(key.proto, 6 | 17) => new.src_port ^= bits as u16,
+        7 if is_ip && matches!(key.proto, 6 | 17) => new.dst_port ^= bits as u16,
+        8 if is_ip && key.proto == 6 => new.tcp_flags ^= bits as u8,
+        9 if is_ip => new.flags ^= (flag::TTL_LOW | flag::IP_OPTIONS) & bits as u8,
+        _ => {}
+    }
+    if key.flags & flag::FRAG_LATER != 0 {
+        (new.src_port, new.dst_port, new.tcp_flags) = (0, 0, 0);
+    }
+    new
+}
+
+fn under(key: &FlowKey, mask: &FlowKey) -> Vec<u8> {
+    key.as_bytes().iter().zip(mask.as_bytes()).map(|(key, mask)| key & mask).collect()
 }
 
 fn check_sums(packet: &SlicedPacket<'_>) {
@@ -231,10 +325,102 @@ fn fields_of_the_tables_are_kept_for_the_caller() {
 }
 
 #[test]
+fn a_masked_key_prints_only_what_was_looked_at() {
+    let key = key_of(
+        "in_port=1,tcp,nw_src=10.1.1.2,nw_dst=10.2.0.9,tp_src=1025,tp_dst=443,tcp_flags=+syn-ack",
+    );
+    let text = |mask: FlowKey| MaskedKey { key: &key, mask: &mask }.to_string();
+    let v4 = |mask: [u8; 4]| flowtable::key::mapped(mask);
+    assert_eq!(text(FlowKey::default()), "");
+    let typed = FlowKey { eth_type: 0xffff, proto: 0xff, ..FlowKey::default() };
+    assert_eq!(text(typed), "tcp");
+    let dst = v4([0xff, 0xff, 0, 0]);
+    assert_eq!(
+        text(FlowKey { dst, tcp_flags: 0x12, ..typed }),
+        "tcp,nw_dst=10.2.0.0/16,tcp_flags=+syn-ack"
+    );
+    let src = v4([0xff, 0, 0xff, 0]);
+    let odd = FlowKey { src, src_port: 0xfc00, dst_port: 0xffff, ..typed };
+    assert_eq!(text(odd), "tcp,nw_src=10.0.1.0/255.0.255.0,tp_src=0x400/0xfc00,tp_dst=443");
+    let untunnelled =
+        FlowKey { in_port: 0xffff, vid: 0xffff, vni: 0xffff_ffff, ..FlowKey::default() };
+    let untunnelled = FlowKey { eth_src: [1, 0, 0, 0, 0, 0], ..untunnelled };
+    assert_eq!(
+        text(untunnelled),
+        "in_port=1,tun_id=0,vlan_vid=0,eth_src=00:00:00:00:00:00/01:00:00:00:00:00"
+    );
+    let flags = |flags| text(FlowKey { flags, ..typed });
+    assert_eq!(flags(flag::FRAG_FIRST | flag::FRAG_LATER), "tcp,nw_frag=no");
+    assert_eq!(flags(flag::FRAG_LATER | flag::ARP_REPLY), "tcp,nw_frag=not_later");
+    assert_eq!(flags(flag::FRAG_FIRST | flag::TTL_LOW), "tcp,flags=-frag_first-ttl_low");
+    let ip = FlowKey { eth_type: 0xffff, proto: 0x0f, ..FlowKey::default() };
+    assert_eq!(text(ip), "ip,nw_proto=0x6/0xf");
+    let unreachable = key_of("icmp,icmp_type=3");
+    let mask = FlowKey { icmp_id: 0xffff, ..typed };
+    assert_eq!(MaskedKey { key: &unreachable, mask: &mask }.to_string(), "icmp,icmp_id=0");
+    let arp = key_of("arp,arp_op=2,nw_dst=10.1.1.1");
+    let mask = FlowKey { flags: 0xff, dst: [0xff; 16], eth_type: 0xffff, ..FlowKey::default() };
+    let printed = MaskedKey { key: &arp, mask: &mask }.to_string();
+    assert_eq!(printed, "arp,nw_dst=10.1.1.1,arp_op=2,flags=-arp_foreign_mac");
+}
+
+#[test]
+fn a_connection_state_may_be_assumed() {
+    let states = [
+        ("+trk+new", CtAssume::New),
+        ("+new-rpl-inv", CtAssume::New),
+        ("+est", CtAssume::Established),
+        ("+trk+est-rpl", CtAssume::Established),
+        ("+rpl", CtAssume::Reply),
+        ("+est+rpl+trk", CtAssume::Reply),
+        ("+rel", CtAssume::Related),
+        ("+rel+rpl-new", CtAssume::Related),
+    ];
+    for (text, state) in states {
+        let spec = read(&format!("icmp,ct_state={text}"));
+        assert_eq!(spec.ct_state, Some(state), "{text}");
+        assert_eq!(read(&format!("tcp,ct_state={state}")).ct_state, Some(state));
+        assert!(spec.matches(&key_of("icmp")), "{text}");
+    }
+}
+
+#[test]
+fn frames_have_the_flags_and_the_id_asked_for() {
+    let flags = |text: &str| parse(&read(text).frame().unwrap(), uplink()).unwrap().tcp_flags;
+    assert_eq!(flags("tcp"), 0x02);
+    assert_eq!(flags("tcp,tcp_flags=+ack"), 0x10);
+    assert_eq!(flags("tcp6,tcp_flags=+syn+ack-rst"), 0x12);
+    assert_eq!(flags("tcp,tcp_flags=-ack"), 0x02);
+    assert_eq!(flags("tcp,tcp_flags=-syn"), 0);
+    assert_eq!(flags("tcp,tcp_flags=0x014"), 0x14);
+    assert_eq!(key_of("icmp").icmp_id, 1);
+    assert_eq!(key_of("icmp6,icmp_id=0xbeef").icmp_id, 0xbeef);
+    let error = read("flags=+ip_options").frame().unwrap_err();
+    assert!(error.to_string().starts_with("flags: a frame needs nw_frag"), "{error}");
+}
+
+#[test]
 fn errors_name_the_field_and_what_it_accepts() {
     let errors = [
         ("nw_scr=1.2.3.4", "\"nw_scr\" is not a flow field; fields are in_port, eth_src"),
-        ("ct_state=+new", "\"ct_state\" is not a flow field"),
+        ("ct_state=+est+new", "ct_state: \"+est+new\" is not accepted; write +trk+new, +trk+est"),
+        ("ct_state=+new-new", "ct_state: \"+new-new\""),
+        ("ct_state=-trk+new", "ct_state: \"-trk+new\""),
+        ("ct_state=-est+rpl", "ct_state: \"-est+rpl\""),
+        ("ct_state=+trk", "ct_state: \"+trk\""),
+        ("ct_state=+inv", "ct_state: \"+inv\""),
+        ("ct_state=new", "ct_state: \"new\""),
+        ("arp,ct_state=+new", "ct_state: only with ip or ipv6"),
+        ("tcp,tcp_flags=+sin", "tcp_flags: \"+sin\" is not accepted; write flags like +syn-ack"),
+        ("tcp,tcp_flags=+syn-syn", "tcp_flags: \"+syn-syn\""),
+        ("tcp,tcp_flags=0x10/0x02", "tcp_flags: \"0x10/0x02\""),
+        ("tcp,tcp_flags=0x100", "tcp_flags: \"0x100\""),
+        ("tcp,tcp_flags=", "tcp_flags: \"\""),
+        ("udp,tcp_flags=+syn", "tcp_flags: only with tcp or tcp6"),
+        ("tcp,tcp_flags=+syn,tcp_flags=-ack", "tcp_flags: contradicts"),
+        ("tcp,icmp_id=1", "icmp_id: only with an echo request or reply"),
+        ("icmp,icmp_type=3,icmp_id=1", "icmp_id: only with an echo request or reply"),
+        ("icmp,icmp_id=65536", "icmp_id: \"65536\""),
         ("tcp,tp_dst=70000", "tp_dst: \"70000\" is not accepted; write a number in 0..=65535"),
         ("in_port=4095", "in_port: port 4095 is not in 1..=4094"),
         ("in_port", "in_port: \"\" is not accepted; write a port's id in 1..=4094, or its name"),
@@ -252,7 +438,7 @@ fn errors_name_the_field_and_what_it_accepts() {
         ("ip,arp_op=1", "arp_op: only with arp"),
         ("vlan_vid=5,tun_id=5", "vlan_vid: contradicts"),
         ("dl_type=0x8100", "dl_type: \"0x8100\" is not accepted"),
-        ("nw_frag=yes", "nw_frag: \"yes\" is not accepted; write no, first or later"),
+        ("nw_frag=yes", "nw_frag: \"yes\" is not accepted; write no, first, later or not_later"),
         ("vrf=16777216", "vrf: vrf 16777216 is not in 0..=16777215"),
     ];
     for (text, want) in errors {
@@ -268,143 +454,6 @@ fn a_block_or_an_extension_header_makes_no_frame() {
     assert_eq!(error, FlowTextError::NoFrame { field: "nw_src", needs });
     let error = read("ipv6,nw_proto=44").frame().unwrap_err();
     assert!(error.to_string().starts_with("nw_proto: a frame needs a protocol"));
-}
-
-fn rule() -> RuleEntry {
-    RuleEntry {
-        rule: RuleId(71),
-        seq: 2,
-        priority: 10,
-        direction: Direction::In,
-        vrf: Vrf::new(1).unwrap(),
-        src_group: Some(Group::new(5).unwrap()),
-        dst_group: None,
-        src: None,
-        dst: Some(Prefix::new("10.1.0.0".parse().unwrap(), 16).unwrap()),
-        protocol: Some(6),
-        src_ports: None,
-        dst_ports: Some(PortRange { first: 8000, last: 8010 }),
-        icmp: None,
-        tcp_flags: None,
-        permit: Permit::Deny,
-    }
-}
-
-/// One entry of every table, with its three texts.
-#[expect(clippy::too_many_lines, reason = "a list")]
-fn entries() -> Vec<(Entry, [&'static str; 3])> {
-    let (port, vrf, bd) = (PortId::new(3).unwrap(), Vrf::new(1).unwrap(), Bd::new(2).unwrap());
-    let (vni, vid, group) = (Vni::new(77).unwrap(), Vid::new(9).unwrap(), Group::new(5).unwrap());
-    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-    let net = Prefix::new(ip("10.1.1.0"), 24).unwrap();
-    let mac = Mac([2, 0, 0, 0, 0, 7]);
-    let tunnel = NextHop::Tunnel { vtep: ip("192.0.2.2"), vni };
-    let ips = vec![ip("10.1.1.2"), ip("fd00::2")];
-    vec![
-        (
-            Entry::Port(PortEntry {
-                port,
-                vrf,
-                bd,
-                group,
-                mac,
-                ips,
-                ipv6: Ipv6::Off,
-                sample_rate: 400,
-            }),
-            [
-                "port",
-                "in_port=3",
-                "set(vrf=1,bd=2,group=5),src(eth=02:00:00:00:00:07,ip=10.1.1.2,ip=fd00::2),ipv6-off,sample=1/400",
-            ],
-        ),
-        (
-            Entry::Network(NetworkEntry {
-                bd,
-                vrf,
-                subnets: vec![net],
-                gateways: vec![ip("10.1.1.1")],
-                wire: Some((port, vid)),
-            }),
-            [
-                "network",
-                "bd=2",
-                "set(vrf=1),subnet=10.1.1.0/24,gateway=10.1.1.1,wire=push_vlan(9),output:3",
-            ],
-        ),
-        (
-            Entry::Tunnel(TunnelEntry { vni, bd, vrf }),
-            ["tunnel", "tun_id=77", "tnl_pop,set(vrf=1,bd=2)"],
-        ),
-        (
-            Entry::Vtep(VtepEntry { ip: ip("192.0.2.2"), local: ip("192.0.2.1") }),
-            ["vtep", "vtep=192.0.2.2", "tun_src=192.0.2.1"],
-        ),
-        (
-            Entry::Underlay(UnderlayEntry {
-                vtep: ip("192.0.2.2"),
-                port,
-                src_mac: mac,
-                dst_mac: Mac::BROADCAST,
-            }),
-            [
-                "underlay",
-                "vtep=192.0.2.2",
-                "set(eth(src=02:00:00:00:00:07,dst=ff:ff:ff:ff:ff:ff)),output:3",
-            ],
-        ),
-        (
-            Entry::Vlan(VlanEntry { port, vid, bd, vrf }),
-            ["vlan", "in_port=3,vlan_vid=9", "pop_vlan,set(vrf=1,bd=2)"],
-        ),
-        (
-            Entry::Group(GroupEntry { vrf, prefix: Prefix::host(ip("fd00::2")), group }),
-            ["group", "vrf=1,ipv6_dst=fd00::2", "group=5"],
-        ),
-        (
-            Entry::Rule(rule()),
-            [
-                "policy",
-                "priority=10,vrf=1,in,src_group=5,tcp,nw_dst=10.1.0.0/16,tp_dst=8000-8010",
-                "deny(rule=71)",
-            ],
-        ),
-        (
-            Entry::Rule(RuleEntry { dst: None, src_group: None, permit: Permit::Allow, ..rule() }),
-            ["policy", "priority=10,vrf=1,in,nw_proto=6,tp_dst=8000-8010", "allow(rule=71)"],
-        ),
-        (
-            Entry::Route(RouteEntry { vrf, prefix: net, bd, mac, next_hop: tunnel }),
-            [
-                "route",
-                "vrf=1,nw_dst=10.1.1.0/24",
-                "set(bd=2,eth_dst=02:00:00:00:00:07),tnl_push(vxlan(vni=77,dst=192.0.2.2))",
-            ],
-        ),
-        (
-            Entry::Route(RouteEntry {
-                vrf,
-                prefix: net,
-                bd,
-                mac: Mac::default(),
-                next_hop: NextHop::UnknownEndpoint,
-            }),
-            ["route", "vrf=1,nw_dst=10.1.1.0/24", "drop(unknown-endpoint)"],
-        ),
-        (
-            Entry::Mac(MacEntry { bd, mac, next_hop: NextHop::Local(port) }),
-            ["mac", "bd=2,eth_dst=02:00:00:00:00:07", "output:3"],
-        ),
-        (Entry::Tenant(TenantEntry::new(vrf, Permit::Allow)), ["tenant", "vrf=1", "default=allow"]),
-    ]
-}
-
-#[test]
-fn every_table_prints_its_entries() {
-    for (entry, want) in entries() {
-        let (matched, actions) = (entry_match(&entry), entry_actions(&entry));
-        assert_eq!([entry.table(), &matched, &actions], want);
-    }
 }
 
 #[test]

@@ -6,7 +6,6 @@ mod classbench;
 mod classify;
 mod engine;
 mod throughput;
-mod workload;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};

@@ -20,7 +20,8 @@ use packet_io::{PacketIo as _, QueueId};
 use serde::Serialize;
 use vrouter::{Engine, EngineConfig, Framing, PortKind, PortSpec, Worker};
 
-use crate::workload::{Shape, flow};
+use perf::Traffic;
+use perf::workload::{Tenant, Way, flow};
 
 const FRAMES: u32 = 8192;
 const SINK: u32 = 1000;
@@ -192,9 +193,15 @@ fn program(engine: &Engine, options: &Options) -> Result<()> {
         let name = format!("queue{}", queue.0);
         engine.add_port(PortSpec { id, name, ifindex: u32::from(id.get()), kind, framing })?;
     }
-    let shape = Shape { sources: 1, sink, acl_rules: options.acl_rules, routes: options.routes };
-    engine.write(&shape.ops()?)?;
+    engine.write(&tenant(options, sink)?.ops()?)?;
     Ok(())
+}
+
+/// One container with all the flows.
+fn tenant(options: &Options, sink: PortId) -> Result<Tenant> {
+    let tenant = Traffic::new(options.flows, Way::Local)?.tenant;
+    let (acl_rules, routes) = (options.acl_rules, options.routes);
+    Ok(Tenant { ports: (PortId::MIN.get(), 1), sink, acl_rules, routes, ..tenant })
 }
 
 fn pin(cpu: usize) {
@@ -226,7 +233,8 @@ fn generate(options: &Options, stop: &AtomicBool, sent: &AtomicU64) -> Result<()
     let mut io = XskIo::new(umem.clone())?;
     io.attach(INPUT, XskQueue::open(&umem, "vp-g0", 0)?)?;
     let size = options.frame as usize;
-    let frames: Vec<Vec<u8>> = (0..options.flows).map(|i| flow(i, 1).frame(size)).collect();
+    let frames: Vec<Vec<u8>> =
+        (0..options.flows).map(|i| flow(i).sent(PortId::MIN, size)).collect();
     let mut next = frames.iter().cycle();
     let mut total = 0;
     while !stop.load(Ordering::Relaxed) {

@@ -66,13 +66,15 @@ pub(crate) enum Tier {
     Pipeline,
 }
 
+pub(crate) const TIER_COUNT: usize = 3;
+
 /// Everything one worker counts.
 #[derive(Debug)]
 pub(crate) struct Counters {
     ports: Box<[PortCounters]>,
     rules: Box<[Cell]>,
     drops: Box<[Cell]>,
-    tiers: [AtomicU64; 3],
+    tiers: [AtomicU64; TIER_COUNT],
     /// Entries of the exact and of the masked cache.
     entries: [AtomicU64; 2],
 }
@@ -103,13 +105,15 @@ impl Counters {
         &self.drops[reason.index()]
     }
 
+    /// Adds what one loop has counted, and empties it.
     #[inline]
-    pub(crate) fn tier(&self, tier: Tier) {
-        let cell = &self.tiers[tier as usize];
-        cell.store(cell.load(Relaxed).wrapping_add(1), Relaxed);
+    pub(crate) fn add_tiers(&self, counted: &mut [u64; TIER_COUNT]) {
+        for (cell, counted) in self.tiers.iter().zip(counted) {
+            cell.store(cell.load(Relaxed).wrapping_add(std::mem::take(counted)), Relaxed);
+        }
     }
 
-    pub(crate) fn tiers(&self) -> [u64; 3] {
+    pub(crate) fn tiers(&self) -> [u64; TIER_COUNT] {
         [Tier::Exact, Tier::Masked, Tier::Pipeline].map(|t| self.tiers[t as usize].load(Relaxed))
     }
 

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use flowtable::ids::Group;
 
-use crate::key::GroupKey;
-use crate::name::{CfgdTag, NetworkName, PolicyName};
-use crate::refusal::{Reason, Refused};
+use crate::key::{GroupKey, ProfileKey};
+use crate::name::{CfgdTag, NetworkName, PolicyName, ProfileName};
+use crate::refusal::Refused;
 use crate::subnet::AddressRange;
 
 /// A group as a user asks for it.
@@ -20,6 +20,8 @@ pub struct GroupSpec {
     pub pool: Option<AddressRange>,
     /// Its policies, in the same tenant, each once.
     pub policies: Vec<PolicyName>,
+    /// Its net profile, in the same tenant.
+    pub profile: Option<ProfileName>,
     /// The user's own tag.
     pub cfgd_tag: Option<CfgdTag>,
 }
@@ -51,15 +53,11 @@ impl GroupSpec {
         if text.is_empty() { Ok(None) } else { AddressRange::parse(field, text).map(Some) }
     }
 
-    /// Checks a net profile: this version has none.
-    ///
-    /// # Errors
-    /// [`Refused`] unless it is empty.
-    pub fn check_net_profile(field: &'static str, text: &str) -> Result<(), Refused> {
-        if text.is_empty() {
-            return Ok(());
-        }
-        Err(Refused::new(field, text, Reason::NetprofileNotFound))
+    /// The key of its net profile.
+    #[must_use]
+    pub fn profile_key(&self) -> Option<ProfileKey> {
+        let profile = self.profile.clone()?;
+        Some(ProfileKey { tenant: self.key.tenant.clone(), profile })
     }
 }
 

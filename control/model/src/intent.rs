@@ -8,9 +8,10 @@ use std::net::Ipv4Addr;
 use crate::endpoint::{AddressLease, Endpoint, EndpointSpec, LeaseSpec, Node};
 use crate::global::{Global, GlobalSpec};
 use crate::group::{EndpointGroup, GroupSpec};
-use crate::key::{GroupKey, Key, Kind, LeaseKey, NetworkKey, PolicyKey, RuleKey};
+use crate::key::{GroupKey, Key, Kind, LeaseKey, NetworkKey, PolicyKey, ProfileKey, RuleKey};
 use crate::name::{EndpointId, NodeName, TenantName};
 use crate::network::{Network, NetworkSpec};
+use crate::profile::NetProfile;
 use crate::rule::{Rule, RuleSpec};
 use crate::tenant::{Tenant, TenantSpec};
 
@@ -35,6 +36,8 @@ pub enum Object {
     Node(Node),
     /// A reserved address.
     AddressLease(AddressLease),
+    /// A net profile.
+    NetProfile(NetProfile),
 }
 
 impl Object {
@@ -51,6 +54,7 @@ impl Object {
             Self::Endpoint(o) => Key::Endpoint(o.id.clone()),
             Self::Node(o) => Key::Node(o.name.clone()),
             Self::AddressLease(o) => Key::AddressLease(o.key()),
+            Self::NetProfile(o) => Key::NetProfile(o.key.clone()),
         }
     }
 
@@ -65,6 +69,7 @@ impl Object {
             Self::Rule(o) => Some(&o.spec.key.tenant),
             Self::Endpoint(o) => Some(&o.network.tenant),
             Self::AddressLease(o) => Some(&o.network.tenant),
+            Self::NetProfile(o) => Some(&o.key.tenant),
             Self::Global(_) | Self::Node(_) => None,
         }
     }
@@ -91,6 +96,8 @@ pub enum Spec {
     Node(Node),
     /// A reserved address.
     AddressLease(LeaseSpec),
+    /// A net profile.
+    NetProfile(NetProfile),
 }
 
 /// All stored objects, by key.
@@ -105,6 +112,7 @@ pub struct Intent {
     pub(crate) endpoints: BTreeMap<EndpointId, Endpoint>,
     pub(crate) nodes: BTreeMap<NodeName, Node>,
     pub(crate) leases: BTreeMap<LeaseKey, AddressLease>,
+    pub(crate) profiles: BTreeMap<ProfileKey, NetProfile>,
 }
 
 impl Intent {
@@ -120,6 +128,7 @@ impl Intent {
             Object::Endpoint(o) => drop(self.endpoints.insert(o.id.clone(), o)),
             Object::Node(o) => drop(self.nodes.insert(o.name.clone(), o)),
             Object::AddressLease(o) => drop(self.leases.insert(o.key(), o)),
+            Object::NetProfile(o) => drop(self.profiles.insert(o.key.clone(), o)),
         }
     }
 
@@ -135,6 +144,7 @@ impl Intent {
             Key::Endpoint(id) => drop(self.endpoints.remove(id)),
             Key::Node(name) => drop(self.nodes.remove(name)),
             Key::AddressLease(key) => drop(self.leases.remove(key)),
+            Key::NetProfile(key) => drop(self.profiles.remove(key)),
         }
     }
 
@@ -151,6 +161,7 @@ impl Intent {
             Key::Endpoint(id) => self.endpoints.get(id).cloned().map(Object::Endpoint),
             Key::Node(name) => self.nodes.get(name).cloned().map(Object::Node),
             Key::AddressLease(key) => self.leases.get(key).cloned().map(Object::AddressLease),
+            Key::NetProfile(key) => self.profiles.get(key).cloned().map(Object::NetProfile),
         }
     }
 
@@ -169,6 +180,7 @@ impl Intent {
             Kind::Endpoint => self.endpoints.values().cloned().map(Object::Endpoint).collect(),
             Kind::Node => self.nodes.values().cloned().map(Object::Node).collect(),
             Kind::AddressLease => self.leases.values().cloned().map(Object::AddressLease).collect(),
+            Kind::NetProfile => self.profiles.values().cloned().map(Object::NetProfile).collect(),
         }
     }
 
@@ -231,6 +243,11 @@ impl Intent {
     /// Every policy, by key.
     pub fn policies(&self) -> impl Iterator<Item = &PolicyKey> {
         self.policies.iter()
+    }
+
+    /// Every net profile, by key.
+    pub fn profiles(&self) -> impl Iterator<Item = &NetProfile> {
+        self.profiles.values()
     }
 
     /// The endpoint with an address of a network.

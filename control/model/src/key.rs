@@ -4,7 +4,9 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use crate::global::Global;
-use crate::name::{EndpointId, GroupName, NetworkName, NodeName, PolicyName, RuleName, TenantName};
+use crate::name::{
+    EndpointId, GroupName, NetworkName, NodeName, PolicyName, ProfileName, RuleName, TenantName,
+};
 use crate::refusal::{Reason, Refused};
 
 /// What an object is.
@@ -28,17 +30,20 @@ pub enum Kind {
     Node,
     /// A reserved address.
     AddressLease,
+    /// A net profile.
+    NetProfile,
 }
 
 impl Kind {
     /// Every kind; what an object names comes before it.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Global,
         Self::Node,
         Self::Tenant,
         Self::Network,
         Self::Policy,
         Self::Rule,
+        Self::NetProfile,
         Self::EndpointGroup,
         Self::AddressLease,
         Self::Endpoint,
@@ -57,6 +62,7 @@ impl Kind {
             Self::Endpoint => "endpoint",
             Self::Node => "node",
             Self::AddressLease => "lease",
+            Self::NetProfile => "netprofile",
         }
     }
 }
@@ -111,6 +117,11 @@ joined_key!(
 joined_key!(
     /// `tenant:policy:rule`
     RuleKey { tenant: TenantName, policy: PolicyName, rule: RuleName }, "tenant:policy:rule"
+);
+
+joined_key!(
+    /// `tenant:profile`
+    ProfileKey { tenant: TenantName, profile: ProfileName }, "tenant:profile"
 );
 
 impl RuleKey {
@@ -173,6 +184,8 @@ pub enum Key {
     Node(NodeName),
     /// A reserved address.
     AddressLease(LeaseKey),
+    /// A net profile.
+    NetProfile(ProfileKey),
 }
 
 impl Key {
@@ -195,6 +208,7 @@ impl Key {
             Kind::Endpoint => Self::Endpoint(EndpointId::parse(field, text)?),
             Kind::Node => Self::Node(NodeName::parse(field, text)?),
             Kind::AddressLease => Self::AddressLease(LeaseKey::parse(field, text)?),
+            Kind::NetProfile => Self::NetProfile(ProfileKey::parse(field, text)?),
         })
     }
 
@@ -211,6 +225,7 @@ impl Key {
             Self::Endpoint(_) => Kind::Endpoint,
             Self::Node(_) => Kind::Node,
             Self::AddressLease(_) => Kind::AddressLease,
+            Self::NetProfile(_) => Kind::NetProfile,
         }
     }
 }
@@ -227,6 +242,7 @@ impl fmt::Display for Key {
             Self::Endpoint(id) => id.fmt(f),
             Self::Node(name) => name.fmt(f),
             Self::AddressLease(key) => key.fmt(f),
+            Self::NetProfile(key) => key.fmt(f),
         }
     }
 }
@@ -247,6 +263,7 @@ mod tests {
             (Kind::Endpoint, "0123456789ab:eth0"),
             (Kind::Node, "host1.example"),
             (Kind::AddressLease, "red:net:10.1.1.5"),
+            (Kind::NetProfile, "red:gold_1"),
         ];
         for (kind, text) in keys {
             let key = Key::parse(kind, text).unwrap();
@@ -263,6 +280,8 @@ mod tests {
             (Kind::Rule, "red:first"),
             (Kind::Rule, "red:first:"),
             (Kind::Global, "other"),
+            (Kind::NetProfile, "red"),
+            (Kind::NetProfile, "red:gold:more"),
             (Kind::AddressLease, "red:net"),
             (Kind::AddressLease, "red:net:10.1.1"),
             (Kind::Tenant, ""),

@@ -16,7 +16,9 @@ mod ledger;
 mod name;
 mod network;
 mod pool;
+mod profile;
 mod ranges;
+mod rate;
 mod refusal;
 mod rule;
 mod subnet;
@@ -25,22 +27,24 @@ mod tenant;
 
 pub use compile::{Placement, compile};
 pub use endpoint::{AddressLease, Endpoint, EndpointSpec, Host, LeaseSpec, Node, mac_for};
-pub use flowtable::entry::{Direction, Permit};
-pub use flowtable::ids::{Bd, Group, Mac, PortId, RuleId, Vrf};
+pub use flowtable::entry::{Direction, OnDeny, Permit, Tracking};
+pub use flowtable::ids::{Bd, Dscp, Group, Mac, PortId, RuleId, Vrf};
 pub use global::{Global, GlobalSpec, PrivateSubnet};
 pub use group::{EndpointGroup, GroupSpec};
 pub use intent::{Intent, Object, Spec};
-pub use key::{GroupKey, Key, Kind, LeaseKey, NetworkKey, PolicyKey, RuleKey};
+pub use key::{GroupKey, Key, Kind, LeaseKey, NetworkKey, PolicyKey, ProfileKey, RuleKey};
 pub use ledger::{Change, Counters, Damaged, Holdings, Ledger, Outcome};
 pub use name::{
-    CfgdTag, EndpointId, GroupName, Label, NetworkName, NodeName, Owner, PolicyName, RuleName,
-    TenantName,
+    CfgdTag, EndpointId, GroupName, Label, NetworkName, NodeName, Owner, PolicyName, ProfileName,
+    RuleName, TenantName,
 };
 pub use network::{Encap, Network, NetworkSpec, Tag, check_nw_type};
 pub use pool::{AddressPool, Holder, Unavailable};
+pub use profile::{NetProfile, Scope};
 pub use ranges::Ranges;
+pub use rate::{Bandwidth, Burst, RateLimit};
 pub use refusal::{Class, Reason, Refused};
 pub use rule::{AddressMatch, Peer, Protocol, Rule, RuleSpec, RuleText};
 pub use subnet::{AddressRange, Subnet};
 pub use tag::{TagPool, TagRange};
-pub use tenant::{Tenant, TenantSpec};
+pub use tenant::{Tenant, TenantChange, TenantSettings, TenantSpec};

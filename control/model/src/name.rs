@@ -72,6 +72,11 @@ text_type!(
     RuleName, |text| name(text, NAME_LEN_MAX)
 );
 text_type!(
+    /// A net profile's name, unique in its tenant. Contiv has no rule for it: what keys and paths are
+    /// joined with can't be in it.
+    ProfileName, |text| profile(text)
+);
+text_type!(
     /// A node's name.
     NodeName, |text| name(text, NAME_LEN_MAX)
 );
@@ -104,6 +109,12 @@ impl TenantName {
 fn name(text: &str, len_max: usize) -> Result<(), Reason> {
     let good = text.len() <= len_max && text.split('.').all(is_label);
     if good { Ok(()) } else { Err(Reason::BadName { len_max }) }
+}
+
+fn profile(text: &str) -> Result<(), Reason> {
+    let good = (1..=NAME_LEN_MAX).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_graphic() && !b":/".contains(&b));
+    if good { Ok(()) } else { Err(Reason::BadProfileName) }
 }
 
 fn is_label(label: &str) -> bool {
@@ -165,6 +176,17 @@ mod tests {
             Reason::BadName { len_max: 64 }
         );
         assert_eq!(TenantName::parse("tenantName", "").unwrap_err().reason, Reason::NoTenant);
+    }
+
+    #[test]
+    fn a_profile_may_have_any_visible_character_but_those_that_join_keys() {
+        for good in ["gold", "net_profile-1", "-x", &"a".repeat(64)] {
+            assert_eq!(ProfileName::parse("profileName", good).unwrap().as_str(), good);
+        }
+        for bad in ["", "a:b", "a/b", "a b", "a\n", "\u{fc}ber", &"a".repeat(65)] {
+            let refused = ProfileName::parse("profileName", bad).unwrap_err();
+            assert_eq!(refused.reason, Reason::BadProfileName, "{bad}");
+        }
     }
 
     #[test]

@@ -81,6 +81,9 @@ reasons! {
     BadName { len_max: usize } => Invalid,
         "a name has 1 to {len_max} letters, digits, dots and dashes and starts and ends with a letter or digit",
         "use only letters, digits, '.' and '-'";
+    /// Not a profile's name.
+    BadProfileName => Invalid,
+        "a profile's name has 1 to 64 visible ASCII characters without ':' and '/'", "use only letters, digits, '.', '_' and '-'";
     /// Not an identifier of an endpoint or owner.
     BadIdentifier => Invalid,
         "an identifier has 1 to 255 visible ASCII characters", "remove spaces and control characters";
@@ -130,7 +133,7 @@ reasons! {
 
     /// Tenant changed.
     TenantImmutable => Exists, "Cant change tenant parameters after its created",
-        "delete the tenant and create it again";
+        "change settings with `netctl tenant update`; for another default network delete the tenant first";
     /// Network changed.
     NetworkImmutable => Exists, "Cant change network parameters after its created",
         "delete the network and create it again";
@@ -166,7 +169,7 @@ reasons! {
     /// Unknown rule.
     RuleNotFound => NotFound, "rule not found", "see `netctl policy rule-ls`";
     /// Unknown profile.
-    NetprofileNotFound => NotFound, "netprofile not found", "leave netProfile empty: this version has none";
+    NetprofileNotFound => NotFound, "netprofile not found", "create the netprofile first";
     /// Unknown endpoint.
     EndpointNotFound => NotFound, "endpoint not found", "see `netctl endpoint ls`";
     /// Unknown node.
@@ -195,6 +198,9 @@ reasons! {
     TenantHasPolicies { name: String, count: usize } => InUse, "cannot delete {name} has {count} policies",
         "delete the policies first";
     /// Tenant in use.
+    TenantHasNetprofiles { name: String, count: usize } => InUse, "Cannot delete {name} has {count} netprofiles",
+        "delete the netprofiles first";
+    /// Tenant in use.
     TenantHasNetworks { name: String, count: usize } => InUse, "cannot delete {name} has {count} networks",
         "delete the networks first";
     /// The tenant that always exists.
@@ -212,6 +218,8 @@ reasons! {
         "detach the containers first";
     /// Policy in use.
     PolicyInUse => InUse, "Policy is being used", "take the policy off its endpoint groups first";
+    /// Profile in use.
+    NetprofileInUse => InUse, "NetProfile is being used", "take the profile off its endpoint groups first";
     /// Node in use.
     NodeHasEndpoints { name: String, count: usize } => InUse, "cannot delete {name} has {count} endpoints",
         "delete the endpoints first";
@@ -258,6 +266,21 @@ reasons! {
     BadPort => Invalid, "a port is 1 to 65535, or 0 for any", "choose a port in the range";
     /// Port without a protocol that has ports.
     PortWithoutProtocol => Invalid, "a port needs protocol tcp or udp", "set the protocol to tcp or udp";
+
+    /// Bandwidth text.
+    BandwidthFormat => Invalid, "a bandwidth is a number and a unit of k, m or g with b or bps behind it or nothing",
+        "write it like 10 Mbps, 13mb or 4g, or leave it empty for no limit";
+    /// Bandwidth.
+    BandwidthHigh => Invalid, "a bandwidth is at most 10000 Gbps", "choose less, or leave it empty for no limit";
+    /// Burst, at creation.
+    BurstSmall => Invalid, "Invalid Burst size. burst size > 1500 bytes", "choose 2 KB or more, or 0 for the default";
+    /// Burst, changed.
+    UpdateBurstSmall => Invalid, "Invalid Burst size. burst size must be > 1500 bytes",
+        "choose 2 KB or more, or 0 for the default";
+    /// Burst.
+    BurstHigh => Invalid, "a burst is at most 10486 KB", "choose 2 to 10486 KB, or 0 for the default";
+    /// Code point.
+    BadDscp => Invalid, "a DSCP is 0 to 63", "choose 0 to 63; 0 leaves the mark of packets";
 
     /// Subnet text.
     SubnetFormat => Invalid, "Network subnet format not valid", "write it like 10.1.1.0/24 or 10.1.1.10-10.1.1.20/24";

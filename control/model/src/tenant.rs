@@ -1,23 +1,95 @@
-//! Tenants: a routing instance each, and what happens to traffic that no rule matches.
+//! Tenants: a routing instance each, and what holds for all of a tenant's traffic.
 
-use flowtable::entry::Permit;
+use flowtable::entry::{OnDeny, Permit, Tracking};
 use flowtable::ids::Vrf;
 
 use crate::name::{NetworkName, TenantName};
+use crate::rate::{Bandwidth, Burst, RateLimit};
 use crate::refusal::{Reason, Refused};
 
-/// A tenant as a user asks for it.
+/// What holds for all of a tenant's traffic. The bounds are of each node by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TenantSpec {
-    /// Its name.
-    pub name: TenantName,
-    /// The network of containers that name none.
-    pub default_network: Option<NetworkName>,
-    /// What happens to traffic no rule matches; `None`: as it is, at first allow.
-    pub default_verdict: Option<Permit>,
+pub struct TenantSettings {
+    /// What happens to traffic no rule matches.
+    pub default_verdict: Permit,
+    /// Whether connections are tracked.
+    pub tracking: Tracking,
+    /// What a change of policy does to established connections.
+    pub on_deny: OnDeny,
+    /// Most connections at once; 0 leaves it to the engine.
+    pub connections_max: u32,
+    /// Most new flows per second; 0 leaves it to the engine.
+    pub new_flows_max: u32,
+    /// Of what all endpoints send together, and of what they receive.
+    pub limit: RateLimit,
 }
 
-impl TenantSpec {
+impl Default for TenantSettings {
+    fn default() -> Self {
+        Self {
+            default_verdict: Permit::Allow,
+            tracking: Tracking::Stateful,
+            on_deny: OnDeny::Cut,
+            connections_max: 0,
+            new_flows_max: 0,
+            limit: RateLimit::default(),
+        }
+    }
+}
+
+impl TenantSettings {
+    /// These settings with the wanted changes.
+    #[must_use]
+    pub fn changed_by(&self, change: &TenantChange) -> Self {
+        let limit = &self.limit;
+        Self {
+            default_verdict: change.default_verdict.unwrap_or(self.default_verdict),
+            tracking: change.tracking.unwrap_or(self.tracking),
+            on_deny: change.on_deny.unwrap_or(self.on_deny),
+            connections_max: change.connections_max.unwrap_or(self.connections_max),
+            new_flows_max: change.new_flows_max.unwrap_or(self.new_flows_max),
+            limit: RateLimit {
+                bandwidth: change.bandwidth.as_ref().unwrap_or(&limit.bandwidth).clone(),
+                burst: change.burst.unwrap_or(limit.burst),
+            },
+        }
+    }
+
+    /// The first field that differs, by its JSON name.
+    pub(crate) fn difference(&self, other: &Self) -> Option<&'static str> {
+        let fields = [
+            (self.default_verdict == other.default_verdict, "defaultVerdict"),
+            (self.tracking == other.tracking, "tracking"),
+            (self.on_deny == other.on_deny, "onDeny"),
+            (self.connections_max == other.connections_max, "maxConnections"),
+            (self.new_flows_max == other.new_flows_max, "maxNewFlows"),
+            (self.limit.bandwidth == other.limit.bandwidth, "bandwidth"),
+            (self.limit.burst == other.limit.burst, "burst"),
+        ];
+        fields.into_iter().find(|(same, _)| !same).map(|(_, field)| field)
+    }
+}
+
+/// Wanted settings; `None`: as it is, at first the default.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TenantChange {
+    /// What happens to traffic no rule matches.
+    pub default_verdict: Option<Permit>,
+    /// Whether connections are tracked.
+    pub tracking: Option<Tracking>,
+    /// What a change of policy does to established connections.
+    pub on_deny: Option<OnDeny>,
+    /// Most connections at once.
+    pub connections_max: Option<u32>,
+    /// Most new flows per second.
+    pub new_flows_max: Option<u32>,
+    /// Rate of all endpoints together.
+    pub bandwidth: Option<Bandwidth>,
+    /// Burst of that rate.
+    pub burst: Option<Burst>,
+}
+
+impl TenantChange {
     /// Checks a verdict: `allow`, `deny`, or empty.
     ///
     /// # Errors
@@ -30,6 +102,43 @@ impl TenantSpec {
             _ => Err(Refused::new(field, text, Reason::NotOneOf { list: "allow, deny" })),
         }
     }
+
+    /// Checks `stateful`, `stateless`, or empty.
+    ///
+    /// # Errors
+    /// [`Refused`] for any other text.
+    pub fn parse_tracking(field: &'static str, text: &str) -> Result<Option<Tracking>, Refused> {
+        match text {
+            "" => Ok(None),
+            "stateful" => Ok(Some(Tracking::Stateful)),
+            "stateless" => Ok(Some(Tracking::Stateless)),
+            _ => Err(Refused::new(field, text, Reason::NotOneOf { list: "stateful, stateless" })),
+        }
+    }
+
+    /// Checks `cut`, `finish`, or empty.
+    ///
+    /// # Errors
+    /// [`Refused`] for any other text.
+    pub fn parse_on_deny(field: &'static str, text: &str) -> Result<Option<OnDeny>, Refused> {
+        match text {
+            "" => Ok(None),
+            "cut" => Ok(Some(OnDeny::Cut)),
+            "finish" => Ok(Some(OnDeny::Finish)),
+            _ => Err(Refused::new(field, text, Reason::NotOneOf { list: "cut, finish" })),
+        }
+    }
+}
+
+/// A tenant as a user asks for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantSpec {
+    /// Its name.
+    pub name: TenantName,
+    /// The network of containers that name none.
+    pub default_network: Option<NetworkName>,
+    /// Its settings.
+    pub change: TenantChange,
 }
 
 /// A stored tenant.
@@ -39,8 +148,8 @@ pub struct Tenant {
     pub name: TenantName,
     /// The network of containers that name none.
     pub default_network: Option<NetworkName>,
-    /// What happens to traffic no rule matches.
-    pub default_verdict: Permit,
+    /// Its settings.
+    pub settings: TenantSettings,
     /// Its routing instance.
     pub vrf: Vrf,
 }

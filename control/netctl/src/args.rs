@@ -95,9 +95,12 @@ pub(crate) enum Noun {
     /// Networks of a tenant
     #[command(subcommand, visible_alias = "net")]
     Network(NetworkVerb),
-    /// Endpoint groups: what policies are attached to
+    /// Endpoint groups: what policies and net profiles are attached to
     #[command(subcommand)]
     Group(GroupVerb),
+    /// Net profiles: bandwidth and DSCP of the endpoints of groups
+    #[command(subcommand)]
+    Netprofile(ProfileVerb),
     /// Policies and their rules
     #[command(subcommand)]
     Policy(PolicyVerb),
@@ -197,7 +200,9 @@ pub(crate) struct ScopedListArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum TenantVerb {
     /// Creates a tenant
-    Create(NameArgs),
+    Create(TenantArgs),
+    /// Changes settings of a tenant at once; what is not named stays
+    Update(TenantArgs),
     /// Deletes a tenant that has nothing left in it
     #[command(visible_alias = "delete")]
     Rm(NameArgs),
@@ -206,6 +211,45 @@ pub(crate) enum TenantVerb {
     Ls(ListArgs),
     /// Shows a tenant and its state as JSON
     Inspect(NameArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TenantArgs {
+    /// Its name
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) settings: TenantSettingsArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// Bounds are of each node by itself.
+#[derive(Debug, Args)]
+pub(crate) struct TenantSettingsArgs {
+    /// What happens to traffic that no rule matches: allow (at first) or deny
+    #[arg(long, value_name = "VERDICT")]
+    pub(crate) default_verdict: Option<String>,
+    /// Track connections: replies pass without a rule (at first)
+    #[arg(long, conflicts_with = "stateless")]
+    pub(crate) stateful: bool,
+    /// Compare every packet with the rules on its own
+    #[arg(long)]
+    pub(crate) stateless: bool,
+    /// Established connections that a change of policy denies: cut (at first), or finish: they go on
+    #[arg(long, value_name = "ACTION")]
+    pub(crate) on_deny: Option<String>,
+    /// Most connections at once on a node; 0 (at first) leaves it to vrouterd
+    #[arg(long, value_name = "N")]
+    pub(crate) max_connections: Option<u32>,
+    /// Most new flows per second on a node; 0 (at first) leaves it to vrouterd
+    #[arg(long, value_name = "N")]
+    pub(crate) max_new_flows: Option<u32>,
+    /// Of all its endpoints on a node together, in each direction, for example 1 Gbps; "" is no limit
+    #[arg(short, long)]
+    pub(crate) bandwidth: Option<String>,
+    /// Burst of that bandwidth in KB of 1000 bytes, 2 to 10486; 0 (at first) is 100 ms of it
+    #[arg(short = 's', long, value_name = "KB")]
+    pub(crate) burst: Option<u32>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -254,7 +298,7 @@ pub(crate) struct NetworkCreateArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum GroupVerb {
-    /// Creates an endpoint group in a network
+    /// Creates an endpoint group in a network, or replaces the policies and net profile of one
     Create(GroupCreateArgs),
     /// Deletes a group without endpoints
     #[command(visible_alias = "delete")]
@@ -275,7 +319,7 @@ pub(crate) struct GroupCreateArgs {
     /// A policy to enforce on it; may be given several times
     #[arg(short, long)]
     pub(crate) policy: Vec<String>,
-    /// Network profile
+    /// Net profile: limits and marks its endpoints; without it they are not limited
     #[arg(short, long)]
     pub(crate) networkprofile: Option<String>,
     /// Addresses of its endpoints, for example 10.36.0.1-10.36.0.10
@@ -284,6 +328,39 @@ pub(crate) struct GroupCreateArgs {
     /// Tag of the group (also -tag)
     #[arg(long)]
     pub(crate) epg_tag: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProfileVerb {
+    /// Creates a net profile, or replaces one, at once also for the groups that have it
+    Create(ProfileCreateArgs),
+    /// Deletes a net profile that no group has
+    #[command(visible_alias = "delete")]
+    Rm(ScopedArgs),
+    /// Lists net profiles
+    #[command(visible_alias = "list")]
+    Ls(ScopedListArgs),
+    /// Shows a net profile and the endpoints that have it as JSON
+    Inspect(ScopedArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProfileCreateArgs {
+    #[command(flatten)]
+    pub(crate) named: ScopedArgs,
+    /// What an endpoint may send and what it may receive, for example 10 kbps, 100 mbps, 1gbps; no
+    /// limit if absent
+    #[arg(short, long, default_value = "", hide_default_value = true)]
+    pub(crate) bandwidth: String,
+    /// Mark of what an endpoint sends, 0 to 63; 0 leaves the mark of its packets
+    #[arg(short, long, default_value_t = 0)]
+    pub(crate) dscp: u32,
+    /// Burst in KB of 1000 bytes, 2 to 10486; 0 is 100 ms of the bandwidth
+    #[arg(short = 's', long, value_name = "KB", default_value_t = 0)]
+    pub(crate) burst: u32,
+    /// endpoint: each has the whole bandwidth; group: all endpoints of a group on a node share it
+    #[arg(long, default_value = "endpoint")]
+    pub(crate) scope: String,
 }
 
 #[derive(Debug, Subcommand)]
@@ -475,6 +552,12 @@ mod tests {
         assert_eq!(form("netctl network list -aqj"), ListForm::Json);
         assert_eq!(form("netctl -o json net ls"), ListForm::Json);
         assert_eq!(form("netctl -o json net ls -o table"), ListForm::Table);
+    }
+
+    #[test]
+    fn a_tenant_is_stateful_or_stateless_and_not_both() {
+        let error = parse("netctl tenant update red --stateful --stateless").unwrap_err();
+        assert!(error.to_string().contains("--stateless"), "{error}");
     }
 
     #[test]

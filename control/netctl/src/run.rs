@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use crate::args::{
     Cli, EndpointVerb, Format, GlobalArgs, GlobalSetArgs, GlobalVerb, GroupCreateArgs, GroupVerb,
-    NetworkCreateArgs, NetworkVerb, NodeVerb, Noun, OutputArgs, PolicyVerb, RuleAddArgs,
-    RuleListArgs, ScopedListArgs, TenantVerb,
+    NetworkCreateArgs, NetworkVerb, NodeVerb, Noun, OutputArgs, PolicyVerb, ProfileCreateArgs,
+    ProfileVerb, RuleAddArgs, RuleListArgs, ScopedListArgs, TenantArgs, TenantVerb,
 };
 use crate::failure::Failure;
 use crate::pages;
@@ -19,7 +19,7 @@ use crate::rule::rule_of;
 use crate::session::{Selection, Session, Written};
 use crate::view::{
     self, EndpointView, GlobalView, GroupView, ListForm, NetworkView, NodeView, PolicyView,
-    RuleView, Stats, TenantView, View,
+    ProfileView, RuleView, Stats, TenantView, View,
 };
 
 /// What a run prints.
@@ -46,6 +46,7 @@ pub(crate) async fn run(cli: Cli) -> Done {
         Noun::Tenant(verb) => runner.tenant(verb).await,
         Noun::Network(verb) => runner.network(verb).await,
         Noun::Group(verb) => runner.group(verb).await,
+        Noun::Netprofile(verb) => runner.profile(verb).await,
         Noun::Policy(verb) => runner.policy(verb).await,
         Noun::Endpoint(verb) => runner.endpoint(verb).await,
         Noun::Global(verb) => runner.global(verb).await,
@@ -68,9 +69,15 @@ impl Runner {
         match verb {
             TenantVerb::Create(args) => {
                 let line = format!("Creating tenant: {}\n", args.name);
-                let tenant = v1::Tenant { tenant_name: args.name, ..Default::default() };
                 let format = self.format(&args.output);
-                self.create::<TenantView>(Kind::Tenant(tenant), format, line).await
+                self.create::<TenantView>(Kind::Tenant(tenant_of(args)), format, line).await
+            }
+            TenantVerb::Update(args) => {
+                let line = format!("Updating tenant: {}\n", args.name);
+                let format = self.format(&args.output);
+                let tenant = Kind::Tenant(tenant_of(args));
+                let written = Session::open(&self.global).await?.update(tenant).await?;
+                confirm::<TenantView>(written, format, line)
             }
             TenantVerb::Rm(args) => {
                 let line = format!("Deleting tenant {}\n", args.name);
@@ -111,6 +118,23 @@ impl Runner {
             }
             GroupVerb::Ls(args) => self.list_scoped::<GroupView>(args).await,
             GroupVerb::Inspect(args) => self.inspect::<GroupView>(&args.key()).await,
+        }
+    }
+
+    async fn profile(&self, verb: ProfileVerb) -> Done {
+        match verb {
+            ProfileVerb::Create(args) => {
+                let line =
+                    format!("Creating netprofile {}:{}\n", args.named.tenant, args.named.name);
+                let format = self.format(&args.named.output);
+                self.create::<ProfileView>(Kind::NetProfile(profile_of(args)), format, line).await
+            }
+            ProfileVerb::Rm(args) => {
+                let line = format!("Deleting netprofile {}:{}\n", args.tenant, args.name);
+                self.remove(v1::Kind::NetProfile, args.key(), self.format(&args.output), line).await
+            }
+            ProfileVerb::Ls(args) => self.list_scoped::<ProfileView>(args).await,
+            ProfileVerb::Inspect(args) => self.inspect::<ProfileView>(&args.key()).await,
         }
     }
 
@@ -251,6 +275,39 @@ fn confirm<V: View>(written: Written, format: Format, line: String) -> Done {
     Ok(Outcome { text, warnings: written.warnings })
 }
 
+/// Only what is named: netmaster leaves the rest as it is.
+fn tenant_of(args: TenantArgs) -> v1::Tenant {
+    let settings = args.settings;
+    let tracking = match (settings.stateful, settings.stateless) {
+        (true, _) => "stateful",
+        (false, true) => "stateless",
+        (false, false) => "",
+    };
+    v1::Tenant {
+        tenant_name: args.name,
+        default_network: String::new(),
+        default_verdict: settings.default_verdict.unwrap_or_default(),
+        tracking: tracking.to_owned(),
+        on_deny: settings.on_deny.unwrap_or_default(),
+        max_connections: settings.max_connections,
+        max_new_flows: settings.max_new_flows,
+        bandwidth: settings.bandwidth,
+        burst: settings.burst,
+        vrf: 0,
+    }
+}
+
+fn profile_of(args: ProfileCreateArgs) -> v1::NetProfile {
+    v1::NetProfile {
+        tenant_name: args.named.tenant,
+        profile_name: args.named.name,
+        bandwidth: args.bandwidth,
+        burst: args.burst,
+        dscp: args.dscp,
+        scope: args.scope,
+    }
+}
+
 fn network_of(args: NetworkCreateArgs) -> v1::Network {
     v1::Network {
         tenant_name: args.scope.tenant,
@@ -316,8 +373,8 @@ mod tests {
     use clap::Parser as _;
     use control_api::v1;
 
-    use super::{group_of, named_settings, network_of};
-    use crate::args::{Cli, GlobalVerb, GroupVerb, NetworkVerb, Noun};
+    use super::{group_of, named_settings, network_of, profile_of, tenant_of};
+    use crate::args::{Cli, GlobalVerb, GroupVerb, NetworkVerb, Noun, ProfileVerb, TenantVerb};
     use crate::rewrite::contiv_flags;
 
     fn noun(line: &str) -> Noun {
@@ -374,6 +431,61 @@ mod tests {
             group_id: 0,
         };
         assert_eq!(group_of(args), want);
+    }
+
+    #[test]
+    fn contivs_netprofile_flags_land_in_their_fields() {
+        let line = "netctl netprofile create -t blue -b 6Mbps -d 10 -s 80 --scope group gold";
+        let Noun::Netprofile(ProfileVerb::Create(args)) = noun(line) else { panic!() };
+        let want = v1::NetProfile {
+            tenant_name: "blue".into(),
+            profile_name: "gold".into(),
+            bandwidth: "6Mbps".into(),
+            burst: 80,
+            dscp: 10,
+            scope: "group".into(),
+        };
+        assert_eq!(profile_of(args), want);
+        let Noun::Netprofile(ProfileVerb::Create(args)) = noun("netctl netprofile create p") else {
+            panic!()
+        };
+        let want = v1::NetProfile {
+            tenant_name: "default".into(),
+            profile_name: "p".into(),
+            scope: "endpoint".into(),
+            ..Default::default()
+        };
+        assert_eq!(profile_of(args), want);
+    }
+
+    #[test]
+    fn tenant_settings_that_are_not_named_are_not_sent() {
+        let Noun::Tenant(TenantVerb::Create(args)) = noun("netctl tenant create red") else {
+            panic!()
+        };
+        let red = v1::Tenant { tenant_name: "red".into(), ..Default::default() };
+        assert_eq!(tenant_of(args), red);
+        let line = "netctl tenant update red --default-verdict deny --stateless --on-deny finish \
+                    --max-connections 1000 --max-new-flows 0 --bandwidth 1gbps --burst 1500";
+        let Noun::Tenant(TenantVerb::Update(args)) = noun(line) else { panic!() };
+        let want = v1::Tenant {
+            default_verdict: "deny".into(),
+            tracking: "stateless".into(),
+            on_deny: "finish".into(),
+            max_connections: Some(1000),
+            max_new_flows: Some(0),
+            bandwidth: Some("1gbps".into()),
+            burst: Some(1500),
+            ..red
+        };
+        assert_eq!(tenant_of(args), want);
+        let Noun::Tenant(TenantVerb::Update(args)) =
+            noun("netctl tenant update red --stateful --bandwidth=")
+        else {
+            panic!()
+        };
+        let tenant = tenant_of(args);
+        assert_eq!((tenant.tracking.as_str(), tenant.bandwidth), ("stateful", Some(String::new())));
     }
 
     #[test]

@@ -207,7 +207,8 @@ impl Selection {
             | Object::Global(_)
             | Object::Endpoint(_)
             | Object::Node(_)
-            | Object::AddressLease(_) => true,
+            | Object::AddressLease(_)
+            | Object::NetProfile(_) => true,
         };
         in_tenant && in_parent
     }
@@ -265,6 +266,7 @@ fn not_found(key: &Key) -> Refused {
         Kind::Endpoint => Reason::EndpointNotFound,
         Kind::Node => Reason::NodeNotFound,
         Kind::AddressLease => Reason::LeaseNotFound,
+        Kind::NetProfile => Reason::NetprofileNotFound,
         Kind::Global => Reason::GlobalName,
     };
     Refused::new("key", key, reason)

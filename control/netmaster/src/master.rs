@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use control_model::{Change, Key, Ledger, Object, Outcome, Refused, Spec, TenantName, TenantSpec};
+use control_model::{
+    Change, Key, Ledger, Object, Outcome, Refused, Spec, TenantChange, TenantName, TenantSpec,
+};
 use control_store::{AnyStore, Commit, Compare, Store as _, StoreError, Watch};
 use tokio::sync::RwLock;
 
@@ -62,7 +64,8 @@ impl Master {
         let name = TenantName::default_tenant();
         let exists = master.read(|state| state.ledger.intent().tenant(&name).is_some()).await?;
         if !exists {
-            let spec = TenantSpec { name, default_network: None, default_verdict: None };
+            let change = TenantChange::default();
+            let spec = TenantSpec { name, default_network: None, change };
             master.create(Spec::Tenant(spec)).await?;
         }
         Ok(master)

@@ -112,7 +112,8 @@ fn registration(request: v1::RegisterRequest) -> Result<Node, Status> {
         | Spec::Rule(_)
         | Spec::Global(_)
         | Spec::Endpoint(_)
-        | Spec::AddressLease(_) => Err(Status::internal("a node was read as something else")),
+        | Spec::AddressLease(_)
+        | Spec::NetProfile(_) => Err(Status::internal("a node was read as something else")),
     }
 }
 

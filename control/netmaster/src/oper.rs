@@ -40,6 +40,7 @@ pub(crate) fn oper(object: &Object, ledger: &Ledger) -> v1::Oper {
                 total_networks: count(intent.networks().filter(|n| n.key.tenant == tenant.name)),
                 total_epgs: count(intent.groups().filter(|g| g.spec.key.tenant == tenant.name)),
                 total_policies: count(intent.policies().filter(|p| p.tenant == tenant.name)),
+                total_netprofiles: count(intent.profiles().filter(|p| p.key.tenant == tenant.name)),
                 total_endpoints: count(members.iter()),
                 ..with_endpoints(members)
             }
@@ -55,6 +56,13 @@ pub(crate) fn oper(object: &Object, ledger: &Ledger) -> v1::Oper {
                 let group = intent.group_of(e).map(|group| &group.spec);
                 group
                     .is_some_and(|g| g.key.tenant == key.tenant && g.policies.contains(&key.policy))
+            };
+            with_endpoints(endpoints(intent, members))
+        }
+        Object::NetProfile(profile) => {
+            let key = Some(&profile.key);
+            let members = |e: &Endpoint| {
+                intent.group_of(e).and_then(|group| group.spec.profile_key()).as_ref() == key
             };
             with_endpoints(endpoints(intent, members))
         }

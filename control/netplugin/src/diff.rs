@@ -14,7 +14,8 @@ pub(crate) fn tables(entries: Vec<Entry>) -> Tables {
 
 /// Turns `old` into `new`, with as few ops as possible.
 pub(crate) fn delta(old: &Tables, new: &Tables) -> Vec<Op> {
-    let gone = old.keys().filter(|key| !new.contains_key(key)).map(|key| Op::Delete(*key));
+    // What names others comes behind them in the order of keys: it goes first and comes last.
+    let gone = old.keys().rev().filter(|key| !new.contains_key(key)).map(|key| Op::Delete(*key));
     let put = new.iter().filter(|(key, entry)| old.get(key) != Some(entry));
     gone.chain(put.map(|(_, entry)| Op::Put(entry.clone()))).collect()
 }
@@ -26,8 +27,10 @@ pub(crate) fn replacement(new: &Tables) -> Vec<Op> {
 
 #[cfg(test)]
 mod tests {
-    use flowtable::entry::{Permit, TenantEntry, TunnelEntry};
-    use flowtable::ids::{Bd, Vni, Vrf};
+    use flowtable::entry::{
+        Band, MeterEntry, MeterUnit, Permit, QosEntry, TenantEntry, TunnelEntry,
+    };
+    use flowtable::ids::{Bd, MeterId, PortId, Vni, Vrf};
 
     use super::*;
 
@@ -73,6 +76,29 @@ mod tests {
             [Op::Delete(tunnel(5).key()), Op::Put(tunnel(7)), Op::Put(tenant(1, Permit::Deny)),]
         );
         assert_eq!(applied(&old, &ops), new);
+    }
+
+    fn meter(n: u32) -> Entry {
+        let committed = Band { rate: 1000, burst: 1518 };
+        let (meter, unit) = (MeterId::new(n).unwrap(), MeterUnit::Bits);
+        Entry::Meter(MeterEntry { meter, unit, committed, peak: None, yellow_dscp: None })
+    }
+
+    fn qos(port: u32, meter: u32) -> Entry {
+        let (port, meters) = (PortId::new(port).unwrap(), vec![MeterId::new(meter).unwrap()]);
+        Entry::Qos(QosEntry { port, from: meters.clone(), to: meters, dscp: None })
+    }
+
+    #[test]
+    fn meters_come_before_the_ports_that_name_them_and_go_after() {
+        let limited = tables(vec![qos(5, 10), meter(10)]);
+        let none = Tables::new();
+        assert_eq!(delta(&none, &limited), [Op::Put(meter(10)), Op::Put(qos(5, 10))]);
+        assert_eq!(
+            delta(&limited, &none),
+            [Op::Delete(qos(5, 10).key()), Op::Delete(meter(10).key())]
+        );
+        assert_eq!(replacement(&limited), [Op::Clear, Op::Put(meter(10)), Op::Put(qos(5, 10))]);
     }
 
     #[test]

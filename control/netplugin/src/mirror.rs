@@ -187,7 +187,8 @@ impl Known {
 #[cfg(test)]
 pub(crate) mod tests {
     use control_api::v1::{
-        Endpoint, Kind, Network, Object, SnapshotBegin, SnapshotEnd, StatsRequest, Tenant, object,
+        Endpoint, EndpointGroup, Kind, NetProfile, Network, Object, SnapshotBegin, SnapshotEnd,
+        StatsRequest, Tenant, object,
     };
 
     use super::*;
@@ -229,6 +230,38 @@ pub(crate) mod tests {
             ..Endpoint::default()
         };
         put(revision, object::Kind::Endpoint(endpoint))
+    }
+
+    /// Profile `gold` and group `web` with it, in a network.
+    pub(crate) fn gold_group(revision: u64, network: &str, bandwidth: &str) -> [WatchEvent; 2] {
+        let profile = NetProfile {
+            tenant_name: "red".into(),
+            profile_name: "gold".into(),
+            bandwidth: bandwidth.into(),
+            ..NetProfile::default()
+        };
+        let group = EndpointGroup {
+            tenant_name: "red".into(),
+            group_name: "web".into(),
+            network_name: network.into(),
+            net_profile: "gold".into(),
+            group_id: 3,
+            ..EndpointGroup::default()
+        };
+        [
+            put(revision, object::Kind::EndpointGroup(group)),
+            put(revision, object::Kind::NetProfile(profile)),
+        ]
+    }
+
+    /// The endpoint as a member of group `web`.
+    pub(crate) fn member(event: WatchEvent) -> WatchEvent {
+        let Some(Event::Put(Object { kind: Some(object::Kind::Endpoint(endpoint)) })) = event.kind
+        else {
+            panic!("an endpoint");
+        };
+        let endpoint_group = "web".into();
+        put(event.revision, object::Kind::Endpoint(Endpoint { endpoint_group, ..endpoint }))
     }
 
     pub(crate) fn snapshot(mirror: &Mirror, revision: u64, events: Vec<WatchEvent>) {

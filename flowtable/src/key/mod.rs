@@ -7,6 +7,7 @@
 //! are bytes as sent.
 
 mod parse;
+mod plain;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -16,6 +17,8 @@ use zerocopy::{ByteHash, FromBytes, Immutable, IntoBytes, KnownLayout, transmute
 use crate::ids::{Mac, PortId};
 
 pub use parse::parse;
+
+pub(crate) use parse::is_echo;
 
 /// Ethernet types (IEEE 802), host order.
 pub mod ethertype {

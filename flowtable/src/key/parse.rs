@@ -9,6 +9,7 @@
 use std::net::Ipv6Addr;
 use std::ops::Range;
 
+use super::plain::plain;
 use super::{Decap, FlowKey, Origin, Parsed, VXLAN_PORT, ethertype, flag, ipproto, mapped};
 use crate::drop::DropReason;
 
@@ -38,10 +39,20 @@ enum Tags {
 /// - [`DropReason::ContainerTag`]: a tag in a container's frame.
 /// - [`DropReason::UnknownVni`]: VXLAN with identifier 0, which no network has.
 /// - [`DropReason::TooBig`]: over 65535 bytes.
+#[inline]
 pub fn parse(frame: &[u8], origin: Origin) -> Result<Parsed, DropReason> {
     if frame.len() > usize::from(u16::MAX) {
         return Err(DropReason::TooBig);
     }
+    match (plain(frame, origin.in_port.get()), origin.decap) {
+        (Some(parsed), Decap::Never) => Ok(parsed),
+        (Some(parsed), Decap::Vxlan) if !is_tunnel(&parsed.key) => Ok(parsed),
+        (Some(_) | None, _) => general(frame, origin),
+    }
+}
+
+/// Any frame of at most 65,535 bytes.
+pub(super) fn general(frame: &[u8], origin: Origin) -> Result<Parsed, DropReason> {
     let mut parsed = Parsed {
         key: FlowKey { in_port: origin.in_port.get(), ..FlowKey::default() },
         l3: 0,
@@ -309,7 +320,7 @@ fn transport(frame: &[u8], bytes: Range<usize>, out: &mut Parsed) -> Result<usiz
 
 /// Echo reply and request of ICMP (RFC 792) and ICMPv6 (RFC 4443). The numbers of one family mean
 /// nothing, or the same, in the other.
-const fn is_echo(kind: u8) -> bool {
+pub(crate) const fn is_echo(kind: u8) -> bool {
     matches!(kind, 0 | 8 | 128 | 129)
 }
 
@@ -342,6 +353,11 @@ fn decap(frame: &[u8], end: usize, outer: &Parsed) -> Result<Parsed, DropReason>
         return Err(DropReason::UnknownVni);
     }
     let inner = at + VXLAN_BYTES;
+    if let Some(mut parsed) = frame.get(inner..).and_then(|frame| plain(frame, outer.key.in_port)) {
+        (parsed.key.vni, parsed.key.tun_src) = (vni, outer.key.src);
+        let at = inner as u16;
+        return Ok(Parsed { l3: parsed.l3 + at, l4: parsed.l4 + at, inner: at, ..parsed });
+    }
     let mut parsed = Parsed {
         key: FlowKey {
             in_port: outer.key.in_port,

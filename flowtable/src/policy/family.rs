@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::filter::Filter;
 use super::plan::{BUCKET_MAX, plan};
 use super::table::Table;
 use super::words::{Class, Rule, Words};
@@ -16,6 +17,7 @@ use super::{PolicyMatch, Rank, Wildcards};
 pub(super) struct Family<const N: usize> {
     /// By their best rules.
     tables: Vec<Arc<Table<N>>>,
+    filter: Filter,
     rule_count: usize,
     /// Rules when the tables were chosen.
     planned: usize,
@@ -75,7 +77,8 @@ impl<const N: usize> Family<N> {
             of_table.for_each(|(all, one)| all.add(one));
         }
         let rule_count = tables.iter().map(|table| table.rule_count()).sum();
-        Self { tables, rule_count, planned: 0, longest: 0, looked_at }
+        let filter = Filter::build(&tables.iter().map(|table| table.checks()));
+        Self { tables, filter, rule_count, planned: 0, longest: 0, looked_at }
     }
 
     /// With some rules less and some more.
@@ -126,7 +129,9 @@ impl<const N: usize> Family<N> {
                 edit.removed.push(place);
             }
         }
-        edits.iter_mut().for_each(|edit| edit.removed.sort_unstable());
+        for edit in edits {
+            edit.removed.sort_unstable();
+        }
     }
 
     /// The best rule that matches.
@@ -137,7 +142,9 @@ impl<const N: usize> Family<N> {
         mut probe: impl FnMut(),
     ) -> Option<&PolicyMatch> {
         let mut best: Option<(&PolicyMatch, Rank)> = None;
-        for table in &self.tables {
+        let mut set = self.filter.tables(packet);
+        while let Some(table) = self.tables.get(set.trailing_zeros() as usize) {
+            set &= set - 1;
             if best.is_some_and(|(_, rank)| rank < table.best()) {
                 break;
             }
@@ -161,7 +168,8 @@ impl<const N: usize> Family<N> {
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        self.tables.iter().map(|table| table.memory_bytes()).sum()
+        let tables = self.tables.iter().map(|table| table.memory_bytes()).sum::<usize>();
+        tables + self.filter.memory_bytes()
     }
 }
 

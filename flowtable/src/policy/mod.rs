@@ -7,6 +7,7 @@
 //! table of a chain, that the change does not touch.
 
 mod family;
+mod filter;
 mod plan;
 mod table;
 mod wildcards;

@@ -174,6 +174,10 @@ impl<const N: usize> Table<N> {
         self.mask.iter().zip(&rule.check.mask).all(|(table, rule)| table & !rule == 0)
     }
 
+    pub(super) const fn checks(&self) -> &[Check<N>] {
+        &self.checks
+    }
+
     pub(super) fn rules(&self) -> impl Iterator<Item = Rule<N>> {
         self.checks
             .iter()

@@ -50,6 +50,23 @@ pub(super) fn fields<const N: usize>() -> impl Iterator<Item = Field> {
     all.map(|(word, bits)| Field { word, bits })
 }
 
+/// Candidates for each of the fields by which tables are filtered: of the source, of the destination
+/// and of the rest.
+pub(super) fn filter_fields<const N: usize>() -> [[Field; 3]; 3] {
+    let field = |word: usize, bits: u64| Field { word, bits };
+    let [dst_port, src_port, protocol, _] = LAST_WORD.map(|bits| field(N - 1, bits));
+    let (src_group, dst_group) = (field(N - 2, HIGH), field(N - 2, LOW));
+    let (src, dst) = if N == V4 {
+        let sides = |len: u32| (field(0, HIGH << (32 - len)), field(0, (LOW << (32 - len)) & LOW));
+        let ((src16, dst16), (src24, dst24)) = (sides(16), sides(24));
+        ([src16, src24, src_group], [dst16, dst24, dst_group])
+    } else {
+        let side = |word: usize, group| [field(word, u64::MAX << 16), field(word, u64::MAX), group];
+        (side(0, src_group), side(2, dst_group))
+    };
+    [src, dst, [dst_port, protocol, src_port]]
+}
+
 /// What of a port range the masked bits do not say: `port - first <= span`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Rest {

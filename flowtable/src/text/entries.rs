@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
+use super::bits::{BitMatch, Signed, TCP_FLAGS};
 use super::protocol_word;
 use crate::action::Action;
 use crate::drop::DropReason;
@@ -56,19 +57,17 @@ pub fn entry_actions(entry: &Entry) -> String {
 }
 
 fn tenant_actions(e: &TenantEntry) -> String {
-    let mut text = format!("default={}", e.default);
+    let mut parts = vec![format!("default={}", e.default)];
     if e.tracking == Tracking::Stateless {
-        text.push_str(",stateless");
+        parts.push("stateless".to_owned());
     }
     if e.on_deny == OnDeny::Finish {
-        text.push_str(",finish-denied");
+        parts.push("finish-denied".to_owned());
     }
-    for (name, bound) in [("connections", e.connections_max), ("new_flows", e.new_flows_max)] {
-        if bound != 0 {
-            text.push_str(&format!(",{name}_max={bound}"));
-        }
-    }
-    text
+    let bounds = [("connections_max", e.connections_max), ("new_flows_max", e.new_flows_max)];
+    let bounds = bounds.into_iter().filter(|(_, bound)| *bound != 0);
+    parts.extend(bounds.map(|(name, bound)| format!("{name}={bound}")));
+    parts.join(",")
 }
 
 /// Words of ovs-ofctl(8)'s meters: `kbps` has no fraction there, so rates are in bits per second.
@@ -78,14 +77,10 @@ fn meter_actions(e: &MeterEntry) -> String {
         MeterUnit::Packets => ("pktps", "pkt"),
     };
     let band = |Band { rate, burst }| format!("rate={rate}{rate_unit},burst={burst}{burst_unit}");
-    let mut text = format!("committed({})", band(e.committed));
-    if let Some(peak) = e.peak {
-        text.push_str(&format!(",peak({})", band(peak)));
-    }
-    if let Some(dscp) = e.yellow_dscp {
-        text.push_str(&format!(",yellow({})", Action::SetDscp(dscp)));
-    }
-    text
+    let mut parts = vec![format!("committed({})", band(e.committed))];
+    parts.extend(e.peak.map(|peak| format!("peak({})", band(peak))));
+    parts.extend(e.yellow_dscp.map(|dscp| format!("yellow({})", Action::SetDscp(dscp))));
+    parts.join(",")
 }
 
 fn qos_actions(e: &QosEntry) -> String {
@@ -232,7 +227,7 @@ impl fmt::Display for RuleEntry {
             }
         }
         if let Some(TcpFlagsMatch { value, mask }) = self.tcp_flags {
-            write!(f, ",tcp_flags={value:#05x}/{mask:#05x}")?;
+            write!(f, ",tcp_flags={}", Signed(TCP_FLAGS, BitMatch { value, mask }))?;
         }
         Ok(())
     }

@@ -5,10 +5,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::FlowTextError;
+use super::bits::BitMatch;
 use super::spec::{FlowSpec, Frag};
 use crate::entry::Prefix;
 use crate::ids::Mac;
-use crate::key::{VXLAN_PORT, ethertype, ipproto};
+use crate::key::{VXLAN_PORT, ethertype, ipproto, is_echo};
 
 const SRC_MAC: Mac = Mac([0x02, 0, 0, 0, 0, 0x01]);
 const V4: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
@@ -19,6 +20,7 @@ const V6: [Ipv6Addr; 2] = [
 const VTEPS_V4: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 51, 100, 1), Ipv4Addr::new(198, 51, 100, 2)];
 const TTL: u8 = 64;
 const TCP_SYN: u8 = 2;
+const ICMP_ID: u16 = 1;
 /// Where a later fragment lies in its packet, in units of 8 bytes. Not 1: RFC 3128.
 const LATER_OFFSET: u16 = 3;
 /// Bytes after a UDP or ICMP header, and in packets of other protocols.
@@ -31,6 +33,10 @@ impl FlowSpec {
     /// [`FlowTextError::NoFrame`] when a field says several things (a block of addresses) or one
     /// that can't be made (an IPv6 extension header as the protocol).
     pub fn frame(&self) -> Result<Vec<u8>, FlowTextError> {
+        if self.flags.is_some_and(|flags| flags.value != 0) {
+            let needs = "nw_frag, nw_ttl or arp_op in its place";
+            return Err(FlowTextError::NoFrame { field: "flags", needs });
+        }
         let inner = self.ethernet()?;
         let id = self.tunnel.id.or(self.tunnel.src.map(|_| 1));
         match id.filter(|id| *id != 0) {
@@ -79,7 +85,7 @@ impl FlowSpec {
         let proto = self.proto.unwrap_or(ipproto::TCP);
         let payload = self.transport(proto, (src.into(), dst.into()));
         let fragment = match self.frag {
-            None | Some(Frag::No) => 0x4000,
+            None | Some(Frag::No | Frag::NotLater) => 0x4000,
             Some(Frag::First) => 0x2000,
             Some(Frag::Later) => LATER_OFFSET,
         };
@@ -98,7 +104,7 @@ impl FlowSpec {
         }
         let mut payload = self.transport(proto, (src.into(), dst.into()));
         let fragment = match self.frag {
-            None | Some(Frag::No) => None,
+            None | Some(Frag::No | Frag::NotLater) => None,
             Some(Frag::First) => Some(1),
             Some(Frag::Later) => Some(LATER_OFFSET << 3),
         };
@@ -116,6 +122,15 @@ impl FlowSpec {
         Ok(packet)
     }
 
+    /// The TCP flags: those asked for, or a SYN unless it is asked not to be one.
+    fn flags_byte(&self) -> u8 {
+        match self.tcp_flags {
+            None => TCP_SYN,
+            Some(BitMatch { value: 0, mask }) => TCP_SYN & !mask,
+            Some(BitMatch { value, .. }) => value,
+        }
+    }
+
     /// What follows the IP header. A first fragment's length is a multiple of 8.
     fn transport(&self, proto: u8, (src, dst): (IpAddr, IpAddr)) -> Vec<u8> {
         if self.frag == Some(Frag::Later) {
@@ -127,7 +142,8 @@ impl FlowSpec {
             (ipproto::TCP, _) => {
                 segment.extend(port(self.src_port, 40000));
                 segment.extend(port(self.dst_port, 80));
-                segment.extend([0, 0, 0, 1, 0, 0, 0, 0, 5 << 4, TCP_SYN, 0xff, 0xff, 0, 0, 0, 0]);
+                segment.extend([0, 0, 0, 1, 0, 0, 0, 0, 5 << 4, self.flags_byte()]);
+                segment.extend([0xff, 0xff, 0, 0, 0, 0]);
                 let fill = if self.frag == Some(Frag::First) { 4 } else { 0 };
                 segment.extend(vec![0; fill]);
                 16
@@ -140,10 +156,18 @@ impl FlowSpec {
                 6
             }
             (ipproto::ICMP, IpAddr::V4(_)) | (ipproto::ICMPV6, IpAddr::V6(_)) => {
-                let echo = if src.is_ipv4() { 8 } else { 128 };
-                segment.push(self.src_port.unwrap_or(echo) as u8);
+                let request = if src.is_ipv4() { 8 } else { 128 };
+                let kind = self.src_port.unwrap_or(request) as u8;
+                segment.push(kind);
                 segment.push(self.dst_port.unwrap_or(0) as u8);
-                segment.extend([0, 0, 0, 1, 0, 1]);
+                segment.extend([0, 0]);
+                if is_echo(kind) {
+                    segment.extend(self.icmp_id.unwrap_or(ICMP_ID).to_be_bytes());
+                    segment.extend([0, 1]);
+                } else {
+                    // RFC 792: unused, "must be zero".
+                    segment.extend([0; 4]);
+                }
                 segment.extend([0; PAYLOAD_BYTES]);
                 2
             }

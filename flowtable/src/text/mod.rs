@@ -1,31 +1,42 @@
 //! The text form of flows, used by the command line, traces and tests.
 //!
 //! Names are those of OVS (ovs-fields(7)), joined by commas: `in_port=3,tcp,nw_src=10.1.1.2,
-//! tp_dst=80`; a field that is not there is not looked at. Added are `vrf`, `bd`, `src_group` and
-//! `dst_group`, which OVS does not have. A [`FlowKey`] prints as such a text, [`FlowSpec`] reads
-//! one, matches keys against it and builds a frame from it. [`entry_match`] and [`entry_actions`]
-//! print table entries in the same words.
+//! tp_dst=80`; a field that is not there is not looked at. Added are `vrf`, `bd`, `src_group`,
+//! `dst_group`, `icmp_id` and `flags`, which OVS does not have. A [`FlowKey`] prints as such a text,
+//! a [`MaskedKey`] as one of only the bits looked at; [`FlowSpec`] reads one, matches keys and table
+//! entries against it and builds a frame from it. [`entry_match`] and [`entry_actions`] print table
+//! entries in the same words.
 //!
 //! A key knows less than a packet: `nw_ttl=1` in a key's text stands for 0 or 1, and whether IP
-//! options were there is not printed, as OVS has no field for it.
+//! options were there is not printed, as OVS has no field for it. Of TCP flags a key's text has those
+//! that are set among the bits looked at.
 
+mod bits;
 mod entries;
 mod frame;
+mod masked;
+mod overlap;
+mod read;
 mod spec;
+mod state;
 
 use std::fmt;
 
 use crate::ids::OutOfRange;
-use crate::key::{FlowKey, ethertype, flag, ipproto};
+use crate::key::{FlowKey, ethertype, flag, ipproto, is_echo};
+use bits::{Signed, TCP_FLAGS};
 
+pub use bits::BitMatch;
 pub use entries::{entry_actions, entry_match};
+pub use masked::MaskedKey;
 pub use spec::{FlowSpec, Frag, PortRef, TenantSpec, TunnelSpec};
+pub use state::CtAssume;
 
 /// Why a text is no flow, or a flow no frame.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FlowTextError {
     /// A name that is no field and no protocol word.
-    #[error("\"{field}\" is not a flow field; fields are {}", spec::FIELDS)]
+    #[error("\"{field}\" is not a flow field; fields are {}", read::FIELDS)]
     UnknownField {
         /// The name as given.
         field: String,
@@ -99,13 +110,7 @@ impl fmt::Display for FlowKey {
         if self.flags & flag::FRAG_LATER != 0 {
             f.write_str(",nw_frag=later")?;
         } else {
-            match protocol_word(self.eth_type, self.proto) {
-                Some("icmp" | "icmp6") => {
-                    write!(f, ",icmp_type={},icmp_code={}", self.src_port, self.dst_port)?;
-                }
-                Some(_) => write!(f, ",tp_src={},tp_dst={}", self.src_port, self.dst_port)?,
-                None => {}
-            }
+            write_transport(self, f)?;
         }
         if self.flags & flag::FRAG_FIRST != 0 {
             f.write_str(",nw_frag=first")?;
@@ -115,6 +120,25 @@ impl fmt::Display for FlowKey {
         }
         Ok(())
     }
+}
+
+/// What a key holds of the transport header.
+fn write_transport(key: &FlowKey, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match protocol_word(key.eth_type, key.proto) {
+        Some("icmp" | "icmp6") => {
+            write!(f, ",icmp_type={},icmp_code={}", key.src_port, key.dst_port)?;
+            if is_echo(key.src_port as u8) {
+                write!(f, ",icmp_id={}", key.icmp_id)?;
+            }
+        }
+        Some(_) => write!(f, ",tp_src={},tp_dst={}", key.src_port, key.dst_port)?,
+        None => {}
+    }
+    if key.tcp_flags != 0 {
+        let set = BitMatch { value: key.tcp_flags, mask: key.tcp_flags };
+        write!(f, ",tcp_flags={}", Signed(TCP_FLAGS, set))?;
+    }
+    Ok(())
 }
 
 /// OVS's word for a protocol whose ports, or type and code, a key holds.

@@ -52,6 +52,20 @@ pub fn tcp_syn(addresses: Addresses, src_port: u16, dst_port: u16) -> Result<Vec
     Ok(padded(frame))
 }
 
+/// A TCP segment from the middle of a connection, without data.
+///
+/// # Errors
+/// Never for addresses and ports; the encoder's type asks for it.
+pub fn tcp_ack(addresses: Addresses, src_port: u16, dst_port: u16) -> Result<Vec<u8>> {
+    let builder = PacketBuilder::ethernet2(addresses.src_mac, addresses.dst_mac)
+        .ipv4(addresses.src.octets(), addresses.dst.octets(), TTL)
+        .tcp(src_port, dst_port, 1, 64240)
+        .ack(1);
+    let mut frame = Vec::with_capacity(builder.size(0));
+    builder.write(&mut frame, &[])?;
+    Ok(padded(frame))
+}
+
 /// An ICMP echo request.
 ///
 /// # Errors

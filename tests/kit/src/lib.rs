@@ -33,6 +33,6 @@ pub use node::{Daemon, Node};
 pub use ping::{Flow, FlowReport, Ping, ping};
 pub use process::{Finished, ProcessGuard, run, run_with_input};
 pub use requirements::{Missing, Needs, requirements};
-pub use tcp::{TcpServer, tcp_connect, tcp_echo, tcp_transfer};
+pub use tcp::{TcpServer, TcpSink, tcp_connect, tcp_echo, tcp_transfer};
 pub use topology::{FABRIC_PORT, OneNode, Topology, TwoNodes, UPLINK};
 pub use wait::{TimedOut, retry, wait_until};

@@ -3,7 +3,7 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -73,6 +73,53 @@ fn echo(stream: &TcpStream) -> io::Result<()> {
     stream.set_write_timeout(Some(IO_BOUND))?;
     io::copy(&mut { stream }, &mut { stream })?;
     stream.shutdown(Shutdown::Write)
+}
+
+/// A server that counts what it gets and answers nothing, until dropped.
+#[derive(Debug)]
+pub struct TcpSink {
+    address: SocketAddr,
+    bytes: Arc<AtomicU64>,
+}
+
+impl TcpSink {
+    /// Listens in `namespace` for one connection. Port 0 takes a free one, see [`TcpSink::address`].
+    ///
+    /// # Errors
+    /// When the address is in use or not there.
+    pub fn start(namespace: &Namespace, address: SocketAddr) -> Result<Self> {
+        let listener = namespace.run(|| TcpListener::bind(address))?;
+        let listener = listener.with_context(|| format!("listening on {address}"))?;
+        let address = listener.local_addr()?;
+        let bytes = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&bytes);
+        let swallow = move || -> io::Result<()> {
+            let (mut stream, _) = listener.accept()?;
+            stream.set_read_timeout(Some(IO_BOUND))?;
+            let mut buffer = vec![0; CHUNK_BYTES];
+            loop {
+                match stream.read(&mut buffer)? {
+                    0 => return Ok(()),
+                    len => counted.fetch_add(len as u64, Ordering::Relaxed),
+                };
+            }
+        };
+        // It ends with its connection; one that breaks shows in the count.
+        thread::Builder::new().name("tcp-sink".into()).spawn(move || drop(swallow()))?;
+        Ok(Self { address, bytes })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Bytes received so far.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
 }
 
 /// Connects from `namespace`.

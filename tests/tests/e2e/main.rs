@@ -13,11 +13,13 @@ mod job;
 mod offloads;
 mod packet;
 mod policy;
+mod qos;
 mod refusals;
 mod restart;
 mod runtime;
 mod shared;
 mod site;
+mod state;
 mod trouble;
 mod uplink;
 mod wire;
@@ -64,6 +66,8 @@ fn main() -> ExitCode {
         refusals::tests,
         api::tests,
         policy::tests,
+        state::tests,
+        qos::tests,
         wire::tests,
         hostile::tests,
         uplink::tests,

@@ -18,6 +18,13 @@ const FRAMES_MIN: u32 = 4096;
 const FRAMES_MAX: u32 = 65536;
 /// Frames in one huge page of 2 MiB.
 const FRAMES_PER_HUGE_PAGE: u32 = 1024;
+const CONNECTIONS: u32 = 1 << 20;
+/// The bound of the engine's table.
+const CONNECTIONS_MAX: u32 = 1 << 26;
+const PORT_CONNECTIONS: u32 = 1 << 17;
+const PORT_NEW_FLOWS: u32 = 50_000;
+/// Longer than a TCP sender waits between its first retransmissions (RFC 6298).
+const PICKUP_S: u32 = 30;
 const SFLOW_RATE: u32 = 400;
 const SFLOW_POLLING_S: u64 = 30;
 
@@ -70,6 +77,18 @@ struct Options {
     /// Mbit/s that one container may send; 0 is no limit [default: 2500]
     #[arg(long, env = "WEIR_PORT_MBPS", value_name = "N")]
     port_mbps: Option<u32>,
+    /// Connections that are remembered, of all tenants [default: 1048576]
+    #[arg(long, env = "WEIR_CONNECTIONS", value_name = "N")]
+    connections: Option<u32>,
+    /// Connections that one container may have opened at once [default: 131072]
+    #[arg(long, env = "WEIR_PORT_CONNECTIONS", value_name = "N")]
+    port_connections: Option<u32>,
+    /// New flows a second that one container may open; 0 is no limit [default: 50000]
+    #[arg(long, env = "WEIR_PORT_NEW_FLOWS", value_name = "N")]
+    port_new_flows: Option<u32>,
+    /// Seconds after a start in which TCP connections from before are taken over; 0 is none [default: 30]
+    #[arg(long, env = "WEIR_PICKUP_SECONDS", value_name = "S")]
+    pickup_seconds: Option<u32>,
     /// Where sFlow goes; without it nothing is sampled
     #[arg(long, env = "WEIR_SFLOW_COLLECTOR", value_name = "IP:PORT")]
     sflow_collector: Option<SocketAddr>,
@@ -127,7 +146,18 @@ pub(crate) struct Config {
     pub(crate) hugepages: HugePages,
     /// Of each container's port.
     pub(crate) limits: Limits,
+    pub(crate) flows: FlowBounds,
     pub(crate) sflow: Option<SflowConfig>,
+}
+
+/// What containers can make the engine remember.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FlowBounds {
+    pub(crate) connections: u32,
+    pub(crate) port_connections: u32,
+    /// 0 is no limit.
+    pub(crate) port_new_flows: u32,
+    pub(crate) pickup_seconds: u32,
 }
 
 /// Why a configuration is refused.
@@ -149,6 +179,8 @@ pub(crate) enum ConfigError {
     Frames(u32),
     #[error("--frames {0}: huge pages take multiples of {FRAMES_PER_HUGE_PAGE}")]
     HugeFrames(u32),
+    #[error("--connections {0}: want 1 to {CONNECTIONS_MAX}")]
+    Connections(u32),
     #[error("--sflow-rate 0: want 1 or more; without --sflow-collector nothing is sampled")]
     SflowRate,
     #[error("--sflow-collector {0}: want a unicast address and a port that is not 0")]
@@ -194,6 +226,10 @@ impl Options {
             hugepages: self.hugepages.or(other.hugepages),
             port_pps: self.port_pps.or(other.port_pps),
             port_mbps: self.port_mbps.or(other.port_mbps),
+            connections: self.connections.or(other.connections),
+            port_connections: self.port_connections.or(other.port_connections),
+            port_new_flows: self.port_new_flows.or(other.port_new_flows),
+            pickup_seconds: self.pickup_seconds.or(other.pickup_seconds),
             sflow_collector: self.sflow_collector.or(other.sflow_collector),
             sflow_rate: self.sflow_rate.or(other.sflow_rate),
             sflow_polling: self.sflow_polling.or(other.sflow_polling),
@@ -213,7 +249,7 @@ impl Options {
                 HugePages::Auto | HugePages::Off => hugepages = HugePages::Off,
             }
         }
-        let sflow = self.sflow()?;
+        let (sflow, flows) = (self.sflow()?, self.flows()?);
         let level = self.log_level.unwrap_or_else(|| "info".to_owned());
         Ok(Config {
             run_dir: self.run_dir.unwrap_or_else(|| RUN_DIR.into()),
@@ -226,7 +262,21 @@ impl Options {
                 self.port_pps.unwrap_or(Limits::PORT_PPS),
                 self.port_mbps.unwrap_or(Limits::PORT_MBPS),
             ),
+            flows,
             sflow,
+        })
+    }
+
+    fn flows(&self) -> Result<FlowBounds, ConfigError> {
+        let connections = self.connections.unwrap_or(CONNECTIONS);
+        if !(1..=CONNECTIONS_MAX).contains(&connections) {
+            return Err(ConfigError::Connections(connections));
+        }
+        Ok(FlowBounds {
+            connections,
+            port_connections: self.port_connections.unwrap_or(PORT_CONNECTIONS),
+            port_new_flows: self.port_new_flows.unwrap_or(PORT_NEW_FLOWS),
+            pickup_seconds: self.pickup_seconds.unwrap_or(PICKUP_S),
         })
     }
 
@@ -275,6 +325,10 @@ mod tests {
         assert_eq!((config.frames, config.hugepages), (8192, HugePages::Auto));
         assert_eq!((config.cpu, config.sflow), (None, None));
         assert_eq!(config.limits, Limits::new(200_000, 2_500));
+        let FlowBounds { connections, port_connections, port_new_flows, pickup_seconds } =
+            config.flows;
+        assert_eq!((connections, port_connections), (1_048_576, 131_072));
+        assert_eq!((port_new_flows, pickup_seconds), (50_000, 30));
         assert_eq!(config.log_level, LevelFilter::INFO);
     }
 
@@ -316,6 +370,7 @@ mod tests {
             (&["--cpus", "x"], "--cpus \"x\": want the number of a CPU"),
             (&["--frames", "100"], "--frames 100: want 4096 to 65536"),
             (&["--frames", "4100", "--hugepages", "on"], "--frames 4100: huge pages"),
+            (&["--connections", "0"], "--connections 0: want 1 to 67108864"),
             (&["--sflow-rate", "0"], "--sflow-rate 0"),
             (&["--sflow-collector", "10.0.0.1:0"], "--sflow-collector 10.0.0.1:0"),
             (&["--sflow-agent", "0.0.0.0"], "--sflow-agent 0.0.0.0"),

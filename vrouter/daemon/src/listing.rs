@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use datapath_api::convert::entry_to_proto;
 use datapath_api::v1;
-use flowtable::action::Action;
 use flowtable::entry::Entry;
 use flowtable::ids::{Bd, PortId, Vid, Vrf};
 use flowtable::key::FlowKey;
@@ -123,14 +122,28 @@ fn vlan_key(port: PortId, vid: Vid) -> (u16, u16) {
     (port.get(), vid.get())
 }
 
-/// The first `limit` entries, of one tenant when given.
-pub(crate) fn entries(all: &[EntryStats], vrf: Option<u32>, limit: usize) -> v1::ListReply {
+/// Which entries a client wants.
+#[derive(Debug)]
+pub(crate) struct EntryFilter {
+    /// Those that a packet of this flow could match.
+    pub(crate) spec: Option<FlowSpec>,
+    pub(crate) vrf: Option<u32>,
+    pub(crate) limit: usize,
+}
+
+/// The first entries that pass the filter. An entry that belongs to no tenant passes a tenant only
+/// where the flow names it: all of the node's traffic may meet it.
+pub(crate) fn entries(all: &[EntryStats], filter: &EntryFilter) -> v1::ListReply {
     let tenants = Tenants::new(all);
+    let named = filter.spec.as_ref().and_then(|spec| spec.tenant.vrf).map(Vrf::get);
     let wanted = |stats: &&EntryStats| {
-        vrf.is_none_or(|vrf| tenants.of_entry(&stats.entry).is_some_and(|v| v.get() == vrf))
+        let vrf = tenants.of_entry(&stats.entry).map(Vrf::get);
+        filter.vrf.is_none_or(|wanted| vrf == Some(wanted))
+            && named.is_none_or(|wanted| vrf.is_none_or(|vrf| vrf == wanted))
+            && filter.spec.as_ref().is_none_or(|spec| spec.overlaps(&stats.entry))
     };
     let mut listed = all.iter().filter(wanted).map(entry);
-    let entries = listed.by_ref().take(limit).collect();
+    let entries = listed.by_ref().take(filter.limit).collect();
     v1::ListReply { entries, truncated: listed.next().is_some(), ..v1::ListReply::default() }
 }
 
@@ -197,12 +210,15 @@ pub(crate) fn trace(trace: Trace) -> v1::TraceReply {
         rule: trace.rule.map_or(0, |r| r.0),
         out_ports,
         steps: steps.collect(),
+        ..v1::TraceReply::default()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use flowtable::entry::{Ipv6, MacEntry, NetworkEntry, NextHop, PortEntry};
+    use flowtable::entry::{
+        Ipv6, MacEntry, NetworkEntry, NextHop, PortEntry, Prefix, RouteEntry, VtepEntry,
+    };
     use flowtable::ids::{Group, Mac};
 
     use super::*;
@@ -230,7 +246,7 @@ mod tests {
     fn a_tenants_entries_include_the_addresses_of_its_networks() {
         let all = [network(1, 10), network(2, 20), mac(1), mac(2), mac(3)];
         let listed = |vrf| {
-            let reply = entries(&all, vrf, 100);
+            let reply = entries(&all, &EntryFilter { spec: None, vrf, limit: 100 });
             let matches = reply.entries.into_iter().map(|e| (e.table, e.r#match));
             (matches.collect::<Vec<_>>(), reply.truncated)
         };
@@ -238,8 +254,63 @@ mod tests {
         let of_20 = [text("network", "bd=2"), text("mac", "bd=2,eth_dst=00:00:11:11:11:11")];
         assert_eq!(listed(Some(20)), (of_20.to_vec(), false));
         assert_eq!(listed(None).0.len(), 5);
-        let reply = entries(&all, None, 4);
+        let reply = entries(&all, &EntryFilter { spec: None, vrf: None, limit: 4 });
         assert_eq!((reply.entries.len(), reply.truncated), (4, true));
+    }
+
+    #[test]
+    fn entries_are_filtered_by_what_a_flow_could_meet() {
+        let vrf = |id| Vrf::new(id).unwrap();
+        let prefix = |text: &str| Prefix::host(text.parse().unwrap());
+        let route = |id, dst| {
+            let next_hop = NextHop::UnknownEndpoint;
+            let (bd, mac) = (Bd::new(1).unwrap(), Mac::default());
+            stats(Entry::Route(RouteEntry { vrf: vrf(id), prefix: prefix(dst), bd, mac, next_hop }))
+        };
+        let vtep = Entry::Vtep(VtepEntry {
+            ip: "192.0.2.2".parse().unwrap(),
+            local: "192.0.2.1".parse().unwrap(),
+        });
+        let all = [
+            network(1, 10),
+            network(2, 20),
+            mac(1),
+            mac(2),
+            route(10, "10.1.1.5"),
+            route(10, "10.1.1.6"),
+            route(20, "10.1.1.5"),
+            stats(vtep),
+        ];
+        let tables = |text: &str, vrf| {
+            let spec = Some(text.parse().unwrap());
+            let reply = entries(&all, &EntryFilter { spec, vrf, limit: 100 });
+            let names = reply.entries.into_iter().map(|e| format!("{} {}", e.table, e.r#match));
+            names.collect::<Vec<_>>()
+        };
+        let gateway = "eth_dst=00:00:11:11:11:11";
+        assert_eq!(
+            tables("vrf=10,nw_dst=10.1.1.0/24", None),
+            [
+                "network bd=1",
+                &format!("mac bd=1,{gateway}"),
+                "route vrf=10,nw_dst=10.1.1.5",
+                "route vrf=10,nw_dst=10.1.1.6",
+                "vtep vtep=192.0.2.2",
+            ]
+        );
+        assert_eq!(
+            tables("nw_dst=10.1.1.6,bd=2", None),
+            [
+                "network bd=2",
+                &format!("mac bd=2,{gateway}"),
+                "route vrf=10,nw_dst=10.1.1.6",
+                "vtep vtep=192.0.2.2",
+            ]
+        );
+        let none_of_both = tables("vrf=10,nw_dst=10.1.1.5", Some(20));
+        assert_eq!(none_of_both, Vec::<String>::new());
+        let of_20 = tables("nw_dst=10.1.1.5,eth_dst=02:00:00:00:00:01", Some(20));
+        assert_eq!(of_20, ["network bd=2", "route vrf=20,nw_dst=10.1.1.5"]);
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl Plane {
         offload.set_trunk(WORKER, trunk.ifindex())?;
 
         let seed = RandomState::new().hash_one(0);
-        let engine = Engine::new(EngineConfig { seed, ..EngineConfig::default() });
+        let engine = Engine::new(engine_config(config, seed));
         let mut io = XskIo::new(umem.clone())?;
         let waker = io.waker();
         io.attach(QueueId::TRUNK, queue)?;
@@ -127,6 +127,19 @@ impl Plane {
         if self.sflow.send(sflow).is_err() {
             tracing::error!("the export thread has ended");
         }
+    }
+}
+
+fn engine_config(config: &Config, seed: u64) -> EngineConfig {
+    let flows = config.flows;
+    EngineConfig {
+        seed,
+        connections: flows.connections as usize,
+        tenant_connections: (flows.connections / 2).max(1),
+        port_connections: flows.port_connections,
+        port_new_flows: flows.port_new_flows,
+        pickup_seconds: flows.pickup_seconds,
+        ..EngineConfig::default()
     }
 }
 

@@ -20,7 +20,7 @@ use tonic::{Code, Request, Response, Status};
 use vrouter::{Engine, PortSpec, WorkerHandle};
 
 use crate::events::Events;
-use crate::listing::{self, FlowFilter, Tenants};
+use crate::listing::{self, EntryFilter, FlowFilter, Tenants};
 use crate::ports::{NewKind, NewPort, Ports, PortsError, UplinkTraffic};
 use crate::tables::Tables;
 use crate::trunk;
@@ -64,7 +64,8 @@ impl Datapath for Service {
         let tables = Arc::clone(&self.tables);
         let written = blocking(move || tables.write(ops)).await?;
         let revision = written.map_err(|error| match error {
-            vrouter::WriteError::TooManyRules { .. } => status(Code::ResourceExhausted, &error),
+            vrouter::WriteError::TooManyRules { .. }
+            | vrouter::WriteError::TooManyMeters { .. } => status(Code::ResourceExhausted, &error),
             vrouter::WriteError::Stalled { .. } => status(Code::Internal, &error),
         })?;
         Ok(Response::new(v1::WriteReply { revision }))
@@ -131,6 +132,24 @@ impl Datapath for Service {
         blocking(move || service.traced(request)).await?.map(Response::new)
     }
 
+    type TraceLiveStream = Pin<Box<dyn Stream<Item = Result<v1::TraceReply, Status>> + Send>>;
+
+    async fn trace_live(
+        &self,
+        _request: Request<v1::TraceLiveRequest>,
+    ) -> Result<Response<Self::TraceLiveStream>, Status> {
+        Err(Status::unimplemented("trace_live: this version traces no live packets"))
+    }
+
+    type DropLogStream = Pin<Box<dyn Stream<Item = Result<v1::DroppedPacket, Status>> + Send>>;
+
+    async fn drop_log(
+        &self,
+        _request: Request<v1::DropLogRequest>,
+    ) -> Result<Response<Self::DropLogStream>, Status> {
+        Err(Status::unimplemented("drop_log: this version keeps no dropped packets"))
+    }
+
     type EventsStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
 
     async fn events(
@@ -155,23 +174,30 @@ impl Service {
                 let ports = ports.into_iter().take(limit).collect();
                 Ok(v1::ListReply { ports, truncated, ..v1::ListReply::default() })
             }
-            v1::ListKind::Entries if request.filter.is_empty() => {
-                Ok(listing::entries(&self.engine.entries(), request.vrf, limit))
-            }
             v1::ListKind::Entries => {
-                Err(Status::unimplemented("filter: this version filters flows, not entries"))
+                // Without a filter, entries that no packet can match are listed too.
+                let named = !request.filter.is_empty();
+                let spec = named.then(|| self.filter_spec(&request.filter)).transpose()?;
+                let filter = EntryFilter { spec, vrf: request.vrf, limit };
+                Ok(listing::entries(&self.engine.entries(), &filter))
             }
             v1::ListKind::Flows => {
-                let spec = self.flow_spec(&request.filter)?;
+                let spec = self.filter_spec(&request.filter)?;
                 let flows = self.worker.call(|worker| worker.flows());
                 let flows = flows.map_err(|e| status(Code::Internal, &e))?;
                 let tenants = Tenants::new(&self.engine.entries());
                 let filter = FlowFilter { spec, vrf: request.vrf, limit };
                 Ok(listing::flows(&flows, &filter, &tenants))
             }
-            v1::ListKind::Unspecified => {
-                Err(Status::invalid_argument("kind: want PORTS, ENTRIES or FLOWS"))
+            v1::ListKind::Connections => {
+                Err(Status::unimplemented("kind: this version lists no connections"))
             }
+            v1::ListKind::Meters => {
+                Err(Status::unimplemented("kind: this version lists no meters"))
+            }
+            v1::ListKind::Unspecified => Err(Status::invalid_argument(
+                "kind: want PORTS, ENTRIES, FLOWS, CONNECTIONS or METERS",
+            )),
         }
     }
 
@@ -189,6 +215,7 @@ impl Service {
             masked_hits: cache.masked_hits,
             pipeline: cache.pipeline,
             flow_entries: cache.entries,
+            ..v1::CountersReply::default()
         })
     }
 
@@ -230,6 +257,15 @@ impl Service {
         let mut spec: FlowSpec = text.parse().map_err(|e| invalid(&e))?;
         if let Some(PortRef::Name(name)) = &spec.in_port {
             spec.in_port = Some(PortRef::Id(self.port_named(name)?.id));
+        }
+        Ok(spec)
+    }
+
+    /// A flow text that selects: it can't assume what is only known of a traced packet.
+    fn filter_spec(&self, text: &str) -> Result<FlowSpec, Status> {
+        let spec = self.flow_spec(text)?;
+        if spec.ct_state.is_some() {
+            return Err(Status::invalid_argument("filter: ct_state: only for a trace"));
         }
         Ok(spec)
     }

@@ -44,7 +44,7 @@ impl Tables {
         let written = self.engine.write(&ops);
         match written {
             // Nothing has changed.
-            Err(WriteError::TooManyRules { .. }) => {}
+            Err(WriteError::TooManyRules { .. } | WriteError::TooManyMeters { .. }) => {}
             Ok(_) | Err(WriteError::Stalled { .. }) => {
                 let new = vteps != state.vteps;
                 state.vteps = vteps;

@@ -25,8 +25,14 @@ pub(super) struct View {
 
 impl<I: PacketIo> Worker<I> {
     #[inline]
-    pub(super) fn act(&mut self, packet: Packet, actions: &ActionList, snapshot: &Snapshot) {
-        let Packet { frame, rx, parsed, hash, .. } = packet;
+    pub(super) fn act(
+        &mut self,
+        frame: Frame,
+        packet: &Packet,
+        actions: &ActionList,
+        snapshot: &Snapshot,
+    ) {
+        let &Packet { rx, ref parsed, hash, .. } = packet;
         let view = View {
             l3: usize::from(parsed.l3),
             inner: usize::from(parsed.inner),

@@ -2,7 +2,7 @@
 
 use flowtable::DropReason;
 use flowtable::action::Punt;
-use packet_io::PacketIo;
+use packet_io::{Frame, PacketIo};
 
 use super::act::View;
 use super::{BURST, ETHERNET_BYTES, Packet, Rx, Worker};
@@ -14,8 +14,14 @@ use crate::snapshot::Snapshot;
 impl<I: PacketIo> Worker<I> {
     /// Hands a packet to the slow path, within its port's share.
     #[cold]
-    pub(super) fn punt(&mut self, packet: Packet, punt: Punt, snapshot: &Snapshot, now_ns: u64) {
-        let Packet { frame, rx, parsed, hash, .. } = packet;
+    pub(super) fn punt(
+        &mut self,
+        frame: Frame,
+        packet: &Packet,
+        punt: Punt,
+        (snapshot, now_ns): (&Snapshot, u64),
+    ) {
+        let &Packet { rx, ref parsed, hash, .. } = packet;
         let bytes = &self.io.bytes(&frame)[usize::from(parsed.inner)..];
         if !slow::fits(bytes.len()) || !self.budget.take(rx.port, now_ns) {
             return self.end(frame, rx, DropReason::SlowPathLimit);

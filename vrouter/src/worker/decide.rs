@@ -15,7 +15,7 @@ use flowtable::entry::TenantEntry;
 use flowtable::ids::{PortId, Vrf};
 use flowtable::key::{Parsed, flag, ipproto, tcp_flag};
 use flowtable::{DropReason, Verdict};
-use packet_io::PacketIo;
+use packet_io::{Frame, PacketIo};
 
 use super::{Packet, Worker, seconds};
 use crate::budget::{PortBudget, Rate, TenantBudget};
@@ -146,41 +146,49 @@ impl Tracker {
 impl<I: PacketIo> Worker<I> {
     /// T1; what it does not know, or no longer, is decided anew.
     #[inline]
-    pub(super) fn decide(&mut self, packet: &Packet, snapshot: &Snapshot, now_ns: u64) -> Decision {
+    pub(super) fn decide(
+        &mut self,
+        frame: &Frame,
+        packet: &Packet,
+        snapshot: &Snapshot,
+        now_ns: u64,
+    ) -> Decision {
         let key = &packet.parsed.key;
-        if let Some(slot) = self.cache.lookup(packet.hash, key) {
+        if let Some(slot) = self.cache.lookup_near(packet.hint, packet.hash, key) {
             let now = seconds(now_ns);
             let flow = self.cache.entry_mut(slot);
             if flow.decision.revision >= snapshot.valid_since(flow.decision.sections) {
                 flow.count.add(packet.rx.len);
                 if now < flow.quiet_until && changes_nothing(&packet.parsed) {
-                    self.shared.counters.tier(Tier::Exact);
+                    self.tiers[Tier::Exact as usize] += 1;
                     return flow.decision;
                 }
                 let flow = *flow;
-                if let Some((decision, quiet_until)) = self.look_again(packet, &flow, snapshot, now)
+                if let Some((decision, quiet_until)) =
+                    self.look_again((frame, packet), &flow, snapshot, now)
                 {
                     self.cache.entry_mut(slot).quiet_until = quiet_until;
-                    self.shared.counters.tier(Tier::Exact);
+                    self.tiers[Tier::Exact as usize] += 1;
                     return decision;
                 }
             }
         }
-        self.decide_new(packet, snapshot, now_ns)
+        self.decide_new(frame, packet, snapshot, now_ns)
     }
 
     /// A cached flow whose connection may have changed: its decision now, and until when that
     /// holds. `None`: what it was to the connections it no longer is.
+    #[cold]
     fn look_again(
         &mut self,
-        packet: &Packet,
+        (frame, packet): (&Frame, &Packet),
         flow: &Flow,
         snapshot: &Snapshot,
         now: Seconds,
     ) -> Option<(Decision, Seconds)> {
         let decision = flow.decision;
         let Some(Hit { conn, way }) = flow.hit else {
-            let standing = self.stand(packet, snapshot, now);
+            let standing = self.stand((frame, packet), snapshot, now);
             self.note_fragment(packet, &decision, snapshot, now);
             let same = standing.relation == decision.relation && standing.hit.is_none();
             // What one segment could not, the next one may.
@@ -201,9 +209,15 @@ impl<I: PacketIo> Worker<I> {
     }
 
     #[cold]
-    fn decide_new(&mut self, packet: &Packet, snapshot: &Snapshot, now_ns: u64) -> Decision {
+    fn decide_new(
+        &mut self,
+        frame: &Frame,
+        packet: &Packet,
+        snapshot: &Snapshot,
+        now_ns: u64,
+    ) -> Decision {
         let now = seconds(now_ns);
-        let mut standing = self.stand(packet, snapshot, now);
+        let mut standing = self.stand((frame, packet), snapshot, now);
         let mut decision = self.resolve(packet, snapshot, standing.relation);
         if self.picks_up(packet, &decision, now)
             && let Some(picked) = self.pick_up(packet, snapshot, now_ns)
@@ -244,22 +258,27 @@ impl<I: PacketIo> Worker<I> {
     fn resolve(&mut self, packet: &Packet, snapshot: &Snapshot, relation: Relation) -> Decision {
         let key = &packet.parsed.key;
         if let Some(decision) = self.masked.lookup(key, relation, snapshot) {
-            self.shared.counters.tier(Tier::Masked);
+            self.tiers[Tier::Masked as usize] += 1;
             return decision;
         }
         let decision = pipeline::walk(snapshot, &packet.parsed, relation, &mut Silent);
-        self.shared.counters.tier(Tier::Pipeline);
+        self.tiers[Tier::Pipeline as usize] += 1;
         self.masked.insert(key, &decision, snapshot);
         decision
     }
 
     /// What the packet is to the connections of its tenant.
-    fn stand(&self, packet: &Packet, snapshot: &Snapshot, now: Seconds) -> Standing {
+    fn stand(
+        &self,
+        (frame, packet): (&Frame, &Packet),
+        snapshot: &Snapshot,
+        now: Seconds,
+    ) -> Standing {
         let key = &packet.parsed.key;
         // Without a tenant the walk ends before anyone asks.
         let Some(vrf) = pipeline::tenant(snapshot, key) else { return Standing::UNTRACKED };
         let tenant = snapshot.policy.tenant(vrf);
-        let seen = (&packet.parsed, self.io.bytes(&packet.frame));
+        let seen = (&packet.parsed, self.io.bytes(frame));
         self.shared.memory.relate(seen, tenant, vrf, now)
     }
 

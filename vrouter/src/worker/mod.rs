@@ -25,9 +25,9 @@ use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
-use flowtable::cache::FlowCache;
+use flowtable::cache::{FlowCache, Hint};
 use flowtable::conn::Seconds;
-use flowtable::ids::PortId;
+use flowtable::ids::{PortId, RuleId};
 use flowtable::key::{self, Decap, FlowKey, Origin, Parsed, ethertype};
 use flowtable::meter::{Colour, MeterBank, MeterLease};
 use flowtable::{DropReason, Verdict};
@@ -35,7 +35,7 @@ use packet_io::{Frame, PacketIo, QueueId};
 
 use crate::budget::PortBudget;
 use crate::connections::Memory;
-use crate::counters::{Count, Counters};
+use crate::counters::{Count, Counters, TIER_COUNT};
 use crate::droplog::{DropLog, Dropped};
 use crate::mailbox::Call;
 use crate::masked::MaskedCache;
@@ -133,7 +133,17 @@ pub struct Worker<I: PacketIo> {
     log: DropLog,
     live: Option<Box<Live>>,
     /// Empty between bursts; kept for their memory.
-    buffers: (Vec<Frame>, Vec<Packet>),
+    buffers: Buffers,
+    /// Packets of this loop by the tier that decided them.
+    tiers: [u64; TIER_COUNT],
+}
+
+/// One burst: frames as received, then those that can be read, and what was read of each.
+#[derive(Default)]
+struct Buffers {
+    received: Vec<Frame>,
+    frames: Vec<Frame>,
+    packets: Vec<Packet>,
 }
 
 impl<I: PacketIo> std::fmt::Debug for Worker<I> {
@@ -148,13 +158,15 @@ impl<I: PacketIo> Drop for Worker<I> {
     }
 }
 
-/// A received frame and what is known of it.
+/// What is known of a received frame.
+#[derive(Debug, Clone, Copy)]
 struct Packet {
-    frame: Frame,
+    parsed: Parsed,
     rx: Rx,
     /// sFlow rate of its port's entry; 0 leaves it to the engine's setting.
     sample_rate: u32,
-    parsed: Parsed,
+    /// Where its flow is in the exact cache.
+    hint: Hint,
     hash: u64,
 }
 
@@ -192,7 +204,8 @@ impl<I: PacketIo> Worker<I> {
             replies: parts.replies,
             log: DropLog::new(Arc::clone(&parts.shared.dropped)),
             live: None,
-            buffers: (Vec::with_capacity(BURST), Vec::with_capacity(BURST)),
+            buffers: Buffers::default(),
+            tiers: [0; TIER_COUNT],
             shared: parts.shared,
         }
     }
@@ -225,41 +238,56 @@ impl<I: PacketIo> Worker<I> {
         let mut handled = 0;
         for at in 0..self.io.queues().len() {
             let queue = self.io.queues()[at];
-            let (mut burst, mut packets) = take(&mut self.buffers);
-            handled += self.io.rx(queue, &mut burst, BURST);
-            packets.extend(burst.drain(..).filter_map(|f| self.receive(queue, f, &snapshot)));
-            for packet in &packets {
-                self.cache.touch(packet.hash);
+            let mut burst = take(&mut self.buffers);
+            handled += self.io.rx(queue, &mut burst.received, BURST);
+            for frame in burst.received.drain(..) {
+                if let Some((frame, packet)) = self.receive(queue, frame, &snapshot) {
+                    burst.frames.push(frame);
+                    burst.packets.push(packet);
+                }
             }
-            for packet in packets.drain(..) {
-                self.forward(packet, &snapshot, now_ns);
+            for packet in &mut burst.packets {
+                packet.hint = self.cache.touch(packet.hash);
             }
-            self.buffers = (burst, packets);
+            for (frame, packet) in burst.frames.drain(..).zip(&burst.packets) {
+                self.forward(frame, packet, &snapshot, now_ns);
+            }
+            burst.packets.clear();
+            self.buffers = burst;
         }
+        self.shared.counters.add_tiers(&mut self.tiers);
         handled += self.send_replies(&snapshot);
         self.io.flush();
         handled
     }
 
     /// The packet's life, once it is received: decide, count, sample, charge, act.
-    fn forward(&mut self, packet: Packet, snapshot: &Snapshot, now_ns: u64) {
-        let mut decision = self.decide(&packet, snapshot, now_ns);
-        self.count_rules(&decision, &packet);
-        self.charge(&packet, &mut decision, snapshot, now_ns);
-        self.sample(&packet, &decision);
+    #[inline]
+    fn forward(&mut self, frame: Frame, packet: &Packet, snapshot: &Snapshot, now_ns: u64) {
+        let mut decision = self.decide(&frame, packet, snapshot, now_ns);
+        self.count_rules(&decision, packet);
+        self.charge(packet, &mut decision, snapshot, now_ns);
+        self.sample(&frame, packet, &decision);
         if self.live.is_some() {
-            self.show(&packet, &decision, snapshot);
+            self.show(packet, &decision, snapshot);
         }
         match decision.verdict {
-            Verdict::Forward(actions) => self.act(packet, &actions, snapshot),
-            Verdict::Punt(punt) => self.punt(packet, punt, snapshot, now_ns),
-            Verdict::Drop(reason) => self.refuse(packet, (reason, decision.rule), snapshot, now_ns),
+            Verdict::Forward(actions) => self.act(frame, packet, &actions, snapshot),
+            Verdict::Punt(punt) => self.punt(frame, packet, punt, (snapshot, now_ns)),
+            Verdict::Drop(reason) => {
+                self.refuse(frame, packet, (reason, decision.rule), (snapshot, now_ns));
+            }
         }
     }
 
     /// Untag, count, parse.
     #[inline]
-    fn receive(&mut self, queue: QueueId, mut frame: Frame, snapshot: &Snapshot) -> Option<Packet> {
+    fn receive(
+        &mut self,
+        queue: QueueId,
+        mut frame: Frame,
+        snapshot: &Snapshot,
+    ) -> Option<(Frame, Packet)> {
         let port = if queue == QueueId::TRUNK {
             let tag = rewrite::pop_tag(&mut self.io, &mut frame);
             let id = tag.and_then(|tag| PortId::new(u32::from(tag)).ok());
@@ -285,7 +313,7 @@ impl<I: PacketIo> Worker<I> {
                 parsed.key.tcp_flags = parsed.tcp_flags & snapshot.policy.rules.tcp_flags_mask();
                 let hash = parsed.key.hash(self.seed);
                 let sample_rate = port.binding.as_ref().map_or(0, |b| b.sample_rate);
-                Some(Packet { frame, rx, sample_rate, parsed, hash })
+                Some((frame, Packet { parsed, rx, sample_rate, hint: Hint::NONE, hash }))
             }
             Err(reason) => {
                 self.end(frame, rx, reason);
@@ -334,14 +362,14 @@ impl<I: PacketIo> Worker<I> {
     #[cold]
     fn refuse(
         &mut self,
-        packet: Packet,
-        (reason, rule): (DropReason, Option<flowtable::ids::RuleId>),
-        snapshot: &Snapshot,
-        now_ns: u64,
+        frame: Frame,
+        packet: &Packet,
+        (reason, rule): (DropReason, Option<RuleId>),
+        at: (&Snapshot, u64),
     ) {
-        let Packet { frame, rx, parsed, .. } = packet;
-        self.log.note(watch::dropped(&parsed.key, rx, (reason, rule), (snapshot, now_ns)));
-        self.end(frame, rx, reason);
+        let dropped = watch::dropped(&packet.parsed.key, packet.rx, (reason, rule), at);
+        self.log.note(dropped);
+        self.end(frame, packet.rx, reason);
     }
 
     /// A packet ends here, counted by reason and by the port it came from.

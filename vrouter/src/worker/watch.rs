@@ -9,7 +9,7 @@ use flowtable::ids::{Group, PortId, RuleId};
 use flowtable::key::FlowKey;
 use flowtable::text::FlowSpec;
 use flowtable::{DropReason, Verdict};
-use packet_io::PacketIo;
+use packet_io::{Frame, PacketIo};
 
 use super::{Packet, Rx, Worker};
 use crate::droplog::Dropped;
@@ -66,19 +66,19 @@ impl<I: PacketIo> Worker<I> {
     }
 
     #[inline]
-    pub(super) fn sample(&mut self, packet: &Packet, decision: &Decision) {
+    pub(super) fn sample(&mut self, frame: &Frame, packet: &Packet, decision: &Decision) {
         let rate = match packet.sample_rate {
             0 => self.shared.sample_rate.load(Ordering::Relaxed),
             rate => rate,
         };
         if self.sampler.take(packet.rx.port, rate) {
-            self.emit_sample(packet, decision, rate);
+            self.emit_sample(frame, packet, (decision, rate));
         }
     }
 
     #[cold]
-    fn emit_sample(&mut self, packet: &Packet, decision: &Decision, rate: u32) {
-        let bytes = self.io.bytes(&packet.frame);
+    fn emit_sample(&mut self, frame: &Frame, packet: &Packet, (decision, rate): (&Decision, u32)) {
+        let bytes = self.io.bytes(frame);
         let header_len = bytes.len().min(SAMPLE_HEADER_BYTES);
         let mut header = [0; SAMPLE_HEADER_BYTES];
         header[..header_len].copy_from_slice(&bytes[..header_len]);

@@ -391,8 +391,8 @@ impl Fabric {
     }
 
     fn made(rule_slots: usize, config: EngineConfig) -> Self {
-        let config =
-            EngineConfig { flow_entries: 1 << 12, rule_slots, seed: 7, sample_queue: 1, ..config };
+        let flow_entries = config.flow_entries.min(1 << 12);
+        let config = EngineConfig { flow_entries, rule_slots, seed: 7, sample_queue: 1, ..config };
         let engine = Engine::new(config);
         let (worker, _) = engine.worker(MemoryIo::new(FRAMES, &[QueueId::TRUNK, WIRE]));
         let slow = engine.slow_path().unwrap();

@@ -80,6 +80,7 @@ impl Node {
             port_connections: settings.port_connections,
             pickup_seconds: settings.pickup_seconds,
             masked_entries: settings.masked_entries,
+            flow_entries: settings.flow_entries,
             tenant_new_flows: 0,
             port_new_flows: 0,
             ..EngineConfig::default()

@@ -41,6 +41,7 @@ pub(crate) struct Settings {
     pub(crate) port_connections: u32,
     pub(crate) pickup_seconds: u32,
     pub(crate) masked_entries: usize,
+    pub(crate) flow_entries: usize,
 }
 
 impl fmt::Debug for Plan {
@@ -95,13 +96,12 @@ fn settings() -> impl Strategy<Value = Settings> {
         1 => Just((u32::MAX, 20)),
         2 => Just((2, 0)),
     ];
-    (limits, prop_oneof![4 => Just(1 << 10), 1 => Just(0)]).prop_map(
-        |((port_connections, pickup_seconds), masked_entries)| Settings {
-            port_connections,
-            pickup_seconds,
-            masked_entries,
-        },
-    )
+    let masked = prop_oneof![4 => Just(1 << 10), 1 => Just(0)];
+    let flows = prop_oneof![3 => Just(1 << 10), 1 => Just(1)];
+    (limits, masked, flows).prop_map(|(limits, masked_entries, flow_entries)| {
+        let (port_connections, pickup_seconds) = limits;
+        Settings { port_connections, pickup_seconds, masked_entries, flow_entries }
+    })
 }
 
 fn tenant() -> impl Strategy<Value = TenantEntry> {

@@ -40,12 +40,14 @@ pub(crate) enum Command {
     /// Routes of the tenants
     #[command(subcommand)]
     Route(RouteVerb),
-    /// Dropped packets by reason
-    Drops {
-        /// Print what is added each second until interrupted
-        #[arg(long)]
-        follow: bool,
-    },
+    /// Connections that the engine tracks
+    #[command(subcommand, visible_alias = "connection")]
+    Conn(ConnVerb),
+    /// Meters and what they coloured
+    #[command(subcommand)]
+    Meter(MeterVerb),
+    /// Dropped packets: counted by reason, or with --log one by one
+    Drops(DropsArgs),
     /// What the engine would do with a packet, and why
     Trace(TraceArgs),
     /// Version and identity of the engine
@@ -102,6 +104,45 @@ pub(crate) enum RouteVerb {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConnVerb {
+    /// Lists connections
+    #[command(visible_alias = "list")]
+    Ls(ConnArgs),
+    /// How many there are, and how many were refused
+    Stats,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConnArgs {
+    /// Only those that have packets of this flow, for example `vrf=1,tcp,tp_dst=443`
+    #[arg(default_value = "", hide_default_value = true)]
+    pub(crate) flow: String,
+    /// At most this many lines; 0 is the engine's own limit of 10,000
+    #[arg(long, default_value_t = 0)]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MeterVerb {
+    /// Lists meters
+    #[command(visible_alias = "list")]
+    Ls,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DropsArgs {
+    /// Print what is added each second, or with --log each packet, until interrupted
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// The last dropped packets: when, why, by which rule
+    #[arg(long)]
+    pub(crate) log: bool,
+    /// With --log: only of this VRF
+    #[arg(long, requires = "log")]
+    pub(crate) vrf: Option<u32>,
+}
+
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("packet").required(true))]
 pub(crate) struct TraceArgs {
@@ -115,14 +156,22 @@ pub(crate) struct TraceArgs {
     /// The first packet of a pcap file
     #[arg(long, group = "packet")]
     pub(crate) pcap: Option<PathBuf>,
-    /// Not in this version
-    #[arg(long, group = "packet", hide = true)]
+    /// Packets of this flow as they arrive, each with its own trace, until interrupted
+    #[arg(long, group = "packet", value_name = "FLOW")]
     pub(crate) live: Option<String>,
+    /// With --live: end after this many packets
+    #[arg(long, conflicts_with_all = ["flow", "hex", "pcap"])]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) count: Option<u32>,
+    /// With --live: end after this time
+    #[arg(long, conflicts_with_all = ["flow", "hex", "pcap"])]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) seconds: Option<u32>,
     /// With --pcap: every packet of the file
     #[arg(long, conflicts_with_all = ["flow", "hex", "live"])]
     pub(crate) all: bool,
     /// Port that receives the packet: name or id
-    #[arg(long)]
+    #[arg(long, conflicts_with = "live")]
     pub(crate) in_port: Option<String>,
 }
 
@@ -130,7 +179,7 @@ pub(crate) struct TraceArgs {
 mod tests {
     use clap::{CommandFactory as _, Parser as _};
 
-    use super::{Cli, Command, Format};
+    use super::{Cli, Command, ConnVerb, Format};
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(line.split(' '))
@@ -158,6 +207,45 @@ mod tests {
         else {
             panic!()
         };
+        assert_eq!((args.live, args.count, args.seconds), (None, None, None));
         assert_eq!((args.hex.as_deref(), args.in_port.as_deref()), (Some("00"), Some("3")));
+    }
+
+    #[test]
+    fn live_traces_may_be_bounded() {
+        let Command::Trace(args) =
+            parse("vrctl trace --live tcp --count 3 --seconds 9").unwrap().command
+        else {
+            panic!()
+        };
+        assert_eq!(
+            (args.live.as_deref(), args.count, args.seconds),
+            (Some("tcp"), Some(3), Some(9))
+        );
+        assert!(parse("vrctl trace in_port=1,arp --count 3").is_err());
+        assert!(parse("vrctl trace --live tcp --count 0").is_err());
+        assert!(parse("vrctl trace --live tcp --in-port 3").is_err());
+        assert!(parse("vrctl trace --live tcp in_port=1,arp").is_err());
+    }
+
+    #[test]
+    fn connections_have_a_long_name_too() {
+        let Command::Conn(ConnVerb::Ls(args)) = parse("vrctl connection ls tcp").unwrap().command
+        else {
+            panic!()
+        };
+        assert_eq!((args.flow.as_str(), args.limit), ("tcp", 0));
+        assert!(parse("vrctl conn list --limit 5").is_ok());
+        assert!(parse("vrctl meter ls -o json").is_ok());
+    }
+
+    #[test]
+    fn only_the_log_of_drops_knows_tenants() {
+        assert!(parse("vrctl drops --vrf 3").is_err());
+        let Command::Drops(args) = parse("vrctl drops --log --follow --vrf 3").unwrap().command
+        else {
+            panic!()
+        };
+        assert_eq!((args.log, args.follow, args.vrf), (true, true, Some(3)));
     }
 }

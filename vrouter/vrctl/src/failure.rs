@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(code(Code::NotFound), 3);
         assert_eq!(code(Code::Unavailable), 2);
         assert_eq!(code(Code::Unimplemented), 2);
-        assert_eq!(Failure::from(PacketError::Live).exit_code(), 1);
+        assert_eq!(Failure::from(PacketError::HexOdd).exit_code(), 1);
         let open =
             PacketError::Open { path: "/nowhere".into(), source: io::ErrorKind::NotFound.into() };
         assert_eq!(Failure::from(open).exit_code(), 4);

@@ -1,14 +1,18 @@
 //! `vrctl`: what the engine of this node holds and does, over `datapath.v1` on its unix socket.
 //!
-//! It only reads: ports, table entries, cached flows, routes, drops, and a trace of what would
-//! become of a packet. Tables and JSON are made by pure functions of the replies ([`view`],
+//! It only reads: ports, table entries, cached flows, routes, connections, meters, drops, and traces
+//! of what would become of a packet or becomes of those that arrive. Tables and JSON are made by pure functions of the replies ([`view`],
 //! [`trace`]). Output is data only (stdout); errors go to stderr. Exit codes: 0 ok, 1 usage,
 //! 2 request failed or engine unreachable, 3 refused or not found, 4 local I/O.
 #![expect(clippy::print_stderr, reason = "errors and warnings of a command line go to stderr")]
 
 mod args;
+mod conn;
+mod droplog;
 mod drops;
 mod failure;
+mod meter;
+mod out;
 mod packet;
 mod pages;
 mod pcap;

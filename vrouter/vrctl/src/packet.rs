@@ -12,8 +12,6 @@ use crate::pcap::{self, PcapError};
 /// Why there is nothing to trace.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PacketError {
-    #[error("--live is not in this version; trace flow text, --hex or --pcap instead")]
-    Live,
     #[error("want one of FLOW, --hex and --pcap")]
     Nothing,
     #[error("--{0} needs --in-port: name or id of the port that receives the packet")]
@@ -40,9 +38,6 @@ pub(crate) enum PacketError {
 
 /// The requests of one `vrctl trace`: one, or one per packet of a capture.
 pub(crate) fn requests(args: TraceArgs) -> Result<Vec<v1::TraceRequest>, PacketError> {
-    if args.live.is_some() {
-        return Err(PacketError::Live);
-    }
     if let Some(flow) = args.flow {
         let in_port = args.in_port.unwrap_or_default();
         return Ok(vec![v1::TraceRequest { packet: Some(Packet::Flow(flow)), in_port }]);
@@ -123,15 +118,6 @@ mod tests {
         );
         assert_eq!(parse_hex("000").unwrap_err().to_string(), "--hex: half a byte is left over");
         assert_eq!(parse_hex("").unwrap(), Vec::<u8>::new());
-    }
-
-    #[test]
-    fn live_tracing_is_refused_with_what_to_use() {
-        let error = trace("--live icmp").unwrap_err();
-        assert_eq!(
-            error,
-            "--live is not in this version; trace flow text, --hex or --pcap instead"
-        );
     }
 
     #[test]

@@ -27,7 +27,7 @@ mod tests {
     #[test]
     fn the_bash_script_knows_the_commands() {
         let script = completion(clap_complete::Shell::Bash);
-        for command in ["port", "flow", "route", "drops", "trace", "status"] {
+        for command in ["port", "flow", "route", "conn", "meter", "drops", "trace", "status"] {
             assert!(script.contains(command), "{command}");
         }
     }

@@ -1,18 +1,24 @@
 //! What each command asks of the engine and prints.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
 use datapath_api::v1;
 use datapath_api::v1::datapath_client::DatapathClient;
-use serde::Serialize;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, Streaming};
 
-use crate::args::{Cli, Command, FlowArgs, FlowVerb, Format, PortVerb, RouteVerb, TraceArgs};
+use crate::args::{
+    Cli, Command, ConnArgs, ConnVerb, DropsArgs, FlowArgs, FlowVerb, Format, MeterVerb, PortVerb,
+    RouteVerb, TraceArgs,
+};
+use crate::conn::{ConnStatsView, ConnView, conn_stats_lines, conn_table};
+use crate::droplog::{DroppedView, dropped_line, dropped_table};
 use crate::drops::{DropView, added, added_lines, drop_table};
 use crate::failure::Failure;
+use crate::meter::{MeterView, meter_table};
+use crate::out::{Reader, json, json_line, print, print_part, show};
 use crate::packet;
 use crate::pages;
 use crate::route::{route_table, routes};
@@ -25,6 +31,8 @@ const API_VERSION: u32 = 1;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Entries asked for to find the routes among them.
 const ROUTE_ENTRIES_MAX: u32 = 200_000;
+/// Meters asked for.
+const METERS_MAX: u32 = 200_000;
 /// Largest reply accepted: that many entries of some hundred bytes each.
 const REPLY_BYTES_MAX: usize = 64 << 20;
 
@@ -35,11 +43,20 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Port(PortVerb::Ls) => port_ls(socket, format).await,
         Command::Flow(FlowVerb::Ls(args)) => flow_ls(socket, format, args).await,
         Command::Route(RouteVerb::Ls { vrf }) => route_ls(socket, format, vrf).await,
-        Command::Drops { follow: false } => {
+        Command::Conn(ConnVerb::Ls(args)) => conn_ls(socket, format, args).await,
+        Command::Conn(ConnVerb::Stats) => conn_stats(socket, format).await,
+        Command::Meter(MeterVerb::Ls) => meter_ls(socket, format).await,
+        Command::Drops(args @ DropsArgs { log: true, .. }) => drop_log(socket, format, &args).await,
+        Command::Drops(DropsArgs { follow: false, .. }) => {
             let drops = read_drops(&mut connect(socket).await?).await?;
             show(format, &drops, |drops| drop_table(drops))
         }
-        Command::Drops { follow: true } => follow_drops(socket, format).await,
+        Command::Drops(DropsArgs { follow: true, .. }) => follow_drops(socket, format).await,
+        Command::Trace(TraceArgs { live: Some(filter), count, seconds, .. }) => {
+            let (limit, seconds) = (count.unwrap_or(0), seconds.unwrap_or(0));
+            let request = v1::TraceLiveRequest { filter, limit, seconds };
+            trace_live(socket, format, request).await
+        }
         Command::Trace(args) => trace(socket, format, args).await,
         Command::Status => {
             let request = v1::HelloRequest { api_version: API_VERSION, client: "vrctl".to_owned() };
@@ -94,6 +111,32 @@ async fn route_ls(socket: &Path, format: Format, vrf: Option<u32>) -> Result<(),
     show(format, &routes, |routes| route_table(routes))
 }
 
+async fn conn_ls(socket: &Path, format: Format, args: ConnArgs) -> Result<(), Failure> {
+    let kind = v1::ListKind::Connections.into();
+    let request = v1::ListRequest { kind, filter: args.flow, vrf: None, limit: args.limit };
+    let reply = connect(socket).await?.list(request).await?.into_inner();
+    warn_if_cut(&reply, "narrow them by a flow, or raise --limit");
+    let connections: Vec<_> = reply.connections.into_iter().map(ConnView::from).collect();
+    show(format, &connections, |connections| conn_table(connections))
+}
+
+async fn conn_stats(socket: &Path, format: Format) -> Result<(), Failure> {
+    let reply = connect(socket).await?.counters(v1::CountersRequest {}).await?.into_inner();
+    let counters = reply
+        .connections
+        .ok_or_else(|| Status::unimplemented("this version of vrouterd counts no connections"))?;
+    show(format, &ConnStatsView::from(counters), conn_stats_lines)
+}
+
+async fn meter_ls(socket: &Path, format: Format) -> Result<(), Failure> {
+    let kind = v1::ListKind::Meters.into();
+    let request = v1::ListRequest { kind, limit: METERS_MAX, ..Default::default() };
+    let reply = connect(socket).await?.list(request).await?.into_inner();
+    warn_if_cut(&reply, "they are too many for one listing");
+    let meters: Vec<_> = reply.meters.into_iter().map(MeterView::from).collect();
+    show(format, &meters, |meters| meter_table(meters))
+}
+
 fn warn_if_cut(reply: &v1::ListReply, next: &str) {
     if reply.truncated {
         eprintln!("vrctl: warning: there are more; {next}");
@@ -119,13 +162,53 @@ async fn follow_drops(socket: &Path, format: Format) -> Result<(), Failure> {
         }
         let now = read_drops(&mut client).await?;
         let moved = added(&before, &now);
-        if !moved.is_empty() {
-            print(&match format {
-                Format::Table => added_lines(&moved),
-                Format::Json => serde_json::to_string(&moved)? + "\n",
-            })?;
+        let text = match format {
+            _ if moved.is_empty() => String::new(),
+            Format::Table => added_lines(&moved),
+            Format::Json => json_line(&moved)?,
+        };
+        if print_part(&text)? == Reader::Gone {
+            return Ok(());
         }
         before = now;
+    }
+}
+
+/// The log as a table, or as the packets come.
+async fn drop_log(socket: &Path, format: Format, args: &DropsArgs) -> Result<(), Failure> {
+    let request = v1::DropLogRequest { follow: args.follow, vrf: args.vrf };
+    let mut packets = connect(socket).await?.drop_log(request).await?.into_inner();
+    if args.follow {
+        return print_each(packets, |packet| {
+            let packet = DroppedView::from(packet);
+            match format {
+                Format::Table => Ok(dropped_line(&packet)),
+                Format::Json => json_line(&packet),
+            }
+        })
+        .await;
+    }
+    let mut all = Vec::new();
+    while let Some(packet) = packets.message().await? {
+        all.push(DroppedView::from(packet));
+    }
+    show(format, &all, |all| dropped_table(all))
+}
+
+/// Prints a stream as it comes, until it ends, the reader of the output leaves or the user interrupts.
+async fn print_each<T>(
+    mut stream: Streaming<T>,
+    mut text: impl FnMut(T) -> Result<String, Failure>,
+) -> Result<(), Failure> {
+    loop {
+        let item = tokio::select! {
+            interrupted = tokio::signal::ctrl_c() => return interrupted.map_err(Failure::Io),
+            item = stream.message() => item?,
+        };
+        let Some(item) = item else { return Ok(()) };
+        if print_part(&text(item)?)? == Reader::Gone {
+            return Ok(());
+        }
     }
 }
 
@@ -143,8 +226,7 @@ async fn trace(socket: &Path, format: Format, args: TraceArgs) -> Result<(), Fai
             (_, many) => print(&json(&many)?),
         };
     }
-    let ports = list_ports(&mut client).await?;
-    let names: BTreeMap<u32, String> = ports.into_iter().map(|p| (p.id, p.name)).collect();
+    let names = port_names(&mut client).await?;
     for (index, trace) in traces.iter().enumerate() {
         if all {
             print(&format!("packet {}:\n", index + 1))?;
@@ -154,26 +236,30 @@ async fn trace(socket: &Path, format: Format, args: TraceArgs) -> Result<(), Fai
     Ok(())
 }
 
-fn show<T: Serialize>(
+/// One trace a packet: texts with an empty line between them, or a JSON object a line.
+async fn trace_live(
+    socket: &Path,
     format: Format,
-    value: &T,
-    text: impl FnOnce(&T) -> String,
+    request: v1::TraceLiveRequest,
 ) -> Result<(), Failure> {
-    match format {
-        Format::Table => print(&text(value)),
-        Format::Json => print(&json(value)?),
-    }
+    let mut client = connect(socket).await?;
+    let names = port_names(&mut client).await?;
+    let replies = client.trace_live(request).await?.into_inner();
+    let mut separator = "";
+    print_each(replies, |reply| {
+        let trace = TraceView::from(reply);
+        match format {
+            Format::Table => {
+                Ok(std::mem::replace(&mut separator, "\n").to_owned() + &trace_text(&trace, &names))
+            }
+            Format::Json => json_line(&trace),
+        }
+    })
+    .await
 }
 
-fn json<T: Serialize>(value: &T) -> Result<String, Failure> {
-    Ok(serde_json::to_string_pretty(value)? + "\n")
-}
-
-fn print(text: &str) -> Result<(), Failure> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        // The reader has seen enough: `vrctl flow ls | head`.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        done => done.map_err(Failure::Io),
-    }
+async fn port_names(
+    client: &mut DatapathClient<Channel>,
+) -> Result<BTreeMap<u32, String>, Failure> {
+    Ok(list_ports(client).await?.into_iter().map(|port| (port.id, port.name)).collect())
 }

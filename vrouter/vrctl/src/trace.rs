@@ -1,4 +1,5 @@
-//! A trace as text: one step a paragraph, in the order the tables were walked, then the verdict.
+//! A trace as text: the packet, one step a paragraph in the order the tables were walked, what the
+//! decision depended on and touches, and the verdict.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +13,20 @@ pub(crate) struct TraceView {
     rule: u64,
     out_ports: Vec<u32>,
     steps: Vec<StepView>,
+    flow: String,
+    mask: String,
+    ct_state: String,
+    meters: Vec<TraceMeterView>,
+    in_port: u32,
+    cache: String,
+    packet_bytes: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct TraceMeterView {
+    meter: u32,
+    way: String,
+    colour: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -31,21 +46,54 @@ impl From<v1::TraceReply> for TraceView {
             matches: step.r#match,
             actions: step.actions,
         };
+        let meter = |meter: v1::TraceMeter| TraceMeterView {
+            meter: meter.meter,
+            way: meter.way,
+            colour: meter.colour,
+        };
         Self {
             verdict: reply.verdict,
             reason: reply.reason,
             rule: reply.rule,
             out_ports: reply.out_ports,
             steps: reply.steps.into_iter().map(step).collect(),
+            flow: reply.flow,
+            mask: reply.mask,
+            ct_state: reply.ct_state,
+            meters: reply.meters.into_iter().map(meter).collect(),
+            in_port: reply.in_port,
+            cache: reply.cache,
+            packet_bytes: reply.packet_bytes,
         }
     }
 }
 
 /// The text of a trace. `names` are the ports' names by id.
 pub(crate) fn trace_text(trace: &TraceView, names: &BTreeMap<u32, String>) -> String {
-    let mut text: String = trace.steps.iter().map(step_text).collect::<Vec<_>>().concat();
-    text.push_str(&verdict_line(trace, names));
-    text
+    let line = |name: &str, value: &str| match value {
+        "" => String::new(),
+        value => format!("{name}: {value}\n"),
+    };
+    let mut text = packet_line(trace);
+    text += &line("state", &trace.ct_state);
+    text.extend(trace.steps.iter().map(step_text));
+    text.extend(trace.meters.iter().map(meter_line));
+    text += &line("mask", &trace.mask);
+    text += &line("cache", &trace.cache);
+    text + &verdict_line(trace, names)
+}
+
+fn packet_line(trace: &TraceView) -> String {
+    match (trace.flow.as_str(), trace.packet_bytes) {
+        ("", _) => String::new(),
+        (flow, 0) => format!("packet: {flow}\n"),
+        (flow, bytes) => format!("packet: {flow} ({bytes} bytes)\n"),
+    }
+}
+
+/// `meter: 7 (from, green)`
+fn meter_line(meter: &TraceMeterView) -> String {
+    format!("meter: {} ({}, {})\n", meter.meter, meter.way, meter.colour)
 }
 
 fn step_text(step: &StepView) -> String {
@@ -95,6 +143,7 @@ mod tests {
                 step("port", 0, "in_port=3", &["vrf=2", "bd=5", "src_group=3"]),
                 step("policy", 7, "vrf=2,src_group=3,tcp,tp_dst=8001", &["deny"]),
             ],
+            ..Default::default()
         };
         reply.into()
     }
@@ -130,12 +179,58 @@ mod tests {
         );
     }
 
+    fn explained() -> TraceView {
+        let meter = |meter, way: &str, colour: &str| v1::TraceMeter {
+            meter,
+            way: way.into(),
+            colour: colour.into(),
+        };
+        let reply = v1::TraceReply {
+            verdict: "forward".into(),
+            out_ports: vec![4],
+            steps: vec![step("port", 0, "in_port=3", &["vrf=2"])],
+            flow: "in_port=3,tcp,nw_dst=10.1.1.2,tp_dst=80".into(),
+            mask: "in_port=3,tcp,nw_dst=10.1.1.0/24,tp_dst=80/0xfff0".into(),
+            ct_state: "+trk+new".into(),
+            meters: vec![meter(7, "from", "green"), meter(9, "to", "yellow")],
+            in_port: 3,
+            cache: "masked".into(),
+            packet_bytes: 98,
+            ..Default::default()
+        };
+        reply.into()
+    }
+
+    #[test]
+    fn a_trace_tells_what_it_depended_on_and_touches() {
+        assert_eq!(
+            trace_text(&explained(), &BTreeMap::new()),
+            "packet: in_port=3,tcp,nw_dst=10.1.1.2,tp_dst=80 (98 bytes)\n\
+             state: +trk+new\n\
+             \x20 port: in_port=3\n\
+             \x20   vrf=2\n\
+             meter: 7 (from, green)\n\
+             meter: 9 (to, yellow)\n\
+             mask: in_port=3,tcp,nw_dst=10.1.1.0/24,tp_dst=80/0xfff0\n\
+             cache: masked\n\
+             verdict: forward -> port 4\n"
+        );
+    }
+
+    #[test]
+    fn new_fields_of_json_come_after_the_promised_ones() {
+        assert_eq!(
+            serde_json::to_string(&explained()).unwrap(),
+            r#"{"verdict":"forward","reason":"","rule":0,"out_ports":[4],"steps":[{"table":"port","rule":0,"match":"in_port=3","actions":["vrf=2"]}],"flow":"in_port=3,tcp,nw_dst=10.1.1.2,tp_dst=80","mask":"in_port=3,tcp,nw_dst=10.1.1.0/24,tp_dst=80/0xfff0","ct_state":"+trk+new","meters":[{"meter":7,"way":"from","colour":"green"},{"meter":9,"way":"to","colour":"yellow"}],"in_port":3,"cache":"masked","packet_bytes":98}"#
+        );
+    }
+
     #[test]
     fn a_trace_as_json_has_the_promised_fields() {
         let json = serde_json::to_string(&denied()).unwrap();
         assert_eq!(
             json,
-            r#"{"verdict":"drop","reason":"policy-deny","rule":7,"out_ports":[],"steps":[{"table":"port","rule":0,"match":"in_port=3","actions":["vrf=2","bd=5","src_group=3"]},{"table":"policy","rule":7,"match":"vrf=2,src_group=3,tcp,tp_dst=8001","actions":["deny"]}]}"#
+            r#"{"verdict":"drop","reason":"policy-deny","rule":7,"out_ports":[],"steps":[{"table":"port","rule":0,"match":"in_port=3","actions":["vrf=2","bd=5","src_group=3"]},{"table":"policy","rule":7,"match":"vrf=2,src_group=3,tcp,tp_dst=8001","actions":["deny"]}],"flow":"","mask":"","ct_state":"","meters":[],"in_port":0,"cache":"","packet_bytes":0}"#
         );
     }
 }

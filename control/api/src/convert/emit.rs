@@ -1,8 +1,8 @@
 //! To the wire.
 
 use control_model::{
-    AddressLease, Direction, Endpoint, EndpointGroup, Global, Network, Node, Object, Peer, Permit,
-    PolicyKey, Rule, Tenant,
+    AddressLease, Direction, Dscp, Endpoint, EndpointGroup, Global, NetProfile, Network, Node,
+    Object, OnDeny, Peer, Permit, PolicyKey, Rule, Tenant, Tracking,
 };
 
 use crate::v1;
@@ -22,6 +22,7 @@ pub fn from_model(object: &Object) -> v1::Object {
         Object::Endpoint(o) => Wire::Endpoint(endpoint(o)),
         Object::Node(o) => Wire::Node(node(o)),
         Object::AddressLease(o) => Wire::AddressLease(lease(o)),
+        Object::NetProfile(o) => Wire::NetProfile(profile(o)),
     };
     v1::Object { kind: Some(kind) }
 }
@@ -38,10 +39,25 @@ fn text(value: Option<impl ToString>) -> String {
 }
 
 fn tenant(o: &Tenant) -> v1::Tenant {
+    let settings = &o.settings;
+    let tracking = match settings.tracking {
+        Tracking::Stateful => "stateful",
+        Tracking::Stateless => "stateless",
+    };
+    let on_deny = match settings.on_deny {
+        OnDeny::Cut => "cut",
+        OnDeny::Finish => "finish",
+    };
     v1::Tenant {
         tenant_name: o.name.to_string(),
         default_network: text(o.default_network.as_ref()),
-        default_verdict: verdict(o.default_verdict),
+        default_verdict: verdict(settings.default_verdict),
+        tracking: tracking.to_owned(),
+        on_deny: on_deny.to_owned(),
+        max_connections: Some(settings.connections_max),
+        max_new_flows: Some(settings.new_flows_max),
+        bandwidth: Some(settings.limit.bandwidth.to_string()),
+        burst: Some(settings.limit.burst.kilobytes().into()),
         vrf: o.vrf.get(),
     }
 }
@@ -69,9 +85,20 @@ fn group(o: &EndpointGroup) -> v1::EndpointGroup {
         network_name: o.spec.network.to_string(),
         ip_pool: text(o.spec.pool),
         policies: o.spec.policies.iter().map(ToString::to_string).collect(),
-        net_profile: String::new(),
+        net_profile: text(o.spec.profile.as_ref()),
         cfgd_tag: text(o.spec.cfgd_tag.as_ref()),
         group_id: o.id.get(),
+    }
+}
+
+fn profile(o: &NetProfile) -> v1::NetProfile {
+    v1::NetProfile {
+        tenant_name: o.key.tenant.to_string(),
+        profile_name: o.key.profile.to_string(),
+        bandwidth: o.limit.bandwidth.to_string(),
+        burst: o.limit.burst.kilobytes().into(),
+        dscp: o.dscp.map_or(0, Dscp::get).into(),
+        scope: o.scope.name().to_owned(),
     }
 }
 

@@ -29,6 +29,7 @@ pub fn to_kind(kind: i32) -> Result<Kind, Refused> {
         Ok(v1::Kind::Endpoint) => Ok(Kind::Endpoint),
         Ok(v1::Kind::Node) => Ok(Kind::Node),
         Ok(v1::Kind::AddressLease) => Ok(Kind::AddressLease),
+        Ok(v1::Kind::NetProfile) => Ok(Kind::NetProfile),
         Ok(v1::Kind::Unspecified) | Err(_) => Err(Refused::new("kind", &kind, Reason::NoObject)),
     }
 }
@@ -46,6 +47,7 @@ pub const fn from_kind(kind: Kind) -> v1::Kind {
         Kind::Endpoint => v1::Kind::Endpoint,
         Kind::Node => v1::Kind::Node,
         Kind::AddressLease => v1::Kind::AddressLease,
+        Kind::NetProfile => v1::Kind::NetProfile,
     }
 }
 

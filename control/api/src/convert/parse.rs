@@ -1,11 +1,12 @@
 //! From the wire.
 
 use control_model::{
-    AddressLease, Bd, CfgdTag, Encap, Endpoint, EndpointGroup, EndpointId, EndpointSpec, Global,
-    GlobalSpec, Group, GroupKey, GroupName, GroupSpec, Host, Label, LeaseSpec, Network, NetworkKey,
-    NetworkName, NetworkSpec, Node, NodeName, Object, Owner, Permit, PolicyKey, PolicyName, Reason,
-    Refused, Rule, RuleId, RuleKey, RuleName, RuleSpec, RuleText, Spec, Subnet, Tag, Tenant,
-    TenantName, TenantSpec, Vrf, check_nw_type,
+    AddressLease, Bandwidth, Bd, Burst, CfgdTag, Encap, Endpoint, EndpointGroup, EndpointId,
+    EndpointSpec, Global, GlobalSpec, Group, GroupKey, GroupName, GroupSpec, Host, Label,
+    LeaseSpec, NetProfile, Network, NetworkKey, NetworkName, NetworkSpec, Node, NodeName, Object,
+    Owner, PolicyKey, PolicyName, ProfileKey, ProfileName, RateLimit, Reason, Refused, Rule,
+    RuleId, RuleKey, RuleName, RuleSpec, RuleText, Scope, Spec, Subnet, Tag, Tenant, TenantChange,
+    TenantName, TenantSettings, TenantSpec, Vrf, check_nw_type,
 };
 
 use crate::v1;
@@ -26,6 +27,7 @@ pub fn to_spec(object: &v1::Object) -> Result<Spec, Refused> {
         Wire::Endpoint(o) => Spec::Endpoint(endpoint(o)?),
         Wire::Node(o) => Spec::Node(node(o)?),
         Wire::AddressLease(o) => Spec::AddressLease(lease(o)?),
+        Wire::NetProfile(o) => Spec::NetProfile(profile(o)?),
     })
 }
 
@@ -36,10 +38,10 @@ pub fn to_spec(object: &v1::Object) -> Result<Spec, Refused> {
 pub fn to_model(object: &v1::Object) -> Result<Object, Refused> {
     Ok(match kind_of(object)? {
         Wire::Tenant(o) => {
-            let TenantSpec { name, default_network, default_verdict } = tenant(o)?;
-            let default_verdict = default_verdict.unwrap_or(Permit::Allow);
+            let TenantSpec { name, default_network, change } = tenant(o)?;
+            let settings = TenantSettings::default().changed_by(&change);
             let vrf = given("vrf", o.vrf, Vrf::new)?;
-            Object::Tenant(Tenant { name, default_network, default_verdict, vrf })
+            Object::Tenant(Tenant { name, default_network, settings, vrf })
         }
         Wire::Network(o) => {
             let NetworkSpec { key, encap: _, tag, subnet, gateway, cfgd_tag } = network(o)?;
@@ -67,6 +69,7 @@ pub fn to_model(object: &v1::Object) -> Result<Object, Refused> {
             let address = address.ok_or_else(|| missing("address", 0))?;
             Object::AddressLease(AddressLease { network, address, owner })
         }
+        Wire::NetProfile(o) => Object::NetProfile(profile(o)?),
     })
 }
 
@@ -89,10 +92,34 @@ fn missing(field: &'static str, value: u32) -> Refused {
 }
 
 fn tenant(o: &v1::Tenant) -> Result<TenantSpec, Refused> {
+    let bandwidth = o.bandwidth.as_deref();
     Ok(TenantSpec {
         name: TenantName::parse("tenantName", &o.tenant_name)?,
         default_network: NetworkName::parse_optional("defaultNetwork", &o.default_network)?,
-        default_verdict: TenantSpec::parse_verdict("defaultVerdict", &o.default_verdict)?,
+        change: TenantChange {
+            default_verdict: TenantChange::parse_verdict("defaultVerdict", &o.default_verdict)?,
+            tracking: TenantChange::parse_tracking("tracking", &o.tracking)?,
+            on_deny: TenantChange::parse_on_deny("onDeny", &o.on_deny)?,
+            connections_max: o.max_connections,
+            new_flows_max: o.max_new_flows,
+            bandwidth: bandwidth.map(|text| Bandwidth::parse("bandwidth", text)).transpose()?,
+            burst: o.burst.map(|kilobytes| Burst::new("burst", kilobytes)).transpose()?,
+        },
+    })
+}
+
+fn profile(o: &v1::NetProfile) -> Result<NetProfile, Refused> {
+    Ok(NetProfile {
+        key: ProfileKey {
+            tenant: TenantName::parse("tenantName", &o.tenant_name)?,
+            profile: ProfileName::parse("profileName", &o.profile_name)?,
+        },
+        limit: RateLimit {
+            bandwidth: Bandwidth::parse("bandwidth", &o.bandwidth)?,
+            burst: Burst::new("burst", o.burst)?,
+        },
+        dscp: NetProfile::parse_dscp("DSCP", o.dscp)?,
+        scope: Scope::parse("scope", &o.scope)?,
     })
 }
 
@@ -127,7 +154,6 @@ fn refuse_ipv6(field: &'static str, text: &str) -> Result<(), Refused> {
 }
 
 fn group(o: &v1::EndpointGroup) -> Result<GroupSpec, Refused> {
-    GroupSpec::check_net_profile("netProfile", &o.net_profile)?;
     Ok(GroupSpec {
         key: GroupKey {
             tenant: TenantName::parse("tenantName", &o.tenant_name)?,
@@ -136,6 +162,7 @@ fn group(o: &v1::EndpointGroup) -> Result<GroupSpec, Refused> {
         network: NetworkName::parse("networkName", &o.network_name)?,
         pool: GroupSpec::parse_pool("ipPool", &o.ip_pool)?,
         policies: GroupSpec::parse_policies("policies", &o.policies)?,
+        profile: ProfileName::parse_optional("netProfile", &o.net_profile)?,
         cfgd_tag: CfgdTag::parse_optional("cfgdTag", &o.cfgd_tag)?,
     })
 }

@@ -21,6 +21,17 @@ fn network() -> v1::Network {
     }
 }
 
+fn net_profile() -> v1::NetProfile {
+    v1::NetProfile {
+        tenant_name: "red".into(),
+        profile_name: "gold_1".into(),
+        bandwidth: "6 Mbps".into(),
+        burst: 80,
+        dscp: 63,
+        scope: "endpoint".into(),
+    }
+}
+
 fn rule(direction: &str) -> v1::Rule {
     v1::Rule {
         tenant_name: "red".into(),
@@ -43,7 +54,21 @@ fn configuration() -> Vec<v1::Object> {
             tenant_name: tenant_name(),
             default_network: "net".into(),
             default_verdict: "deny".into(),
+            tracking: "stateless".into(),
+            on_deny: "finish".into(),
+            max_connections: Some(1000),
+            max_new_flows: Some(0),
+            bandwidth: Some("1 Gbps".into()),
+            burst: Some(1500),
             vrf: 3,
+        })),
+        wire(Wire::NetProfile(net_profile())),
+        wire(Wire::NetProfile(v1::NetProfile {
+            bandwidth: String::new(),
+            burst: 0,
+            dscp: 0,
+            scope: "group".into(),
+            ..net_profile()
         })),
         wire(Wire::Network(network())),
         wire(Wire::Network(v1::Network {
@@ -60,7 +85,7 @@ fn configuration() -> Vec<v1::Object> {
             network_name: "net".into(),
             ip_pool: "10.1.1.10-10.1.1.20".into(),
             policies: vec!["second".into(), "first".into()],
-            net_profile: String::new(),
+            net_profile: "gold_1".into(),
             cfgd_tag: "x".into(),
             group_id: 9,
         })),
@@ -136,18 +161,37 @@ fn what_is_not_built_is_refused_by_field() {
     assert_eq!(v6.to_string(), "IPv6 subnets are not allocated by this version");
     let infra = refused(Wire::Network(v1::Network { nw_type: "infra".into(), ..network() }));
     assert_eq!(infra.field, "nwType");
-    let group = v1::EndpointGroup {
-        tenant_name: "red".into(),
-        group_name: "web".into(),
-        network_name: "net".into(),
-        net_profile: "gold".into(),
-        ..v1::EndpointGroup::default()
+}
+
+#[test]
+fn refused_profiles_and_tenant_settings_name_their_field() {
+    let profile = net_profile;
+    let tenant = || v1::Tenant { tenant_name: "red".into(), ..v1::Tenant::default() };
+    for (object, field) in [
+        (
+            Wire::NetProfile(v1::NetProfile { profile_name: "a:b".into(), ..profile() }),
+            "profileName",
+        ),
+        (Wire::NetProfile(v1::NetProfile { bandwidth: "10 ms".into(), ..profile() }), "bandwidth"),
+        (Wire::NetProfile(v1::NetProfile { burst: 10_487, ..profile() }), "burst"),
+        (Wire::NetProfile(v1::NetProfile { dscp: 72, ..profile() }), "DSCP"),
+        (Wire::NetProfile(v1::NetProfile { scope: "node".into(), ..profile() }), "scope"),
+        (Wire::Tenant(v1::Tenant { tracking: "yes".into(), ..tenant() }), "tracking"),
+        (Wire::Tenant(v1::Tenant { on_deny: "stop".into(), ..tenant() }), "onDeny"),
+        (Wire::Tenant(v1::Tenant { bandwidth: Some("1".into()), ..tenant() }), "bandwidth"),
+        (Wire::Tenant(v1::Tenant { burst: Some(10_487), ..tenant() }), "burst"),
+    ] {
+        assert_eq!(to_spec(&wire(object)).unwrap_err().field, field);
+    }
+}
+
+#[test]
+fn a_tenant_stored_before_it_had_settings_has_the_defaults() {
+    let old = v1::Tenant { tenant_name: "red".into(), vrf: 3, ..v1::Tenant::default() };
+    let control_model::Object::Tenant(tenant) = to_model(&wire(Wire::Tenant(old))).unwrap() else {
+        panic!("a tenant");
     };
-    let profile = refused(Wire::EndpointGroup(group));
-    assert_eq!(
-        (profile.field, profile.to_string().as_str()),
-        ("netProfile", "netprofile not found")
-    );
+    assert_eq!(tenant.settings, control_model::TenantSettings::default());
 }
 
 #[test]

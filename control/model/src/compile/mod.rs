@@ -3,6 +3,8 @@
 //! Everything is looked up by name here, once. A name that does not resolve makes no entry: it never
 //! becomes "any". Entries of a tenant carry that tenant's VRF and nothing of another's.
 
+mod qos;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -12,12 +14,15 @@ use flowtable::entry::{
 };
 use flowtable::ids::{Group, Mac, PortId, Vrf};
 
+pub(crate) use qos::GROUP_MAX;
+
 use crate::endpoint::Endpoint;
 use crate::intent::Intent;
 use crate::key::{GroupKey, NetworkKey, PolicyKey};
 use crate::name::{EndpointId, NodeName};
 use crate::network::{Network, Tag};
 use crate::rule::{AddressMatch, Peer, Protocol, Rule};
+use crate::tenant::Tenant;
 
 /// What only the node knows: which port each of its endpoints has.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -36,8 +41,7 @@ pub fn compile(intent: &Intent, node: &NodeName, placement: &Placement) -> Vec<E
     let node = NodeView { intent, node, placement };
     let mut entries = Vec::new();
     for tenant in intent.tenants.values() {
-        let default = tenant.default_verdict;
-        entries.push(Entry::Tenant(TenantEntry::new(tenant.vrf, default)));
+        entries.push(Entry::Tenant(tenant_entry(tenant)));
     }
     node.vteps(&mut entries);
     for network in intent.networks.values() {
@@ -51,8 +55,21 @@ pub fn compile(intent: &Intent, node: &NodeName, placement: &Placement) -> Vec<E
             node.endpoint(endpoint, network, vrf, &mut entries);
         }
     }
+    node.qos(&mut entries);
     node.rules(&mut entries);
     entries
+}
+
+const fn tenant_entry(tenant: &Tenant) -> TenantEntry {
+    let settings = &tenant.settings;
+    TenantEntry {
+        vrf: tenant.vrf,
+        default: settings.default_verdict,
+        tracking: settings.tracking,
+        on_deny: settings.on_deny,
+        connections_max: settings.connections_max,
+        new_flows_max: settings.new_flows_max,
+    }
 }
 
 /// Group and address blocks of a rule's other end; `None` inside is any.

@@ -10,13 +10,14 @@ use crate::key::{Key, Kind, PolicyKey};
 use crate::ledger::Ledger;
 use crate::ledger::tests::{endpoint, group, ledger, network, policy, rule, tenant};
 use crate::rule::RuleText;
-use flowtable::entry::{EntryKey, Permit};
+use crate::tenant::{TenantChange, TenantSpec};
+use flowtable::entry::{EntryKey, OnDeny, Permit, Tracking};
 
-fn node(name: &str) -> NodeName {
+pub(super) fn node(name: &str) -> NodeName {
     NodeName::parse("nodeName", name).unwrap()
 }
 
-fn placed(ids: &[(&str, u32)], uplink: Option<u32>) -> Placement {
+pub(super) fn placed(ids: &[(&str, u32)], uplink: Option<u32>) -> Placement {
     Placement {
         ports: ids
             .iter()
@@ -123,6 +124,30 @@ fn a_small_installation_has_exactly_these_entries() {
             }),
         ]
     );
+}
+
+#[test]
+fn a_tenants_settings_are_its_entry() {
+    let Spec::Tenant(spec) = tenant("red") else { panic!("a tenant") };
+    let change = TenantChange {
+        default_verdict: Some(Permit::Deny),
+        tracking: Some(Tracking::Stateless),
+        on_deny: Some(OnDeny::Finish),
+        connections_max: Some(1000),
+        new_flows_max: Some(50),
+        ..TenantChange::default()
+    };
+    let ledger = ledger([Spec::Tenant(TenantSpec { change, ..spec })]);
+    let entries = compile(ledger.intent(), &node("n9"), &Placement::default());
+    let red = TenantEntry {
+        vrf: Vrf::new(2).unwrap(),
+        default: Permit::Deny,
+        tracking: Tracking::Stateless,
+        on_deny: OnDeny::Finish,
+        connections_max: 1000,
+        new_flows_max: 50,
+    };
+    assert!(entries.contains(&Entry::Tenant(red)), "{entries:?}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Writes of endpoint groups: policies, and pools carved from the network.
+//! Writes of endpoint groups: policies, profiles, and pools carved from the network.
 
 use super::{Change, Ledger, Outcome, unchanged};
 use crate::group::{EndpointGroup, GroupSpec};
@@ -20,6 +20,7 @@ impl Ledger {
         self.require(&Key::Network(network.clone()), "networkName", missing)?;
         self.check_group_name(key)?;
         self.check_policies(&spec)?;
+        self.check_profile(&spec)?;
         let id = self.counters.next_group()?;
         if let (Some(pool), Some(holdings)) = (spec.pool, self.holdings.get_mut(&network)) {
             holdings.carve("ipPool", &key.group, pool)?;
@@ -29,6 +30,7 @@ impl Ledger {
 
     fn update_group(&mut self, spec: GroupSpec) -> Result<Outcome, Refused> {
         self.check_policies(&spec)?;
+        self.check_profile(&spec)?;
         let Some(group) = self.intent.groups.get(&spec.key) else {
             return Err(Refused::new("groupName", &spec.key, Reason::GroupNotFound));
         };
@@ -72,6 +74,10 @@ impl Ledger {
             return Err(Refused::new("groupName", &key.group, reason));
         }
         Ok(())
+    }
+
+    fn check_profile(&self, spec: &GroupSpec) -> Result<(), Refused> {
+        spec.profile_key().map_or(Ok(()), |key| self.require_profile(&key, "netProfile"))
     }
 
     fn check_policies(&self, spec: &GroupSpec) -> Result<(), Refused> {

@@ -9,6 +9,7 @@ mod global;
 mod group;
 mod network;
 mod policy;
+mod profile;
 mod tenant;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use flowtable::ids::{Bd, Group, RuleId, Vrf};
 
 pub use address::{Damaged, Holdings};
 
+use crate::compile::GROUP_MAX;
 use crate::intent::{Intent, Object, Spec};
 use crate::key::{GroupKey, Key, NetworkKey};
 use crate::name::TenantName;
@@ -46,7 +48,8 @@ impl Counters {
             | Object::Global(_)
             | Object::Endpoint(_)
             | Object::Node(_)
-            | Object::AddressLease(_) => {}
+            | Object::AddressLease(_)
+            | Object::NetProfile(_) => {}
         }
     }
 
@@ -59,7 +62,9 @@ impl Counters {
     }
 
     fn next_group(self) -> Result<Group, Refused> {
-        let next = self.group.checked_add(1).ok_or_else(|| no_ids("groupId"))?;
+        // A group's meters carry its number in 30 bits.
+        let next = self.group.checked_add(1).filter(|next| *next <= GROUP_MAX);
+        let next = next.ok_or_else(|| no_ids("groupId"))?;
         Group::new(next).map_err(|_range| no_ids("groupId"))
     }
 
@@ -144,8 +149,8 @@ impl Ledger {
         &self.vxlans
     }
 
-    /// Creates an object. One that is there already, and alike, is accepted; groups and the global
-    /// settings are updated, as with Contiv.
+    /// Creates an object. One that is there already, and alike, is accepted; groups, net
+    /// profiles and the global settings are updated, as with Contiv.
     ///
     /// # Errors
     /// [`Refused`]; nothing has changed then.
@@ -160,6 +165,7 @@ impl Ledger {
             Spec::Endpoint(spec) => self.create_endpoint(spec),
             Spec::Node(node) => self.register_node(node),
             Spec::AddressLease(spec) => self.reserve(&spec),
+            Spec::NetProfile(profile) => self.create_profile(profile),
         }
     }
 
@@ -190,6 +196,10 @@ impl Ledger {
             Spec::Endpoint(spec) => self.update_endpoint(spec),
             Spec::Node(node) => self.register_node(node),
             Spec::AddressLease(spec) => self.reserve(&spec),
+            Spec::NetProfile(profile) => {
+                self.require_profile(&profile.key, "profileName")?;
+                self.create_profile(profile)
+            }
         }
     }
 
@@ -211,6 +221,7 @@ impl Ledger {
             Key::Endpoint(id) => self.delete_endpoint(id),
             Key::Node(name) => self.delete_node(name),
             Key::AddressLease(key) => self.cancel(key),
+            Key::NetProfile(key) => self.delete_profile(key),
         }
     }
 

@@ -1,41 +1,46 @@
 //! Writes of tenants.
 
-use flowtable::entry::Permit;
-
 use super::{Change, Ledger, Outcome, unchanged};
 use crate::intent::Object;
 use crate::key::Key;
 use crate::name::TenantName;
 use crate::refusal::{Reason, Refused};
-use crate::tenant::{Tenant, TenantSpec};
+use crate::tenant::{Tenant, TenantChange, TenantSettings, TenantSpec};
 
 impl Ledger {
     pub(super) fn create_tenant(&mut self, spec: TenantSpec) -> Result<Outcome, Refused> {
         if let Some(tenant) = self.intent.tenants.get(&spec.name) {
-            check_default_network(tenant, &spec)?;
-            // A second create must not turn deny into allow; only an update changes the verdict.
-            if spec.default_verdict.is_some_and(|verdict| verdict != tenant.default_verdict) {
-                let reason = Reason::TenantImmutable;
-                return Err(Refused::new("defaultVerdict", &spec.name, reason));
+            if spec.default_network != tenant.default_network {
+                return Err(other_default_network(&spec));
+            }
+            // A second create must not turn deny into allow; only an update changes settings.
+            let wanted = tenant.settings.changed_by(&spec.change);
+            if let Some(field) = tenant.settings.difference(&wanted) {
+                return Err(Refused::new(field, &spec.name, Reason::TenantImmutable));
             }
             return Ok(unchanged(Object::Tenant(tenant.clone())));
         }
+        check_burst(&spec.change, Reason::BurstSmall)?;
         let vrf = self.counters.next_vrf()?;
-        let TenantSpec { name, default_network, default_verdict } = spec;
-        let default_verdict = default_verdict.unwrap_or(Permit::Allow);
-        Ok(self.commit_one(Object::Tenant(Tenant { name, default_network, default_verdict, vrf })))
+        let TenantSpec { name, default_network, change } = spec;
+        let settings = TenantSettings::default().changed_by(&change);
+        Ok(self.commit_one(Object::Tenant(Tenant { name, default_network, settings, vrf })))
     }
 
+    /// Only the settings that are named; the rest stays, also a default network.
     pub(super) fn update_tenant(&mut self, spec: &TenantSpec) -> Result<Outcome, Refused> {
         let Some(tenant) = self.intent.tenants.get(&spec.name) else {
             return Err(Refused::new("tenantName", &spec.name, Reason::TenantNotFound));
         };
-        check_default_network(tenant, spec)?;
-        let default_verdict = spec.default_verdict.unwrap_or(tenant.default_verdict);
-        if default_verdict == tenant.default_verdict {
+        if spec.default_network.is_some() && spec.default_network != tenant.default_network {
+            return Err(other_default_network(spec));
+        }
+        check_burst(&spec.change, Reason::UpdateBurstSmall)?;
+        let settings = tenant.settings.changed_by(&spec.change);
+        if settings == tenant.settings {
             return Ok(unchanged(Object::Tenant(tenant.clone())));
         }
-        let changed = Tenant { default_verdict, ..tenant.clone() };
+        let changed = Tenant { settings, ..tenant.clone() };
         Ok(self.commit_one(Object::Tenant(changed)))
     }
 
@@ -52,6 +57,10 @@ impl Ledger {
         if policies > 0 {
             return refuse(Reason::TenantHasPolicies { name: text, count: policies });
         }
+        let profiles = self.intent.profiles.keys().filter(|key| key.tenant == *name).count();
+        if profiles > 0 {
+            return refuse(Reason::TenantHasNetprofiles { name: text, count: profiles });
+        }
         let networks = self.intent.networks.keys().filter(|key| key.tenant == *name).count();
         if networks > 0 {
             return refuse(Reason::TenantHasNetworks { name: text, count: networks });
@@ -63,10 +72,16 @@ impl Ledger {
     }
 }
 
-fn check_default_network(tenant: &Tenant, spec: &TenantSpec) -> Result<(), Refused> {
-    if spec.default_network == tenant.default_network {
-        return Ok(());
-    }
+fn other_default_network(spec: &TenantSpec) -> Refused {
     let value = spec.default_network.as_ref().map_or("", |network| network.as_str());
-    Err(Refused::new("defaultNetwork", value, Reason::TenantImmutable))
+    Refused::new("defaultNetwork", value, Reason::TenantImmutable)
+}
+
+fn check_burst(change: &TenantChange, small: Reason) -> Result<(), Refused> {
+    match change.burst {
+        Some(burst) if burst.is_too_small() => {
+            Err(Refused::new("burst", &burst.kilobytes(), small))
+        }
+        Some(_) | None => Ok(()),
+    }
 }

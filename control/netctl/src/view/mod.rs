@@ -10,6 +10,7 @@ mod group;
 mod network;
 mod node;
 mod policy;
+mod profile;
 mod rule;
 mod tenant;
 
@@ -25,6 +26,7 @@ pub(crate) use group::GroupView;
 pub(crate) use network::NetworkView;
 pub(crate) use node::NodeView;
 pub(crate) use policy::PolicyView;
+pub(crate) use profile::ProfileView;
 pub(crate) use rule::{RuleView, Stats, rule_tables};
 pub(crate) use tenant::TenantView;
 

@@ -12,6 +12,13 @@ pub(crate) struct TenantView {
     key: String,
     tenant_name: String,
     default_network: String,
+    default_verdict: String,
+    tracking: String,
+    on_deny: String,
+    max_connections: u32,
+    max_new_flows: u32,
+    bandwidth: String,
+    burst: u32,
     #[serde(skip)]
     vrf: u32,
 }
@@ -22,6 +29,7 @@ pub(crate) struct TenantOper {
     total_networks: u32,
     #[serde(rename = "totalEPGs")]
     total_epgs: u32,
+    total_netprofiles: u32,
     total_policies: u32,
     total_endpoints: u32,
     endpoints: Vec<EndpointView>,
@@ -40,6 +48,13 @@ impl View for TenantView {
             key: t.tenant_name.clone(),
             tenant_name: t.tenant_name,
             default_network: t.default_network,
+            default_verdict: t.default_verdict,
+            tracking: t.tracking,
+            on_deny: t.on_deny,
+            max_connections: t.max_connections.unwrap_or_default(),
+            max_new_flows: t.max_new_flows.unwrap_or_default(),
+            bandwidth: t.bandwidth.unwrap_or_default(),
+            burst: t.burst.unwrap_or_default(),
             vrf: t.vrf,
         })
     }
@@ -56,6 +71,7 @@ impl View for TenantView {
         TenantOper {
             total_networks: oper.total_networks,
             total_epgs: oper.total_epgs,
+            total_netprofiles: oper.total_netprofiles,
             total_policies: oper.total_policies,
             total_endpoints: oper.total_endpoints,
             endpoints: oper.endpoints.into_iter().map(EndpointView::from).collect(),

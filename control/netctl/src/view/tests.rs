@@ -2,8 +2,8 @@ use control_api::v1;
 use control_api::v1::object::Kind;
 
 use super::{
-    EndpointView, GlobalView, GroupView, ListForm, NetworkView, NodeView, PolicyView, RuleView,
-    Stats, TenantView, View, inspect, json, list, rule_tables,
+    EndpointView, GlobalView, GroupView, ListForm, NetworkView, NodeView, PolicyView, ProfileView,
+    RuleView, Stats, TenantView, View, inspect, json, list, rule_tables,
 };
 
 fn views<V: View>(kinds: Vec<Kind>) -> Vec<V> {
@@ -158,6 +158,55 @@ fn tenants_and_policies_are_printed_with_contivs_columns() {
         list(&policies, ListForm::Table).unwrap(),
         "Tenant  Policy\n------  ------\nblue    front\n"
     );
+}
+
+#[test]
+fn a_tenant_as_json_carries_its_settings() {
+    let tenant = v1::Tenant {
+        tenant_name: "blue".into(),
+        default_verdict: "deny".into(),
+        tracking: "stateless".into(),
+        on_deny: "finish".into(),
+        max_connections: Some(1000),
+        max_new_flows: Some(50),
+        bandwidth: Some("1 Gbps".into()),
+        burst: Some(1500),
+        vrf: 2,
+        ..Default::default()
+    };
+    let tenants: Vec<TenantView> = views(vec![Kind::Tenant(tenant)]);
+    assert_eq!(list(&tenants, ListForm::Json).unwrap(), include_str!("golden/tenant-ls.json"));
+}
+
+#[test]
+fn profiles_are_printed_with_contivs_columns_and_field_names() {
+    let gold = v1::NetProfile {
+        tenant_name: "blue".into(),
+        profile_name: "gold".into(),
+        bandwidth: "6 Mbps".into(),
+        burst: 80,
+        dscp: 6,
+        scope: "endpoint".into(),
+    };
+    let plain = v1::NetProfile {
+        profile_name: "plain".into(),
+        bandwidth: String::new(),
+        burst: 0,
+        dscp: 0,
+        scope: "group".into(),
+        ..gold.clone()
+    };
+    let views: Vec<ProfileView> = views(vec![Kind::NetProfile(gold), Kind::NetProfile(plain)]);
+    assert_eq!(list(&views, ListForm::Table).unwrap(), include_str!("golden/netprofile-ls.txt"));
+    assert_eq!(list(&views, ListForm::Json).unwrap(), include_str!("golden/netprofile-ls.json"));
+    assert_eq!(list(&views, ListForm::Names).unwrap(), "gold\nplain\n");
+    let oper = v1::Oper { num_endpoints: 1, endpoints: vec![endpoint()], ..Default::default() };
+    let text = inspect(&views[0], oper).unwrap();
+    assert!(
+        text.starts_with("{\n  \"Config\": {\n    \"key\": \"blue:gold\",\n    \"DSCP\": 6,"),
+        "{text}"
+    );
+    assert!(text.contains("\"Oper\": {\n    \"numEndpoints\": 1,"), "{text}");
 }
 
 #[test]

@@ -105,7 +105,7 @@ impl Client {
     /// Everything stored, by kind.
     async fn everything(&mut self) -> Vec<Wire> {
         let mut all = Vec::new();
-        for kind in 1..=9 {
+        for kind in 1..=10 {
             all.extend(self.list(v1::Kind::try_from(kind).unwrap(), "").await);
         }
         all
@@ -185,6 +185,15 @@ fn endpoint(id: &str, tenant: &str, network: &str, node: &str) -> v1::Endpoint {
     }
 }
 
+fn profile(tenant: &str, name: &str, bandwidth: &str) -> v1::NetProfile {
+    v1::NetProfile {
+        tenant_name: tenant.into(),
+        profile_name: name.into(),
+        bandwidth: bandwidth.into(),
+        ..Default::default()
+    }
+}
+
 /// Tenant red with network net, policy first with rule 1, group web with it, and node n1.
 async fn populate(client: &mut Client) {
     client.register("n1", "192.168.0.1").await;
@@ -192,7 +201,10 @@ async fn populate(client: &mut Client) {
     let net = v1::Network { gateway: "10.1.1.254".into(), ..network("red", "net", "10.1.1.0/24") };
     client.create(Wire::Network(net)).await.unwrap();
     client.create(policy("red", "first")).await.unwrap();
-    client.create(Wire::EndpointGroup(group("red", "web", "net", &["first"]))).await.unwrap();
+    client.create(Wire::NetProfile(profile("red", "gold", "6 Mbps"))).await.unwrap();
+    let web =
+        v1::EndpointGroup { net_profile: "gold".into(), ..group("red", "web", "net", &["first"]) };
+    client.create(Wire::EndpointGroup(web)).await.unwrap();
     client.create(Wire::Rule(rule("red", "first", "1"))).await.unwrap();
 }
 

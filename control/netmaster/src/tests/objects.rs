@@ -29,6 +29,7 @@ async fn objects_are_created_listed_read_and_deleted() {
     client.delete(v1::Kind::EndpointGroup, "red:web").await.unwrap();
     client.delete(v1::Kind::Policy, "red:first").await.unwrap();
     assert_eq!(client.list(v1::Kind::Rule, "").await, []);
+    client.delete(v1::Kind::NetProfile, "red:gold").await.unwrap();
     client.delete(v1::Kind::Network, "red:net").await.unwrap();
     client.delete(v1::Kind::Tenant, "red").await.unwrap();
     let gone = refusal(client.get(v1::Kind::Tenant, "red").await);
@@ -53,6 +54,7 @@ async fn an_endpoint_gets_address_and_mac_and_gives_them_back() {
         (v1::Kind::Network, "red:net"),
         (v1::Kind::EndpointGroup, "red:web"),
         (v1::Kind::Policy, "red:first"),
+        (v1::Kind::NetProfile, "red:gold"),
         (v1::Kind::Tenant, "red"),
     ] {
         let (_, oper) = client.get(kind, key).await.unwrap();
@@ -64,7 +66,7 @@ async fn an_endpoint_gets_address_and_mac_and_gives_them_back() {
     }
     let (_, oper) = client.get(v1::Kind::Tenant, "red").await.unwrap();
     let totals = (oper.total_networks, oper.total_epgs, oper.total_policies, oper.total_endpoints);
-    assert_eq!(totals, (1, 1, 1, 1));
+    assert_eq!((totals, oper.total_netprofiles), ((1, 1, 1, 1), 1));
     client.delete(v1::Kind::Endpoint, "c1:eth0").await.unwrap();
     let (_, oper) = client.get(v1::Kind::Network, "red:net").await.unwrap();
     assert_eq!((oper.num_endpoints, oper.allocated_addresses_count), (0, 0));
@@ -87,6 +89,9 @@ async fn every_refused_create_has_its_code_field_and_reason() {
     let bridge = v1::Global { fwd_mode: "bridge".into(), ..Default::default() };
     let node = v1::NodeInfo { node_name: "n9".into(), ..Default::default() };
     let orphan = group("red", "g", "none", &[]);
+    let unlimited =
+        v1::EndpointGroup { net_profile: "none".into(), ..group("red", "g", "net", &[]) };
+    let small = v1::NetProfile { burst: 1, ..profile("red", "iron", "1g") };
     for (object, code, field, reason) in [
         (tenant("in_valid"), InvalidArgument, "tenantName", "a name has 1 to 64"),
         (Wire::Network(net("10.1.1.0/33")), InvalidArgument, "subnet", "subnet length 33 not"),
@@ -94,6 +99,10 @@ async fn every_refused_create_has_its_code_field_and_reason() {
         (Wire::Network(tag), InvalidArgument, "pktTag", "requested vxlan is out of range"),
         (Wire::Network(v6), InvalidArgument, "ipv6Subnet", "IPv6 subnets are not allocated"),
         (Wire::EndpointGroup(orphan), NotFound, "networkName", "Network none not found"),
+        (Wire::EndpointGroup(unlimited), NotFound, "netProfile", "netprofile not found"),
+        (Wire::NetProfile(small), InvalidArgument, "burst", "Invalid Burst size. burst size > 1"),
+        (Wire::NetProfile(profile("red", "iron", "1t")), InvalidArgument, "bandwidth", "a bandw"),
+        (Wire::NetProfile(profile("none", "iron", "")), NotFound, "tenantName", "Tenant not fou"),
         (Wire::Rule(both), InvalidArgument, "direction", "invalid direction for the rule"),
         (Wire::Rule(changed), AlreadyExists, "ruleId", "can not update a rule after its"),
         (Wire::Endpoint(taken), AlreadyExists, "ipAddress", "ip address 10.1.1.1 is not"),
@@ -116,8 +125,60 @@ async fn refused_reads_updates_and_deletes_have_code_and_field_too() {
     assert_eq!(refusal(kind).1, "kind");
     let used = refusal(client.delete(v1::Kind::Network, "red:net").await);
     assert_eq!((used.0, used.1.as_str()), (Code::FailedPrecondition, "key"));
+    let used = refusal(client.delete(v1::Kind::NetProfile, "red:gold").await);
+    assert_eq!((used.0, used.2.as_str()), (Code::FailedPrecondition, "NetProfile is being used"));
+    let unknown = refusal(client.get(v1::Kind::NetProfile, "red:none").await);
+    assert_eq!((unknown.0, unknown.2.as_str()), (Code::NotFound, "netprofile not found"));
     let unknown = refusal(client.update(tenant("none")).await);
     assert_eq!((unknown.0, unknown.1.as_str()), (Code::NotFound, "tenantName"));
+}
+
+fn tenant_of(reply: v1::WriteReply) -> v1::Tenant {
+    let Some(Wire::Tenant(tenant)) = reply.object.unwrap().kind else { panic!("a tenant") };
+    tenant
+}
+
+#[tokio::test]
+async fn an_update_of_a_tenant_changes_what_it_names_and_a_profile_is_replaced() {
+    let (_server, mut client) = Server::memory().await;
+    let named = |name: &str| v1::Tenant { tenant_name: name.into(), ..Default::default() };
+    let blue = v1::Tenant {
+        default_network: "net".into(),
+        tracking: "stateless".into(),
+        max_connections: Some(100),
+        bandwidth: Some("1g".into()),
+        ..named("blue")
+    };
+    let created = tenant_of(client.create(Wire::Tenant(blue)).await.unwrap());
+    let defaults = (created.default_verdict.as_str(), created.on_deny.as_str());
+    assert_eq!(
+        (defaults, created.max_new_flows, created.burst),
+        (("allow", "cut"), Some(0), Some(0))
+    );
+    let change = v1::Tenant {
+        default_verdict: "deny".into(),
+        max_connections: Some(0),
+        bandwidth: Some(String::new()),
+        ..named("blue")
+    };
+    let changed = tenant_of(client.update(Wire::Tenant(change.clone())).await.unwrap());
+    let want = v1::Tenant {
+        default_verdict: "deny".into(),
+        max_connections: Some(0),
+        bandwidth: Some(String::new()),
+        ..created
+    };
+    assert_eq!(changed, want);
+    let again =
+        refusal(client.create(Wire::Tenant(v1::Tenant { burst: Some(9), ..named("blue") })).await);
+    assert_eq!((again.0, again.1.as_str()), (Code::AlreadyExists, "defaultNetwork"));
+
+    client.create(Wire::NetProfile(profile("blue", "gold", "5Mb"))).await.unwrap();
+    let changed = v1::NetProfile { dscp: 9, burst: 1650, ..profile("blue", "gold", "900Mb") };
+    client.create(Wire::NetProfile(changed.clone())).await.unwrap();
+    let (stored, _) = client.get(v1::Kind::NetProfile, "blue:gold").await.unwrap();
+    let shown = v1::NetProfile { scope: "endpoint".into(), ..changed };
+    assert_eq!(stored, Wire::NetProfile(shown));
 }
 
 #[tokio::test]

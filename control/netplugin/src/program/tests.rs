@@ -8,9 +8,10 @@ use clap::Parser as _;
 use datapath_api::convert::ops_from_proto;
 use datapath_api::v1::datapath_server::{Datapath, DatapathServer};
 use datapath_api::v1::{
-    AddPortReply, CountersReply, CountersRequest, DropsReply, DropsRequest, Event, EventsRequest,
-    HelloReply, HelloRequest, ListReply, ListRequest, RemovePortReply, RemovePortRequest,
-    TraceReply, TraceRequest, WriteReply, WriteRequest,
+    AddPortReply, CountersReply, CountersRequest, DropLogRequest, DroppedPacket, DropsReply,
+    DropsRequest, Event, EventsRequest, HelloReply, HelloRequest, ListReply, ListRequest,
+    RemovePortReply, RemovePortRequest, TraceLiveRequest, TraceReply, TraceRequest, WriteReply,
+    WriteRequest,
 };
 use flowtable::entry::{Entry, EntryKey, Op};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
@@ -18,7 +19,7 @@ use tonic::{Request, Response, Status};
 
 use super::*;
 use crate::config::Arguments;
-use crate::mirror::tests::{endpoint, network, snapshot, tenant};
+use crate::mirror::tests::{endpoint, gold_group, member, network, snapshot, tenant};
 
 /// What one engine process was told, in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -98,6 +99,24 @@ impl Datapath for Fake {
 
     async fn trace(&self, _: Request<TraceRequest>) -> Result<Response<TraceReply>, Status> {
         Ok(Response::new(TraceReply::default()))
+    }
+
+    type TraceLiveStream = ReceiverStream<Result<TraceReply, Status>>;
+
+    async fn trace_live(
+        &self,
+        _: Request<TraceLiveRequest>,
+    ) -> Result<Response<Self::TraceLiveStream>, Status> {
+        Err(Status::unimplemented("netplugin does not trace"))
+    }
+
+    type DropLogStream = ReceiverStream<Result<DroppedPacket, Status>>;
+
+    async fn drop_log(
+        &self,
+        _: Request<DropLogRequest>,
+    ) -> Result<Response<Self::DropLogStream>, Status> {
+        Err(Status::unimplemented("netplugin reads no drop log"))
     }
 
     async fn events(
@@ -392,4 +411,94 @@ async fn a_port_whose_device_went_is_added_again() {
     engine.hear(&Told::Add(1, "up0".into(), vec![20])).await;
     engine.lose_device(5).await;
     engine.hear(&Told::Add(5, "wr0123456789".into(), vec![])).await;
+}
+
+/// Keys of the meters and marks that a batch puts and deletes, in order.
+fn qos_keys(told: &Told) -> (Vec<EntryKey>, Vec<EntryKey>) {
+    let is_qos = |key: &EntryKey| matches!(key, EntryKey::Meter(_) | EntryKey::Qos(_));
+    let (put, gone) = keys(told);
+    (put.into_iter().filter(is_qos).collect(), gone.into_iter().filter(is_qos).collect())
+}
+
+/// Endpoint c1 in a group with a profile of 6 Mbps, on port 5.
+fn limited() -> Vec<control_api::v1::WatchEvent> {
+    let mut events = vec![tenant(1), network(2, "b", "vxlan", 40)];
+    events.extend(gold_group(3, "b", "6 Mbps"));
+    events.push(member(endpoint(4, "c1:eth0", "b", "10.40.0.5")));
+    events
+}
+
+#[tokio::test]
+async fn meters_and_marks_come_and_go_with_their_port_in_the_batch_of_its_tables() {
+    let bench = Bench::start(None, BTreeMap::new());
+    let engine = Process::start(&bench.socket(), "a", &[]);
+    let mut events = limited();
+    events.push(endpoint(5, "c2:eth0", "b", "10.40.0.6"));
+    snapshot(&bench.mirror, 5, events);
+    bench.applied(|now| now.stamp.revision == 5).await;
+    assert_eq!(qos_keys(&engine.take()[0]), (vec![], vec![]));
+
+    let generation = bench.programmer.place(port(5), wanted("wr0123456789", "c1:eth0"));
+    bench.applied(|now| now.generation >= generation).await;
+    let told = engine.take();
+    let meter = |n| EntryKey::Meter(flowtable::ids::MeterId::new(n).unwrap());
+    let all = vec![meter(10), meter(11), EntryKey::Qos(port(5))];
+    assert_eq!(qos_keys(&told[1]), (all.clone(), vec![]));
+    assert!(keys(&told[1]).0.contains(&EntryKey::Port(port(5))));
+
+    let generation = bench.programmer.unplace(port(5));
+    bench.applied(|now| now.generation >= generation).await;
+    let told = engine.take();
+    assert_eq!(qos_keys(&told[1]), (vec![], all.into_iter().rev().collect()));
+
+    // The id goes to a container without a limit.
+    let generation = bench.programmer.place(port(5), wanted("wr9999999999", "c2:eth0"));
+    bench.applied(|now| now.generation >= generation).await;
+    assert_eq!(qos_keys(&engine.take()[1]), (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn a_port_id_taken_over_within_one_pass_loses_the_limit_of_the_container_before() {
+    let bench = Bench::start(None, BTreeMap::new());
+    let engine = Process::start(&bench.socket(), "a", &[]);
+    let mut events = limited();
+    events.push(endpoint(5, "c2:eth0", "b", "10.40.0.6"));
+    snapshot(&bench.mirror, 5, events);
+    let generation = bench.programmer.place(port(5), wanted("wr0123456789", "c1:eth0"));
+    bench.applied(|now| now.generation >= generation && now.stamp.revision == 5).await;
+    engine.take();
+    let generation = bench.programmer.place(port(5), wanted("wr9999999999", "c2:eth0"));
+    bench.applied(|now| now.generation >= generation).await;
+    let told = engine.take();
+    assert_eq!(told[..2], [Told::Remove(5), Told::Add(5, "wr9999999999".into(), vec![])]);
+    let (put, gone) = qos_keys(&told[2]);
+    assert_eq!((put.len(), gone.len(), gone[0]), (0, 3, EntryKey::Qos(port(5))));
+}
+
+#[tokio::test]
+async fn a_changed_profile_changes_meters_only_and_a_new_engine_gets_them_again() {
+    let ports = BTreeMap::from([(port(5), wanted("wr0123456789", "c1:eth0"))]);
+    let bench = Bench::start(None, ports);
+    let first = Process::start(&bench.socket(), "a", &[]);
+    snapshot(&bench.mirror, 4, limited());
+    bench.applied(|now| now.stamp.revision == 4).await;
+    first.take();
+    let [_, changed] = gold_group(5, "b", "16 Mbps");
+    bench.mirror.hear(changed).unwrap();
+    bench.applied(|now| now.stamp.revision == 5).await;
+    let told = first.take();
+    let [Told::Write(ops)] = told.as_slice() else { panic!("{told:?}") };
+    let rates: Vec<_> = ops
+        .iter()
+        .map(|op| {
+            let Op::Put(Entry::Meter(meter)) = op else { panic!("{op:?}") };
+            (meter.meter.get(), meter.committed.rate)
+        })
+        .collect();
+    assert_eq!(rates, [(10, 16_000_000), (11, 16_000_000)]);
+    drop(first);
+    bench.applied(|now| now.engine.is_none()).await;
+    let second = Process::start(&bench.socket(), "b", &[]);
+    bench.applied(|now| now.engine.is_some()).await;
+    assert_eq!(qos_keys(&second.take()[1]).0.len(), 3);
 }

@@ -2,6 +2,7 @@
 //! run of writes leaves a ledger that its own stored objects rebuild. Here: what the tests share.
 
 mod addresses;
+mod profiles;
 mod property;
 mod references;
 mod tags;
@@ -10,21 +11,43 @@ use super::*;
 use crate::endpoint::{EndpointSpec, Host, LeaseSpec, Node};
 use crate::global::GlobalSpec;
 use crate::group::GroupSpec;
-use crate::key::{Kind, LeaseKey, PolicyKey, RuleKey};
-use crate::name::{EndpointId, GroupName, Label, NetworkName, NodeName, Owner};
+use crate::key::{Kind, LeaseKey, PolicyKey, ProfileKey, RuleKey};
+use crate::name::{EndpointId, GroupName, Label, NetworkName, NodeName, Owner, ProfileName};
 use crate::network::{Encap, NetworkSpec, Tag};
+use crate::profile::{NetProfile, Scope};
+use crate::rate::{Bandwidth, Burst, RateLimit};
 use crate::refusal::Class;
 use crate::rule::{RuleSpec, RuleText};
 use crate::subnet::Subnet;
-use crate::tenant::TenantSpec;
-use flowtable::entry::Permit;
+use crate::tenant::{TenantChange, TenantSpec};
+use flowtable::entry::{OnDeny, Permit, Tracking};
 
 pub(crate) fn tenant(name: &str) -> Spec {
     Spec::Tenant(TenantSpec {
         name: TenantName::parse("tenantName", name).unwrap(),
         default_network: None,
-        default_verdict: None,
+        change: TenantChange::default(),
     })
+}
+
+/// `tenant:profile`, `bandwidth`, KB, DSCP; of each endpoint.
+pub(crate) fn profile(key: &str, bandwidth: &str, burst: u32, dscp: u32) -> NetProfile {
+    NetProfile {
+        key: ProfileKey::parse("key", key).unwrap(),
+        limit: RateLimit {
+            bandwidth: Bandwidth::parse("bandwidth", bandwidth).unwrap(),
+            burst: Burst::new("burst", burst).unwrap(),
+        },
+        dscp: NetProfile::parse_dscp("DSCP", dscp).unwrap(),
+        scope: Scope::Endpoint,
+    }
+}
+
+/// The group with this profile, or without one.
+pub(crate) fn with_profile(group: Spec, profile: &str) -> Spec {
+    let Spec::EndpointGroup(spec) = group else { panic!("a group") };
+    let profile = ProfileName::parse_optional("netProfile", profile).unwrap();
+    Spec::EndpointGroup(GroupSpec { profile, ..spec })
 }
 
 /// `tenant:network`, `subnet [gateway]`, `vlan|vxlan [tag]`
@@ -50,6 +73,7 @@ pub(crate) fn group(key: &str, network: &str, pool: &str, policies: &[&str]) -> 
         network: NetworkName::parse("networkName", network).unwrap(),
         pool: GroupSpec::parse_pool("ipPool", pool).unwrap(),
         policies: GroupSpec::parse_policies("policies", &policies).unwrap(),
+        profile: None,
         cfgd_tag: None,
     })
 }

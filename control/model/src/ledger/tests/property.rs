@@ -36,7 +36,7 @@ fn any_write() -> impl Strategy<Value = Write> {
     let ids = prop::sample::select(vec!["e1", "e2", "e3", "e4"]);
     let address = prop::sample::select(vec!["", "10.1.1.1", "10.1.1.2", "10.1.1.6", "10.1.1.7"]);
     let pool = prop::sample::select(vec!["", "10.1.1.1-10.1.1.2", "10.1.1.2-10.1.1.6"]);
-    (0u8..9, tenants, nets, groups, ids, address, pool).prop_map(
+    (0u8..12, tenants, nets, groups, ids, address, pool).prop_map(
         |(which, tenant_name, net, grp, id, address, pool)| {
             let net_key = format!("{tenant_name}:{net}");
             let group_key = format!("{tenant_name}:{grp}");
@@ -54,6 +54,9 @@ fn any_write() -> impl Strategy<Value = Write> {
                 5 => Write::Create(lease(&net_key, "", address, id)),
                 6 => Write::Delete(Kind::Endpoint, id.to_owned()),
                 7 => Write::Delete(Kind::EndpointGroup, group_key),
+                8 => Write::Create(Spec::NetProfile(profile(&net_key, "1g", 0, 5))),
+                9 => Write::Create(with_profile(group(&group_key, net, pool, &[]), net)),
+                10 => Write::Delete(Kind::NetProfile, net_key),
                 _ => Write::Delete(
                     Kind::AddressLease,
                     format!("{net_key}:{}", if address.is_empty() { "10.1.1.1" } else { address }),
@@ -94,6 +97,10 @@ proptest! {
             }
             for lease in ledger.intent.leases.values() {
                 prop_assert!(owners.insert((lease.network.clone(), lease.address)));
+            }
+            for group in ledger.intent().groups() {
+                let profile = group.spec.profile_key();
+                prop_assert!(profile.is_none_or(|key| ledger.intent.profiles.contains_key(&key)));
             }
             let held: usize = ledger.holdings.values().map(Holdings::held_count).sum();
             prop_assert_eq!(held, owners.len(), "nothing leaks");

@@ -31,7 +31,7 @@ fn what_exists_alike_is_accepted_and_what_differs_refused_with_contivs_text() {
             Spec::Tenant(TenantSpec {
                 name: TenantName::default_tenant(),
                 default_network: NetworkName::parse_optional("x", "net").unwrap(),
-                default_verdict: None,
+                change: TenantChange::default(),
             }),
             "defaultNetwork",
             "Cant change tenant parameters after its created",
@@ -44,11 +44,15 @@ fn what_exists_alike_is_accepted_and_what_differs_refused_with_contivs_text() {
     }
 }
 
+fn settings(name: &str, change: TenantChange) -> Spec {
+    let Spec::Tenant(spec) = tenant(name) else { panic!("a tenant") };
+    Spec::Tenant(TenantSpec { change, ..spec })
+}
+
 #[test]
 fn a_second_create_never_turns_deny_into_allow_and_an_update_does() {
     let spec = |default_verdict| {
-        let Spec::Tenant(spec) = tenant("red") else { panic!("a tenant") };
-        Spec::Tenant(TenantSpec { default_verdict, ..spec })
+        settings("red", TenantChange { default_verdict, ..TenantChange::default() })
     };
     let mut ledger = ledger([spec(Some(Permit::Deny))]);
     assert_eq!(ledger.create(spec(None)).unwrap().changes, []);
@@ -57,7 +61,54 @@ fn a_second_create_never_turns_deny_into_allow_and_an_update_does() {
     let Object::Tenant(red) = ledger.update(spec(Some(Permit::Allow))).unwrap().object else {
         panic!("a tenant was updated");
     };
-    assert_eq!(red.default_verdict, Permit::Allow);
+    assert_eq!(red.settings.default_verdict, Permit::Allow);
+}
+
+#[test]
+fn an_update_of_a_tenant_changes_what_it_names_and_nothing_else() {
+    let bandwidth = |text| Some(Bandwidth::parse("bandwidth", text).unwrap());
+    let burst = |kb| Some(Burst::new("burst", kb).unwrap());
+    let start = TenantChange {
+        default_verdict: Some(Permit::Deny),
+        tracking: Some(Tracking::Stateless),
+        on_deny: Some(OnDeny::Finish),
+        connections_max: Some(1000),
+        new_flows_max: Some(50),
+        bandwidth: bandwidth("10 Mbps"),
+        burst: burst(80),
+    };
+    let Spec::Tenant(spec) = settings("red", start.clone()) else { panic!("a tenant") };
+    let default_network = NetworkName::parse_optional("x", "net").unwrap();
+    let mut ledger = ledger([Spec::Tenant(TenantSpec { default_network, ..spec })]);
+    let red = |ledger: &Ledger| {
+        let name = TenantName::parse("x", "red").unwrap();
+        ledger.intent().tenant(&name).unwrap().clone()
+    };
+    let before = red(&ledger);
+    assert_eq!(before.settings, crate::tenant::TenantSettings::default().changed_by(&start));
+    let none = TenantChange::default;
+    for (change, field) in [
+        (TenantChange { default_verdict: Some(Permit::Allow), ..none() }, "defaultVerdict"),
+        (TenantChange { tracking: Some(Tracking::Stateful), ..none() }, "tracking"),
+        (TenantChange { on_deny: Some(OnDeny::Cut), ..none() }, "onDeny"),
+        (TenantChange { connections_max: Some(0), ..none() }, "maxConnections"),
+        (TenantChange { new_flows_max: Some(9), ..none() }, "maxNewFlows"),
+        (TenantChange { bandwidth: bandwidth(""), ..none() }, "bandwidth"),
+        (TenantChange { burst: burst(0), ..none() }, "burst"),
+    ] {
+        let Object::Tenant(after) = ledger.update(settings("red", change)).unwrap().object else {
+            panic!("a tenant");
+        };
+        assert_eq!(before.settings.difference(&after.settings), Some(field));
+        assert_eq!(after.default_network, before.default_network);
+        ledger.update(settings("red", start.clone())).unwrap();
+        assert_eq!(red(&ledger), before, "only {field} was changed");
+    }
+    let small = TenantChange { burst: burst(1), ..none() };
+    let refused = ledger.update(settings("red", small.clone())).unwrap_err();
+    assert_eq!(refused.to_string(), "Invalid Burst size. burst size must be > 1500 bytes");
+    let refused = refuse(&mut ledger, settings("new", small));
+    assert_eq!(refused.to_string(), "Invalid Burst size. burst size > 1500 bytes");
 }
 
 #[test]

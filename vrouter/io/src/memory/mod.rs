@@ -2,7 +2,10 @@
 //!
 //! Tests put frames in with [`MemoryIo::inject`] and read what was sent with
 //! [`MemoryIo::take_sent`]. Benchmarks give a queue a [`Feed`], a ring of frames copied in one by
-//! one as a NIC would, and a [`Sink::Tally`] that checks bytes instead of keeping them.
+//! one as a NIC would, and a [`Sink::Tally`] that counts instead of keeping. An [`Inspector`] is
+//! shown what was sent, all of it or some bursts, to check every byte of that.
+
+mod feed;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -11,42 +14,22 @@ use std::time::Duration;
 use crate::frame::{FRAME_BYTES, Frame, HEADROOM};
 use crate::{PacketIo, QueueId, Wake};
 
-/// Frames to receive over and over, each copied into a fresh buffer.
-#[derive(Debug, Clone)]
-pub struct Feed {
-    frames: Vec<Vec<u8>>,
-    next: usize,
-}
+pub use feed::{Arrivals, Feed, Pace};
 
-impl Feed {
-    /// A ring of frames, received in order, for ever.
-    #[must_use]
-    pub fn new(frames: Vec<Vec<u8>>) -> Self {
-        Self { frames, next: 0 }
-    }
-}
+const CACHE_LINE: usize = 64;
+/// From one buffer to the next: an odd number of cache lines, so that the fronts of the buffers do
+/// not compete for a few sets of the cache. DPDK's mempool spreads its buffers for the same reason.
+const STRIDE: usize = FRAME_BYTES + CACHE_LINE;
+/// Frames sent to a queue in a row that are inspected, or not, together.
+const INSPECTED_TOGETHER: u64 = 64;
 
-/// Count and content of what a [`Sink::Tally`] swallowed.
+/// Count of what a [`Sink::Tally`] swallowed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Frames sent.
     pub packets: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Wrapping sum of [`digest`] over them.
-    pub digest: u64,
-}
-
-/// Order-free fingerprint of a frame: every byte counts, at its place.
-#[must_use]
-pub fn digest(frame: &[u8]) -> u64 {
-    let mut chunks = frame.chunks_exact(8);
-    let mut sum = frame.len() as u64;
-    for chunk in &mut chunks {
-        let word = chunk.first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b));
-        sum = sum.rotate_left(5).wrapping_add(word);
-    }
-    chunks.remainder().iter().fold(sum, |s, b| s.rotate_left(5).wrapping_add(u64::from(*b)))
 }
 
 /// What becomes of frames sent to a queue.
@@ -58,12 +41,38 @@ pub enum Sink {
     Tally(Tally),
 }
 
+/// Checks what was sent to a queue with a tally.
+pub trait Inspector: Send + std::fmt::Debug {
+    /// Frame `number`, counted from 0 as the tally does, was sent as `bytes`.
+    fn sent(&mut self, number: u64, bytes: &[u8]);
+}
+
+/// Which frames an [`Inspector`] is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inspect {
+    /// Every one.
+    All,
+    /// 64 in a row of every 64 times 64.
+    Sample,
+}
+
+impl Inspect {
+    #[inline]
+    const fn takes(self, number: u64) -> bool {
+        match self {
+            Self::All => true,
+            Self::Sample => number / INSPECTED_TOGETHER % INSPECTED_TOGETHER == 0,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Queue {
     received: VecDeque<Frame>,
     feed: Option<Feed>,
     sent: VecDeque<Frame>,
     sink: Sink,
+    inspector: Option<(Inspect, Box<dyn Inspector>)>,
     /// Frames the queue takes before [`PacketIo::tx`] refuses.
     room: usize,
 }
@@ -85,6 +94,8 @@ impl Wake for Bell {
 #[derive(Debug)]
 pub struct MemoryIo {
     region: Vec<u8>,
+    /// The first buffer's place in the region: at the start of a cache line.
+    base: usize,
     free: Vec<u32>,
     ids: Vec<QueueId>,
     queues: Vec<Queue>,
@@ -100,10 +111,13 @@ impl MemoryIo {
             feed: None,
             sent: VecDeque::new(),
             sink: Sink::Keep,
+            inspector: None,
             room: usize::MAX,
         };
+        let region = vec![0; frames as usize * STRIDE + CACHE_LINE];
         Self {
-            region: vec![0; frames as usize * FRAME_BYTES],
+            base: region.as_ptr().align_offset(CACHE_LINE) % CACHE_LINE,
+            region,
             free: (0..frames).rev().collect(),
             ids: ids.to_vec(),
             queues: ids.iter().map(|_| queue()).collect(),
@@ -134,6 +148,26 @@ impl MemoryIo {
         if let Some(q) = self.queue_mut(queue) {
             q.sink = sink;
         }
+    }
+
+    /// Shows `inspector` what is sent to `queue` from now on. Frames of a [`Sink::Keep`] are not
+    /// shown.
+    pub fn set_inspector(&mut self, queue: QueueId, which: Inspect, inspector: Box<dyn Inspector>) {
+        if let Some(q) = self.queue_mut(queue) {
+            q.inspector = Some((which, inspector));
+        }
+    }
+
+    /// Changes which frames the queue's inspector is shown.
+    pub fn set_inspect(&mut self, queue: QueueId, which: Inspect) {
+        if let Some((inspect, _)) = self.queue_mut(queue).and_then(|q| q.inspector.as_mut()) {
+            *inspect = which;
+        }
+    }
+
+    /// Ends the queue's feed; says what became of its frames when it was paced.
+    pub fn take_feed(&mut self, queue: QueueId) -> Option<Arrivals> {
+        self.queue_mut(queue)?.feed.take()?.arrivals()
     }
 
     /// Frames `queue` takes before it is full: to provoke `tx-full`.
@@ -194,40 +228,52 @@ impl PacketIo for MemoryIo {
 
     fn rx(&mut self, queue: QueueId, frames: &mut Vec<Frame>, max: usize) -> usize {
         let Some(at) = self.position(queue) else { return 0 };
-        let before = frames.len();
-        let waiting = &mut self.queues[at].received;
-        frames.extend(waiting.drain(..max.min(waiting.len())));
-        let Some(mut feed) = self.queues[at].feed.take() else { return frames.len() - before };
-        while frames.len() - before < max {
-            let Some(frame) = self.copy_in(&feed.frames[feed.next]) else { break };
-            frames.push(frame);
-            feed.next = if feed.next + 1 == feed.frames.len() { 0 } else { feed.next + 1 };
+        let Self { region, base, free, queues, .. } = self;
+        let queue = &mut queues[at];
+        let mut count = max.min(queue.received.len());
+        frames.extend(queue.received.drain(..count));
+        let Some(feed) = &mut queue.feed else { return count };
+        let due = feed.due((max - count).min(free.len()));
+        frames.reserve(due);
+        for index in free.drain(free.len() - due..).rev() {
+            let start = *base + index as usize * STRIDE + HEADROOM;
+            let len = feed.emit(&mut region[start..start + FRAME_BYTES - HEADROOM]);
+            if let Ok(frame) = Frame::new(index, HEADROOM, len) {
+                frames.push(frame);
+                count += 1;
+            }
         }
-        self.queues[at].feed = Some(feed);
-        frames.len() - before
+        count
     }
 
     fn tx(&mut self, queue: QueueId, frame: Frame) -> Result<(), Frame> {
         let Some(at) = self.position(queue) else { return Err(frame) };
-        if self.queues[at].sent.len() >= self.queues[at].room {
+        let queue = &mut self.queues[at];
+        if queue.sent.len() >= queue.room {
             return Err(frame);
         }
-        let start = frame.index() as usize * FRAME_BYTES + frame.start();
-        let bytes = &self.region[start..start + frame.len()];
-        let queue = &mut self.queues[at];
         match &mut queue.sink {
             Sink::Keep => queue.sent.push_back(frame),
             Sink::Tally(tally) => {
+                if let Some((which, inspector)) = &mut queue.inspector
+                    && which.takes(tally.packets)
+                {
+                    let start = self.base + frame.index() as usize * STRIDE + frame.start();
+                    inspector.sent(tally.packets, &self.region[start..start + frame.len()]);
+                }
                 tally.packets += 1;
-                tally.bytes += bytes.len() as u64;
-                tally.digest = tally.digest.wrapping_add(digest(bytes));
+                tally.bytes += frame.len() as u64;
                 self.free.push(frame.index());
             }
         }
         Ok(())
     }
 
-    fn flush(&mut self) {}
+    fn flush(&mut self) {
+        for feed in self.queues.iter_mut().filter_map(|q| q.feed.as_mut()) {
+            feed.handled();
+        }
+    }
 
     fn alloc(&mut self) -> Option<Frame> {
         let index = self.free.pop()?;
@@ -239,12 +285,12 @@ impl PacketIo for MemoryIo {
     }
 
     fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
-        let start = frame.index() as usize * FRAME_BYTES + frame.start();
+        let start = self.base + frame.index() as usize * STRIDE + frame.start();
         &self.region[start..start + frame.len()]
     }
 
     fn bytes_mut<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
-        let start = frame.index() as usize * FRAME_BYTES + frame.start();
+        let start = self.base + frame.index() as usize * STRIDE + frame.start();
         &mut self.region[start..start + frame.len()]
     }
 
@@ -303,9 +349,50 @@ mod tests {
         for frame in frames {
             io.tx(Q, frame).unwrap();
         }
-        let sum = digest(&[1; 60]).wrapping_mul(2).wrapping_add(digest(&[2; 61]));
-        assert_eq!(io.tally(Q), Some(Tally { packets: 3, bytes: 181, digest: sum }));
+        assert_eq!(io.tally(Q), Some(Tally { packets: 3, bytes: 181 }));
         assert_eq!(io.free_count(), 8);
+    }
+
+    #[test]
+    fn a_feed_takes_no_more_buffers_than_there_are() {
+        let mut io = MemoryIo::new(3, &[Q]);
+        assert!(io.inject(Q, &[7; 60]));
+        io.set_feed(Q, Feed::new(vec![vec![1; 60], vec![2; 60]]));
+        let mut frames = Vec::new();
+        assert_eq!((io.rx(Q, &mut frames, 64), io.rx(Q, &mut frames, 64)), (3, 0));
+        let first: Vec<u8> = frames.iter().map(|f| io.bytes(f)[0]).collect();
+        assert_eq!((first, io.free_count()), (vec![7, 1, 2], 0));
+    }
+
+    #[derive(Debug)]
+    struct Seen(std::sync::mpsc::Sender<(u64, Vec<u8>)>);
+
+    impl Inspector for Seen {
+        fn sent(&mut self, number: u64, bytes: &[u8]) {
+            self.0.send((number, bytes.to_vec())).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_inspector_sees_all_frames_or_one_run_of_64_in_64() {
+        let mut io = MemoryIo::new(1, &[Q]);
+        io.set_sink(Q, Sink::Tally(Tally::default()));
+        let (sender, seen) = std::sync::mpsc::channel();
+        io.set_inspector(Q, Inspect::All, Box::new(Seen(sender)));
+        let send = |io: &mut MemoryIo, byte: u8| {
+            assert!(io.inject(Q, &[byte; 60]));
+            let mut frames = Vec::new();
+            io.rx(Q, &mut frames, 1);
+            io.tx(Q, frames.remove(0)).unwrap();
+        };
+        send(&mut io, 9);
+        assert_eq!(seen.try_iter().collect::<Vec<_>>(), [(0, vec![9; 60])]);
+        io.set_inspect(Q, Inspect::Sample);
+        for _ in 1..8300 {
+            send(&mut io, 9);
+        }
+        let numbers: Vec<u64> = seen.try_iter().map(|(number, _)| number).collect();
+        assert_eq!(numbers, (1..64).chain(4096..4160).chain(8192..8256).collect::<Vec<_>>());
     }
 
     #[test]

@@ -1,0 +1,227 @@
+//! Rates and marks, as packets on real devices show them.
+
+use std::io::{ErrorKind, Write as _};
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use kit::{
+    CONTAINER_IFNAME, Container, Purpose, TcpSink, Topology, TwoNodes, capture, tcp_connect,
+};
+
+use crate::Test;
+use crate::packet::{Packet, expect};
+use crate::shared::sharing;
+use crate::site::{BOUND, attach_to_group, configure, netctl, reach_soon};
+
+const PORT: u16 = 7100;
+/// Ethernet, IPv4 and UDP headers.
+const HEADER_BYTES: u64 = 42;
+const PAYLOAD_BYTES: usize = 1400;
+
+pub(crate) fn tests() -> Vec<Test> {
+    sharing(
+        build,
+        &[
+            ("qos_1_a_rate_holds_for_what_is_sent_on_one_node_and_to_another", sent),
+            ("qos_1_a_rate_holds_for_what_is_received_on_one_node_and_from_another", received),
+            ("qos_1_a_rate_holds_for_tcp", tcp),
+            ("qos_1_a_rate_changes_and_goes_while_packets_flow", live),
+            ("qos_2_a_mark_is_seen_on_one_node_and_on_another", marks),
+            ("qos_3_members_of_a_group_share_its_rate", aggregate),
+        ],
+    )
+}
+
+/// Tenant blue: x in group limited and u in group free on node 1, y in group free on node 2, and z
+/// in group limited on node 1.
+#[derive(Debug)]
+struct Scene {
+    x: Container,
+    z: Container,
+    u: Container,
+    y: Container,
+    nodes: TwoNodes,
+}
+
+fn build() -> Result<Scene> {
+    let nodes = Topology::new(Purpose::Test).two_nodes()?;
+    let lines = [
+        "tenant create blue",
+        "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 front",
+        "group create -t blue front limited",
+        "group create -t blue front free",
+    ];
+    configure(&nodes.one, &lines)?;
+    let x = attach_to_group(&nodes.one, "x", "front", Some("limited"))?;
+    let z = attach_to_group(&nodes.one, "z", "front", Some("limited"))?;
+    let u = attach_to_group(&nodes.one, "u", "front", Some("free"))?;
+    let y = attach_to_group(&nodes.two, "y", "front", Some("free"))?;
+    for other in [&z, &u, &y] {
+        reach_soon(&x, other.address())?;
+    }
+    Ok(Scene { x, z, u, y, nodes })
+}
+
+impl Scene {
+    /// With a profile of the group, `work`, and without it again.
+    fn with_profile(&self, flags: &str, work: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        let node = &self.nodes.one;
+        netctl(node, &format!("netprofile create -t blue {flags} gold"))?;
+        netctl(node, "group create -t blue -n gold front limited")?;
+        let outcome = work(self);
+        netctl(node, "group create -t blue front limited")?;
+        netctl(node, "netprofile rm -t blue gold")?;
+        outcome
+    }
+}
+
+/// How long a rate is measured: `make soak` does the full time.
+fn window() -> Duration {
+    let soak = std::env::var_os("WEIR_SOAK").is_some();
+    Duration::from_secs(if soak { 10 } else { 3 })
+}
+
+/// Bits a second of frames that arrive while senders flood, each with its own receiver.
+fn flood(pairs: &[(&Container, &Container)]) -> Result<f64> {
+    let (stop, bytes) = (AtomicBool::new(false), AtomicU64::new(0));
+    let mut receivers = Vec::new();
+    for (port, (_, to)) in (PORT..).zip(pairs) {
+        let socket = to.namespace().run(|| UdpSocket::bind((to.address(), port)))??;
+        socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+        receivers.push(socket);
+    }
+    thread::scope(|scope| -> Result<f64> {
+        for (port, (from, to)) in (PORT..).zip(pairs) {
+            let socket = from.namespace().run(|| UdpSocket::bind((from.address(), 0)))??;
+            let (stop, to) = (&stop, SocketAddr::from((to.address(), port)));
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    // What the stack refuses the meter need not.
+                    drop(socket.send_to(&[0; PAYLOAD_BYTES], to));
+                    thread::sleep(Duration::from_micros(100));
+                }
+            });
+        }
+        for socket in &receivers {
+            let (stop, bytes) = (&stop, &bytes);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    if let Ok(len) = socket.recv(&mut [0; 2048]) {
+                        bytes.fetch_add(len as u64 + HEADER_BYTES, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        // The burst comes first, and is no part of the rate.
+        thread::sleep(Duration::from_millis(500));
+        let (start, before) = (Instant::now(), bytes.load(Ordering::Relaxed));
+        thread::sleep(window());
+        let (took, after) = (start.elapsed(), bytes.load(Ordering::Relaxed));
+        stop.store(true, Ordering::Relaxed);
+        Ok((after - before) as f64 * 8.0 / took.as_secs_f64())
+    })
+}
+
+fn holds(rate: f64, mbps: f64) -> Result<()> {
+    let error = (rate / 1e6 - mbps).abs() / mbps;
+    ensure!(error < 0.05, "{:.3} Mbit/s at a limit of {mbps}", rate / 1e6);
+    Ok(())
+}
+
+fn sent(scene: &mut Scene) -> Result<()> {
+    for (flags, mbps) in [("-b 6Mbps -s 80", 6.0), ("-b 16Mbps -s 270", 16.0)] {
+        scene.with_profile(flags, |scene| {
+            holds(flood(&[(&scene.x, &scene.u)])?, mbps).context("on one node")?;
+            holds(flood(&[(&scene.x, &scene.y)])?, mbps).context("to another node")
+        })?;
+    }
+    Ok(())
+}
+
+fn received(scene: &mut Scene) -> Result<()> {
+    scene.with_profile("-b 16Mbps -s 270", |scene| {
+        holds(flood(&[(&scene.u, &scene.x)])?, 16.0).context("on one node")?;
+        holds(flood(&[(&scene.y, &scene.x)])?, 16.0).context("from another node")
+    })
+}
+
+fn tcp(scene: &mut Scene) -> Result<()> {
+    scene.with_profile("-b 16Mbps", |scene| {
+        for to in [&scene.u, &scene.y] {
+            let sink = TcpSink::start(to.namespace(), (to.address(), PORT).into())?;
+            let mut stream = tcp_connect(scene.x.namespace(), sink.address(), BOUND)?;
+            stream.set_write_timeout(Some(Duration::from_millis(100)))?;
+            let start = Instant::now();
+            let mut measured: Option<(Instant, u64)> = None;
+            while start.elapsed() < window() + Duration::from_secs(1) {
+                match stream.write(&[0; 16384]) {
+                    Ok(_) => {}
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error.into()),
+                }
+                if start.elapsed() > Duration::from_secs(1) && measured.is_none() {
+                    measured = Some((Instant::now(), sink.bytes()));
+                }
+            }
+            let (from, before) = measured.context("no time to measure")?;
+            let payload = (sink.bytes() - before) as f64 * 8.0 / from.elapsed().as_secs_f64();
+            // Of a frame of 1,514 bytes or less, 66 are headers; TCP must not fall far below.
+            let wire = payload * 1514.0 / 1448.0;
+            ensure!(wire < 16.8e6, "{wire} bit/s of TCP at a limit of 16 Mbit/s");
+            ensure!(wire > 13.6e6, "{wire} bit/s of TCP: the limit costs more than it must");
+        }
+        Ok(())
+    })
+}
+
+fn live(scene: &mut Scene) -> Result<()> {
+    let node = &scene.nodes.one;
+    scene.with_profile("-b 6Mbps -s 80", |scene| {
+        holds(flood(&[(&scene.x, &scene.u)])?, 6.0)?;
+        netctl(node, "netprofile create -t blue -b 12Mbps -s 160 gold")?;
+        holds(flood(&[(&scene.x, &scene.u)])?, 12.0).context("after the change")?;
+        netctl(node, "netprofile create -t blue gold")?;
+        let free = flood(&[(&scene.x, &scene.u)])?;
+        ensure!(free > 24e6, "{free} bit/s without a limit");
+        Ok(())
+    })
+}
+
+fn aggregate(scene: &mut Scene) -> Result<()> {
+    scene.with_profile("-b 10Mbps -s 100 --scope group", |scene| {
+        let both = [(&scene.x, &scene.u), (&scene.z, &scene.y)];
+        holds(flood(&both)?, 10.0).context("two members together")?;
+        holds(flood(&both[..1])?, 10.0).context("one member alone")
+    })
+}
+
+/// The mark of a datagram from x as the receiver sees it, and of the packet that carried it.
+fn mark(scene: &Scene, to: &Container) -> Result<u8> {
+    let inside = capture(to.namespace(), CONTAINER_IFNAME)?;
+    let socket = scene.x.namespace().run(|| UdpSocket::bind((scene.x.address(), 0)))??;
+    socket.send_to(b"mark me", (to.address(), PORT))?;
+    let own = scene.x.address();
+    expect(&inside, "the marked datagram", |frame| {
+        let packet = Packet::parse(frame)?;
+        (packet.src == own && packet.dst_port == PORT).then(|| frame[15] >> 2)
+    })
+}
+
+fn marks(scene: &mut Scene) -> Result<()> {
+    let node = &scene.nodes.one;
+    scene.with_profile("-d 10", |scene| {
+        for dscp in [10, 20, 0, 30, 40] {
+            netctl(node, &format!("netprofile create -t blue -d {dscp} gold"))?;
+            for to in [&scene.u, &scene.y] {
+                let seen = mark(scene, to)?;
+                ensure!(seen == dscp, "marked {seen}, not {dscp}");
+            }
+        }
+        Ok(())
+    })?;
+    ensure!(mark(scene, &scene.u)? == 0, "a mark without a profile");
+    Ok(())
+}
