@@ -11,25 +11,23 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use crossbeam::queue::ArrayQueue;
-use flowtable::conn::{ConnConfig, ConnCounts, ConnStats, ConnTable, Hit, Seconds, Step, Timeouts};
+use flowtable::DropReason;
+use flowtable::conn::{ConnConfig, ConnCounts, ConnStats, ConnTable, Seconds, Timeouts};
 use flowtable::entry::{Entry, EntryKey, Op, PortEntry, Tracking};
 use flowtable::fragment::FragTable;
 use flowtable::ids::{MeterId, PortId, RuleId, Vrf};
-use flowtable::key::{self, Decap, Origin, Parsed};
+use flowtable::key;
 use flowtable::meter::{MeterBank, MeterCounts, MeterLease, MeterSlot, MeterSpec};
-use flowtable::{DropReason, Verdict};
 use packet_io::{PacketIo, Wake};
 
-use crate::connections::{self, Memory};
+use crate::connections::Memory;
 use crate::counters::{Count, Counters};
 use crate::droplog::{DROP_QUEUE, Dropped};
 use crate::mailbox::{WorkerHandle, mailbox};
-use crate::pipeline::{self, Decision, Relation};
-use crate::port::{Framing, PortKind, PortSpec};
+use crate::port::{Framing, PortSpec};
 use crate::sample::Sample;
 use crate::slow::{Punted, Reply, SLOW_QUEUE, SlowPath};
 use crate::snapshot::{Master, Section, Sections, Snapshot};
-use crate::trace::{Notes, Trace};
 use crate::worker::{Bounds, Parts, PickupEnd, Shared, Tracker, Worker};
 
 /// Fragmented packets whose first fragment has passed, at most.
@@ -197,7 +195,7 @@ struct Control {
 #[derive(Debug, Clone)]
 pub struct Engine {
     config: EngineConfig,
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     control: Arc<Mutex<Control>>,
     punts: Sender<Punted>,
     punted: Receiver<Punted>,
@@ -468,56 +466,6 @@ impl Engine {
         let [exact_hits, masked_hits, pipeline] = self.shared.counters.tiers();
         let [entries, masked_entries] = self.shared.counters.entries();
         CacheStats { exact_hits, masked_hits, pipeline, entries, masked_entries }
-    }
-
-    /// What would become of `frame` received on `in_port`: the worker's own walk, written down.
-    #[must_use]
-    pub fn trace(&self, in_port: PortId, frame: &[u8]) -> Trace {
-        let snapshot = self.shared.snapshot.load_full();
-        let kind = snapshot.ports.lookup(in_port).map(|p| p.spec.kind);
-        let decap = match kind {
-            Some(PortKind::Uplink) => Decap::Vxlan,
-            Some(PortKind::Container) | None => Decap::Never,
-        };
-        match key::parse(frame, Origin { in_port, decap }) {
-            Ok(mut parsed) => {
-                parsed.key.tcp_flags = parsed.tcp_flags & snapshot.policy.rules.tcp_flags_mask();
-                let (decision, notes) = self.foresee(&snapshot, &parsed, frame);
-                Trace::of(&parsed.key, &decision, notes.0, &snapshot)
-            }
-            Err(reason) => Trace::unreadable(reason),
-        }
-    }
-
-    /// The walk of an imagined packet, as the worker would take it. Of its limits it knows none.
-    fn foresee(&self, snapshot: &Snapshot, parsed: &Parsed, frame: &[u8]) -> (Decision, Notes) {
-        let walk = |relation| {
-            let mut notes = Notes::default();
-            let decision = pipeline::walk(snapshot, parsed, relation, &mut notes);
-            (decision, notes)
-        };
-        let Some(vrf) = pipeline::tenant(snapshot, &parsed.key) else {
-            return walk(Relation::Untracked);
-        };
-        let (tenant, now) = (snapshot.policy.tenant(vrf), self.shared.seconds());
-        let memory = &self.shared.memory;
-        let standing = memory.relate((parsed, frame), tenant, vrf, now);
-        let (mut decision, notes) = walk(standing.relation);
-        if decision.is_stray()
-            && self.shared.pickup.is_after(now)
-            && connections::may_be_midstream(parsed)
-        {
-            let picked = [Relation::Original, Relation::Reply].map(walk);
-            let passes =
-                |(decision, _): &(Decision, Notes)| matches!(decision.verdict, Verdict::Forward(_));
-            return picked.into_iter().find(passes).unwrap_or((decision, notes));
-        }
-        if let (Some(Hit { conn, way }), Verdict::Forward(_)) = (standing.hit, decision.verdict)
-            && memory.connections.foresee(conn, way, parsed.tcp_flags, now) == Step::Invalid
-        {
-            decision.verdict = Verdict::Drop(DropReason::NoConnection);
-        }
-        (decision, notes)
     }
 
     /// Connections, at most `limit`, in no meaningful order.

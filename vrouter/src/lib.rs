@@ -11,6 +11,7 @@ mod connections;
 mod counters;
 mod droplog;
 mod engine;
+mod foresee;
 mod mailbox;
 mod masked;
 mod pipeline;

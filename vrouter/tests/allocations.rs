@@ -7,13 +7,18 @@ mod fabric;
 
 use std::alloc::System;
 
-use flowtable::entry::{Direction, Entry, Op, Permit, PortEntry, RuleEntry};
-use flowtable::ids::{PortId, RuleId};
+use flowtable::entry::{
+    Direction, Entry, MeterEntry, MeterUnit, Op, Permit, PortEntry, QosEntry, RuleEntry,
+};
+use flowtable::ids::{MeterId, PortId, RuleId};
+use flowtable::meter::Band;
 use packet_io::QueueId;
 use packet_io::memory::{Feed, Sink, Tally};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, Stats, StatsAlloc};
 
-use fabric::frames::{L4, tagged, tagged_as, vxlan};
+use vrouter::EngineConfig;
+
+use fabric::frames::{L4, Packet, tagged, tagged_as, vxlan};
 use fabric::{
     A1, A2, A8, A9, B1, BLUE, Fabric, Host, UPLINK, V1, V9, VID_V, VNI_A, WIRE, from_remote,
 };
@@ -133,6 +138,49 @@ fn measure_walks() -> Vec<Stats> {
     changed
 }
 
+/// Connections of a tracked tenant, both directions of each, with meters at both ends.
+fn measure_connections() -> Stats {
+    let mut fabric = Fabric::stateful(EngineConfig::default());
+    let (meter, unit) = (MeterId::MIN, MeterUnit::Bits);
+    let band = Band { rate: 400_000_000_000, burst: 1_000_000_000 };
+    let entry = MeterEntry { meter, unit, committed: band, peak: Some(band), yellow_dscp: None };
+    let qos = |port| QosEntry { port, from: vec![meter], to: vec![meter], dscp: None };
+    let tables = [A1, A2].map(|host| Entry::Qos(qos(host.port())));
+    fabric.put(tables.into_iter().chain([Entry::Meter(entry)]));
+    let frames = |flags: [u8; 3]| {
+        let segment = |port: PortId, packet: Packet| tagged_as(0x8100, port.get(), &packet.bytes());
+        let ways = [(A1, A2), (A2, A1), (A1, A2)].into_iter().zip(flags);
+        let of = move |flow: u16| {
+            ways.clone().map(move |((from, to), flags)| {
+                let (src, dst) = if from.ip == A1.ip { (flow, 80) } else { (80, flow) };
+                segment(from.port(), from.to(&to).l4(L4::Segment(src, dst, flags)))
+            })
+        };
+        (1000..1000 + FLOWS).flat_map(of).collect::<Vec<_>>()
+    };
+    fabric.worker.io_mut().set_sink(QueueId::TRUNK, Sink::Tally(Tally::default()));
+    for frame in frames([2, 0x12, 0x10]) {
+        fabric.inject_raw(QueueId::TRUNK, &frame);
+        fabric.worker.poll(1);
+    }
+    assert_eq!(fabric.engine.connection_counts().half_open, 0);
+    let feed = Feed::new(frames([0x10, 0x10, 0x18]));
+    fabric.worker.io_mut().set_feed(QueueId::TRUNK, feed);
+    (0..10).for_each(|_| assert_eq!(fabric.worker.poll(1), vrouter::BURST));
+    let before = fabric.engine.cache();
+    let region = Region::new(HEAP);
+    for poll in 0..POLLS {
+        // Over several seconds: connections are asked, and the table swept.
+        fabric.worker.poll(1 + poll * 100_000_000);
+    }
+    let stats = region.change();
+    let (after, packets) = (fabric.engine.cache(), POLLS * vrouter::BURST as u64);
+    assert_eq!(after.exact_hits - before.exact_hits, packets);
+    let charged = fabric.engine.meter(meter).unwrap().green.packets;
+    assert!(charged > packets, "{charged}");
+    stats
+}
+
 #[test]
 fn a_packet_of_a_known_flow_allocates_nothing() {
     for kind in kinds() {
@@ -140,6 +188,7 @@ fn a_packet_of_a_known_flow_allocates_nothing() {
     }
     let walks = measure_walks();
     assert!(walks.iter().all(|stats| *stats == Stats::default()), "{walks:?}");
+    assert_eq!(measure_connections(), Stats::default(), "connections");
     // The count works: a packet for the slow path is copied.
     let mut fabric = Fabric::new();
     fabric.inject(A1.port(), &A1.asks(A2.ip));

@@ -203,7 +203,7 @@ impl<I: PacketIo> Worker<I> {
             }
             Step::Live { settled } => {
                 self.note_fragment(packet, &decision, snapshot, now);
-                Some((decision, quiet_until(&packet.parsed, settled, now)))
+                Some((decision, quiet_until(&packet.parsed, settled, snapshot, now)))
             }
         }
     }
@@ -301,7 +301,7 @@ impl<I: PacketIo> Worker<I> {
             (Some(hit), _) => {
                 match self.shared.memory.connections.advance(hit.conn, hit.way, flags, now) {
                     Step::Live { settled } => {
-                        Ok((Some(hit), quiet_until(&packet.parsed, settled, now)))
+                        Ok((Some(hit), quiet_until(&packet.parsed, settled, snapshot, now)))
                     }
                     // Between the look and this step it ended: the next packet finds what holds then.
                     Step::Invalid | Step::Gone => Err(DropReason::NoConnection),
@@ -322,7 +322,10 @@ impl<I: PacketIo> Worker<I> {
         let vrf = pipeline::tenant(snapshot, &parsed.key).ok_or(DropReason::PortUnbound)?;
         let tuple = connections::tuple(&parsed.key, vrf);
         let hit = self.begin(packet, (&tuple, Pickup::No), snapshot, now_ns)?;
-        Ok((Some(hit), quiet_until(parsed, parsed.key.proto != ipproto::TCP, seconds(now_ns))))
+        Ok((
+            Some(hit),
+            quiet_until(parsed, parsed.key.proto != ipproto::TCP, snapshot, seconds(now_ns)),
+        ))
     }
 
     /// Makes a connection whose opener's packets have this tuple, if port and tenant may have it.
@@ -406,9 +409,13 @@ impl<I: PacketIo> Worker<I> {
 }
 
 /// Until when packets like this one change nothing: it was noted that a settled connection had one in
-/// this second. A SYN within a connection is not noted, and first fragments are every time.
-const fn quiet_until(parsed: &Parsed, settled: bool, now: Seconds) -> Seconds {
-    if settled && changes_nothing(parsed) && parsed.key.flags & flag::FRAG_FIRST == 0 {
+/// this second. A SYN within a connection is not noted, and first fragments are every time. Where
+/// rules look at TCP flags, what ends a connection and begins the next is another flow than this.
+fn quiet_until(parsed: &Parsed, settled: bool, snapshot: &Snapshot, now: Seconds) -> Seconds {
+    let first = parsed.key.flags & flag::FRAG_FIRST != 0;
+    let split = snapshot.policy.rules.tcp_flags_mask() & TELLING != 0;
+    let apart = split && parsed.key.proto == ipproto::TCP;
+    if settled && changes_nothing(parsed) && !first && !apart {
         Seconds(now.0.saturating_add(1))
     } else {
         Seconds(0)

@@ -30,11 +30,20 @@ use proptest::prelude::*;
 use node::Node;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 90, ..ProptestConfig::default() })]
 
     #[test]
     fn dbg_1_trace_and_caches_and_tables_and_oracle_agree_about_every_packet(plan in plan::plan()) {
         Node::run(&plan);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_packet_and_no_table_stops_a_worker(storm in plan::storm()) {
+        node::endure(&storm);
     }
 }
 
@@ -44,7 +53,7 @@ fn random_conversations_meet_every_fate() {
     use proptest::strategy::ValueTree as _;
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let mut met = node::Met::default();
-    for _ in 0..150 {
+    for _ in 0..90 {
         let plan = plan::plan().new_tree(&mut runner).unwrap().current();
         met.add(&Node::run(&plan));
     }

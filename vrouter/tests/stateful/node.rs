@@ -14,7 +14,7 @@ use crate::fabric::{Counter, Delivered, Fabric, UPLINK, container, port, uplink}
 use crate::oracle::bytes::without_entropy;
 use crate::oracle::memory::{Conn, Memory, Ruling};
 use crate::oracle::{Fate, Judgement, Oracle};
-use crate::plan::{Plan, Settings, Step, moved};
+use crate::plan::{Gust, Plan, Settings, Step, Storm, moved};
 use crate::run::{expected, isolated, name};
 use crate::talk::{Pair, Saying};
 use crate::world::PORTS;
@@ -259,6 +259,40 @@ impl Node {
         let known: BTreeSet<_> =
             self.memory.conns.iter().map(|conn| (describe(conn), left(conn))).collect();
         assert_eq!(self.listed(), known);
+    }
+}
+
+/// Takes every step of a storm: nothing stops the worker, no frame is lost, and every packet that was
+/// received was sent, dropped or answered.
+pub(crate) fn endure(storm: &Storm) {
+    let settings =
+        Settings { port_connections: 4, pickup_seconds: 5, masked_entries: 8, flow_entries: 8 };
+    let mut node = Node::new(settings);
+    node.write(&storm.world.entries.iter().cloned().map(Op::Put).collect::<Vec<_>>());
+    for gust in &storm.steps {
+        match gust {
+            Gust::Write(ops) => node.write(ops),
+            Gust::Wait(ns) => node.fabric.wait(*ns),
+            Gust::Frame { good, on_wire, at, bytes } => {
+                let says = |(pair, sayings): &(Pair, Vec<Saying>)| {
+                    pair.says(&sayings[0], &storm.world.hosts)
+                };
+                let (in_port, mut frame) = good.as_ref().map_or((UPLINK, vec![0; 12]), says);
+                let at = usize::from(*at) % frame.len();
+                for (place, byte) in frame[at..].iter_mut().zip(bytes) {
+                    *place = *byte;
+                }
+                frame.extend(bytes.iter().skip(30));
+                frame.truncate(1600);
+                let in_port = if *on_wire { UPLINK } else { in_port };
+                drop(node.fabric.engine.trace(in_port, &frame));
+                let delivered = node.fabric.send(in_port, &frame);
+                assert!(delivered.out.len() <= 1, "{delivered:?}");
+                let received = delivered.counters.get(&Counter::Rx(in_port));
+                let drops = delivered.counters.keys().any(|c| matches!(c, Counter::Drop(_)));
+                assert!(received.is_none_or(|_| drops || delivered.out.len() == 1));
+            }
+        }
     }
 }
 

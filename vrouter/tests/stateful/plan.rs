@@ -3,10 +3,11 @@
 use std::fmt;
 
 use flowtable::entry::{
-    Entry, EntryKey, IcmpMatch, Ipv6, NextHop, OnDeny, Op, Permit, Prefix, QosEntry, RouteEntry,
-    RuleEntry, TcpFlagsMatch, TenantEntry, Tracking,
+    Entry, EntryKey, IcmpMatch, Ipv6, MeterEntry, MeterUnit, NextHop, OnDeny, Op, Permit, Prefix,
+    QosEntry, RouteEntry, RuleEntry, TcpFlagsMatch, TenantEntry, Tracking,
 };
-use flowtable::ids::{Dscp, PortId};
+use flowtable::ids::{Dscp, MeterId, PortId};
+use flowtable::meter::Band;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -42,6 +43,55 @@ pub(crate) struct Settings {
     pub(crate) pickup_seconds: u32,
     pub(crate) masked_entries: usize,
     pub(crate) flow_entries: usize,
+}
+
+/// Batches and frames as they may never come: meters that are not there, ports that are uplinks,
+/// random bytes.
+#[derive(Debug, Clone)]
+pub(crate) struct Storm {
+    pub(crate) world: World,
+    pub(crate) steps: Vec<Gust>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Gust {
+    Write(Vec<Op>),
+    /// Bytes on the trunk or, if so, on the wire; the first ones may be those of a good frame.
+    Frame {
+        good: Option<(Pair, Vec<Saying>)>,
+        on_wire: bool,
+        at: u16,
+        bytes: Vec<u8>,
+    },
+    Wait(u64),
+}
+
+pub(crate) fn storm() -> impl Strategy<Value = Storm> {
+    let meter = (1..4_u32, 1..100_u64, option::of(0..64_u32)).prop_map(|(id, burst, dscp)| {
+        let (meter, committed) = (MeterId::new(id).unwrap(), Band { rate: burst, burst });
+        let (unit, peak) = (MeterUnit::Packets, Some(Band { rate: burst * 2, burst }));
+        let yellow_dscp = dscp.map(|dscp| Dscp::new(dscp).unwrap());
+        Entry::Meter(MeterEntry { meter, unit, committed, peak, yellow_dscp })
+    });
+    let ids = || vec((1..5_u32).prop_map(|id| MeterId::new(id).unwrap()), 0..6);
+    let qos = (world::any_port(), ids(), ids())
+        .prop_map(|(port, from, to)| Entry::Qos(QosEntry { port, from, to, dscp: None }));
+    let op = prop_oneof![
+        4 => op(),
+        1 => meter.prop_map(Op::Put),
+        2 => qos.prop_map(Op::Put),
+        1 => (1..4_u32).prop_map(|id| Op::Delete(EntryKey::Meter(MeterId::new(id).unwrap()))),
+    ];
+    let good = option::weighted(0.9, (talk::pair(), talk::sayings()));
+    let bytes = prop_oneof![3 => vec(any::<u8>(), 0..4), 1 => vec(any::<u8>(), 0..1800)];
+    let frame = (good, prop::bool::weighted(0.2), any::<u16>(), bytes)
+        .prop_map(|(good, on_wire, at, bytes)| Gust::Frame { good, on_wire, at, bytes });
+    let gust = prop_oneof![
+        3 => vec(op, 1..5).prop_map(Gust::Write),
+        16 => frame,
+        2 => any::<u32>().prop_map(|ns| Gust::Wait(u64::from(ns) * 100)),
+    ];
+    (world::world(), vec(gust, 1..120)).prop_map(|(world, steps)| Storm { world, steps })
 }
 
 impl fmt::Debug for Plan {
