@@ -56,12 +56,12 @@ impl Part {
             return Self::Fragment;
         }
         match (key.eth_type, key.proto, key.src_port) {
-            (ethertype::IPV4, ipproto::ICMP, 0 | 8) => Self::Packet,
-            (ethertype::IPV6, ipproto::ICMPV6, 128 | 129) => Self::Packet,
+            (ethertype::IPV4, ipproto::ICMP, 0 | 8)
+            | (ethertype::IPV6, ipproto::ICMPV6, 128 | 129) => Self::Packet,
             // RFC 792: unreachable, source quench, redirect, time exceeded, parameter problem.
-            (ethertype::IPV4, ipproto::ICMP, 3 | 4 | 5 | 11 | 12) => Self::Error,
             // RFC 4443, section 2.1: errors are below 128.
-            (ethertype::IPV6, ipproto::ICMPV6, 1..=127) => Self::Error,
+            (ethertype::IPV4, ipproto::ICMP, 3 | 4 | 5 | 11 | 12)
+            | (ethertype::IPV6, ipproto::ICMPV6, 1..=127) => Self::Error,
             (_, ipproto::ICMP | ipproto::ICMPV6, _) => Self::None,
             _ => Self::Packet,
         }
@@ -123,7 +123,9 @@ impl Memory {
     /// The first fragment of a packet has passed: the later ones may.
     pub(crate) fn note_first(&self, parsed: &Parsed, vrf: Vrf, now: Seconds) {
         let mut fragments = self.fragments.lock().unwrap_or_else(PoisonError::into_inner);
-        fragment(parsed, vrf).into_iter().for_each(|key| fragments.note(key, (), now.0.into()));
+        if let Some(key) = fragment(parsed, vrf) {
+            fragments.note(key, (), now.0.into());
+        }
     }
 }
 

@@ -140,7 +140,7 @@ fn measure_walks() -> Vec<Stats> {
 
 /// Connections of a tracked tenant, both directions of each, with meters at both ends.
 fn measure_connections() -> Stats {
-    let mut fabric = Fabric::stateful(EngineConfig::default());
+    let mut fabric = Fabric::stateful(&EngineConfig::default());
     let (meter, unit) = (MeterId::MIN, MeterUnit::Bits);
     let band = Band { rate: 400_000_000_000, burst: 1_000_000_000 };
     let entry = MeterEntry { meter, unit, committed: band, peak: Some(band), yellow_dscp: None };
@@ -152,7 +152,8 @@ fn measure_connections() -> Stats {
         let ways = [(A1, A2), (A2, A1), (A1, A2)].into_iter().zip(flags);
         let of = move |flow: u16| {
             ways.clone().map(move |((from, to), flags)| {
-                let (src, dst) = if from.ip == A1.ip { (flow, 80) } else { (80, flow) };
+                let ports = [(80, flow), (flow, 80)];
+                let (src, dst) = ports[usize::from(from.ip == A1.ip)];
                 segment(from.port(), from.to(&to).l4(L4::Segment(src, dst, flags)))
             })
         };

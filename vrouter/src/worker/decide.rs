@@ -8,6 +8,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use flowtable::cache::Slot;
 use flowtable::conn::{
     ConnTable, Hit, Limits, Opening, Owner, Pickup, Refused, Seconds, Step, Tuple, Way,
 };
@@ -153,27 +154,38 @@ impl<I: PacketIo> Worker<I> {
         snapshot: &Snapshot,
         now_ns: u64,
     ) -> Decision {
-        let key = &packet.parsed.key;
-        if let Some(slot) = self.cache.lookup_near(packet.hint, packet.hash, key) {
-            let now = seconds(now_ns);
-            let flow = self.cache.entry_mut(slot);
-            if flow.decision.revision >= snapshot.valid_since(flow.decision.sections) {
-                flow.count.add(packet.rx.len);
-                if now < flow.quiet_until && changes_nothing(&packet.parsed) {
-                    self.tiers[Tier::Exact as usize] += 1;
-                    return flow.decision;
-                }
-                let flow = *flow;
-                if let Some((decision, quiet_until)) =
-                    self.look_again((frame, packet), &flow, snapshot, now)
-                {
-                    self.cache.entry_mut(slot).quiet_until = quiet_until;
-                    self.tiers[Tier::Exact as usize] += 1;
-                    return decision;
-                }
-            }
+        let found = self.cache.lookup_near(packet.hint, packet.hash, &packet.parsed.key);
+        if let Some(slot) = found
+            && let Some(decision) = self.decide_known(slot, (frame, packet), snapshot, now_ns)
+        {
+            self.tiers[Tier::Exact as usize] += 1;
+            return decision;
         }
         self.decide_new(frame, packet, snapshot, now_ns)
+    }
+
+    /// A cached flow; `None`: what was decided holds no longer.
+    #[inline]
+    fn decide_known(
+        &mut self,
+        slot: Slot,
+        packet: (&Frame, &Packet),
+        snapshot: &Snapshot,
+        now_ns: u64,
+    ) -> Option<Decision> {
+        let now = seconds(now_ns);
+        let flow = self.cache.entry_mut(slot);
+        if flow.decision.revision < snapshot.valid_since(flow.decision.sections) {
+            return None;
+        }
+        flow.count.add(packet.1.rx.len);
+        if now < flow.quiet_until && changes_nothing(&packet.1.parsed) {
+            return Some(flow.decision);
+        }
+        let flow = *flow;
+        let (decision, quiet_until) = self.look_again(packet, &flow, snapshot, now)?;
+        self.cache.entry_mut(slot).quiet_until = quiet_until;
+        Some(decision)
     }
 
     /// A cached flow whose connection may have changed: its decision now, and until when that
@@ -203,7 +215,10 @@ impl<I: PacketIo> Worker<I> {
             }
             Step::Live { settled } => {
                 self.note_fragment(packet, &decision, snapshot, now);
-                Some((decision, quiet_until(&packet.parsed, settled, snapshot, now)))
+                Some((
+                    decision,
+                    if settled { quiet_until(&packet.parsed, snapshot, now) } else { Seconds(0) },
+                ))
             }
         }
     }
@@ -300,9 +315,14 @@ impl<I: PacketIo> Worker<I> {
         match (standing.hit, standing.relation) {
             (Some(hit), _) => {
                 match self.shared.memory.connections.advance(hit.conn, hit.way, flags, now) {
-                    Step::Live { settled } => {
-                        Ok((Some(hit), quiet_until(&packet.parsed, settled, snapshot, now)))
-                    }
+                    Step::Live { settled } => Ok((
+                        Some(hit),
+                        if settled {
+                            quiet_until(&packet.parsed, snapshot, now)
+                        } else {
+                            Seconds(0)
+                        },
+                    )),
                     // Between the look and this step it ended: the next packet finds what holds then.
                     Step::Invalid | Step::Gone => Err(DropReason::NoConnection),
                 }
@@ -322,10 +342,9 @@ impl<I: PacketIo> Worker<I> {
         let vrf = pipeline::tenant(snapshot, &parsed.key).ok_or(DropReason::PortUnbound)?;
         let tuple = connections::tuple(&parsed.key, vrf);
         let hit = self.begin(packet, (&tuple, Pickup::No), snapshot, now_ns)?;
-        Ok((
-            Some(hit),
-            quiet_until(parsed, parsed.key.proto != ipproto::TCP, snapshot, seconds(now_ns)),
-        ))
+        let settled = parsed.key.proto != ipproto::TCP;
+        let now = seconds(now_ns);
+        Ok((Some(hit), if settled { quiet_until(parsed, snapshot, now) } else { Seconds(0) }))
     }
 
     /// Makes a connection whose opener's packets have this tuple, if port and tenant may have it.
@@ -411,11 +430,11 @@ impl<I: PacketIo> Worker<I> {
 /// Until when packets like this one change nothing: it was noted that a settled connection had one in
 /// this second. A SYN within a connection is not noted, and first fragments are every time. Where
 /// rules look at TCP flags, what ends a connection and begins the next is another flow than this.
-fn quiet_until(parsed: &Parsed, settled: bool, snapshot: &Snapshot, now: Seconds) -> Seconds {
+fn quiet_until(parsed: &Parsed, snapshot: &Snapshot, now: Seconds) -> Seconds {
     let first = parsed.key.flags & flag::FRAG_FIRST != 0;
     let split = snapshot.policy.rules.tcp_flags_mask() & TELLING != 0;
     let apart = split && parsed.key.proto == ipproto::TCP;
-    if settled && changes_nothing(parsed) && !first && !apart {
+    if changes_nothing(parsed) && !first && !apart {
         Seconds(now.0.saturating_add(1))
     } else {
         Seconds(0)

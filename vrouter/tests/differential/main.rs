@@ -11,6 +11,7 @@
 #[expect(dead_code, reason = "the other tests use the rest")]
 #[path = "../fabric/mod.rs"]
 mod fabric;
+#[expect(dead_code, reason = "stateless tenants need no memory")]
 #[path = "../oracle/mod.rs"]
 mod oracle;
 mod packets;

@@ -371,9 +371,9 @@ impl Fabric {
     }
 
     /// With connections: tenants are tracked unless their entry says otherwise.
-    pub(crate) fn stateful(config: EngineConfig) -> Self {
-        let config = EngineConfig { tracking: Tracking::Stateful, ..config };
-        let mut fabric = Self::made(64, config);
+    pub(crate) fn stateful(config: &EngineConfig) -> Self {
+        let config = EngineConfig { tracking: Tracking::Stateful, ..config.clone() };
+        let mut fabric = Self::made(64, &config);
         fabric.open_ports();
         fabric.put(tables());
         fabric
@@ -382,17 +382,18 @@ impl Fabric {
     /// No port and no entry. Tenants are stateless unless their entry says otherwise.
     pub(crate) fn empty(rule_slots: usize) -> Self {
         let tracking = Tracking::Stateless;
-        Self::made(rule_slots, EngineConfig { tracking, ..EngineConfig::default() })
+        Self::made(rule_slots, &EngineConfig { tracking, ..EngineConfig::default() })
     }
 
     /// As [`Fabric::empty`], with connections.
-    pub(crate) fn empty_stateful(config: EngineConfig) -> Self {
-        Self::made(64, EngineConfig { tracking: Tracking::Stateful, ..config })
+    pub(crate) fn empty_stateful(config: &EngineConfig) -> Self {
+        Self::made(64, &EngineConfig { tracking: Tracking::Stateful, ..config.clone() })
     }
 
-    fn made(rule_slots: usize, config: EngineConfig) -> Self {
+    fn made(rule_slots: usize, config: &EngineConfig) -> Self {
         let flow_entries = config.flow_entries.min(1 << 12);
-        let config = EngineConfig { flow_entries, rule_slots, seed: 7, sample_queue: 1, ..config };
+        let config =
+            EngineConfig { flow_entries, rule_slots, seed: 7, sample_queue: 1, ..config.clone() };
         let engine = Engine::new(config);
         let (worker, _) = engine.worker(MemoryIo::new(FRAMES, &[QueueId::TRUNK, WIRE]));
         let slow = engine.slow_path().unwrap();

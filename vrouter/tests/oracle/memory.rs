@@ -45,6 +45,7 @@ pub(crate) struct Conn {
 
 /// What has happened in it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is said in so many words by an RFC")]
 struct Life {
     /// The answerer has sent something (not TCP).
     replied: bool,

@@ -210,7 +210,7 @@ impl<'a> Oracle<'a> {
         if came.from == From::Tunnel && bytes::class(frame) & 3 == 3 {
             // RFC 6040, figure 4: congestion is handed on, or ends what does not know it.
             match bytes::class(&inner) {
-                class if class & 3 == 0 => return drop(DropReason::Malformed),
+                class if class % 4 == 0 => return drop(DropReason::Malformed),
                 class => bytes::set_class(&mut inner, class | 3),
             }
         }

@@ -30,7 +30,7 @@ use proptest::prelude::*;
 use node::Node;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 90, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
 
     #[test]
     fn dbg_1_trace_and_caches_and_tables_and_oracle_agree_about_every_packet(plan in plan::plan()) {
@@ -53,7 +53,7 @@ fn random_conversations_meet_every_fate() {
     use proptest::strategy::ValueTree as _;
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let mut met = node::Met::default();
-    for _ in 0..90 {
+    for _ in 0..120 {
         let plan = plan::plan().new_tree(&mut runner).unwrap().current();
         met.add(&Node::run(&plan));
     }

@@ -45,7 +45,7 @@ fn pol_5_a_rule_against_the_reply_s_direction_cuts_nothing() {
 
 #[test]
 fn pol_5_a_connection_may_finish_where_the_tenant_says_so() {
-    let mut fabric = with([Entry::Tenant(finishing(tenant(Permit::Allow)))]);
+    let mut fabric = with([Entry::Tenant(finishing())]);
     connect(&mut fabric, (&A1, 1000), (&A2, 80));
     fabric.put([deny(1, Direction::Out), deny(2, Direction::In)]);
     for _ in 0..3 {
@@ -64,7 +64,7 @@ fn pol_5_a_connection_may_finish_where_the_tenant_says_so() {
 
 #[test]
 fn pol_5_a_tenant_that_lets_finish_no_more_cuts_at_the_next_packet() {
-    let mut fabric = with([Entry::Tenant(finishing(tenant(Permit::Allow)))]);
+    let mut fabric = with([Entry::Tenant(finishing())]);
     connect(&mut fabric, (&A1, 1000), (&A2, 80));
     fabric.put([deny(1, Direction::Out)]);
     assert_eq!(says(&mut fabric, &A1, &A2, L4::Segment(1000, 80, ACK)), Ok(()));

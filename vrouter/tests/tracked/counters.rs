@@ -61,6 +61,15 @@ fn pol_7_a_denying_rule_counts_the_replies_it_ends() {
     assert_eq!(count(&fabric, 9), packets(2, len));
 }
 
+/// What is said, what becomes of it, and the rules of sender and receiver.
+fn mixed(src: u16) -> [(L4, Fate, [usize; 2]); 3] {
+    [
+        (L4::Segment(src, 80, SYN), Ok(()), [1, 2]),
+        (L4::Udp(src, 53), Ok(()), [3, 4]),
+        (L4::Udp(src, 54), DENIED, [5, 5]),
+    ]
+}
+
 #[test]
 fn pol_7_counts_equal_the_truth_under_mixed_traffic() {
     let web = open_to(6, 80);
@@ -78,24 +87,14 @@ fn pol_7_counts_equal_the_truth_under_mixed_traffic() {
         }
     };
     for round in 0..200_u16 {
-        let src = 1000 + round % 40;
         for (from, to) in [(A1, A2), (A2, A1), (B1, A2), (A1, A9)] {
-            let same = from.bd == to.bd;
-            let build = |l4| {
-                let packet = if same { from.to(&to) } else { from.via_gateway(&to) };
-                packet.l4(l4)
-            };
+            let via = if from.bd == to.bd { from.to(&to) } else { from.via_gateway(&to) };
             let local = matches!(to.place, NextHop::Local(_));
-            for (l4, allowed, out, into) in [
-                (L4::Segment(src, 80, SYN), true, 1, 2),
-                (L4::Udp(src, 53), true, 3, 4),
-                (L4::Udp(src, 54), false, 5, 5),
-            ] {
-                let packet = build(l4);
-                let arrived = fate(&send(&mut fabric, &from, &packet));
-                assert_eq!(arrived, if allowed { Ok(()) } else { DENIED }, "{l4:?}");
-                let rules = if allowed && local { vec![out, into] } else { vec![out] };
-                add(&rules, packet.bytes().len());
+            for (l4, expected, rules) in mixed(1000 + round % 40) {
+                let packet = via.clone().l4(l4);
+                assert_eq!(fate(&send(&mut fabric, &from, &packet)), expected, "{l4:?}");
+                let asked = usize::from(local && expected.is_ok()) + 1;
+                add(&rules[..asked], packet.bytes().len());
             }
         }
         if round % 7 == 0 {

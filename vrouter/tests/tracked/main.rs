@@ -43,7 +43,7 @@ const STRAY: Fate = Err(DropReason::NoConnection);
 
 /// The node with tracked tenants and these entries.
 fn with(entries: impl IntoIterator<Item = Entry>) -> Fabric {
-    let mut fabric = Fabric::stateful(EngineConfig::default());
+    let mut fabric = Fabric::stateful(&EngineConfig::default());
     fabric.put(entries);
     fabric.wait(SECOND);
     fabric
@@ -104,10 +104,10 @@ fn send(fabric: &mut Fabric, from: &Host, packet: &Packet) -> Delivered {
 }
 
 fn fate(delivered: &Delivered) -> Fate {
-    let reason = delivered.counters.keys().find_map(|counter| match counter {
-        Counter::Drop(reason) => Some(*reason),
-        _ => None,
-    });
+    let reason = delivered
+        .counters
+        .keys()
+        .find_map(|counter| if let Counter::Drop(reason) = counter { Some(*reason) } else { None });
     match (reason, delivered.out.len()) {
         (Some(reason), 0) => Err(reason),
         (None, 1) => Ok(()),
@@ -138,6 +138,6 @@ fn open_count(fabric: &Fabric, vrf: Vrf) -> usize {
     all.iter().filter(|conn| conn.tuple.vrf == vrf).count()
 }
 
-fn finishing(tenant: TenantEntry) -> TenantEntry {
-    TenantEntry { on_deny: OnDeny::Finish, ..tenant }
+fn finishing() -> TenantEntry {
+    TenantEntry { on_deny: OnDeny::Finish, ..tenant(Permit::Allow) }
 }

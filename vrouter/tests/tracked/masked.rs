@@ -35,7 +35,7 @@ fn a_thousand_connections_to_a_service_walk_the_tables_once_per_direction() {
 #[test]
 fn without_a_masked_cache_every_new_flow_walks() {
     let config = EngineConfig { masked_entries: 0, ..EngineConfig::default() };
-    let mut fabric = Fabric::stateful(config);
+    let mut fabric = Fabric::stateful(&config);
     let before = fabric.engine.cache();
     for src in 0..100 {
         assert_eq!(says(&mut fabric, &A1, &A2, L4::Udp(src, 53)), Ok(()));
@@ -58,19 +58,18 @@ fn a_port_that_a_rule_looks_at_is_never_masked() {
     };
     for rules in [vec![deny.clone()], vec![from.clone()], vec![deny, from]] {
         let mut fabric = with(rules.iter().cloned().map(Entry::Rule));
-        for dst in (490..520).rev() {
-            for src in (0..6).rev() {
-                let denied = |rule: &RuleEntry| {
-                    let within = |range: Option<PortRange>, port| {
-                        range.is_none_or(|r| r.first <= port && port <= r.last)
-                    };
-                    within(rule.src_ports, src) && within(rule.dst_ports, dst)
-                };
-                let expected = if rules.iter().any(denied) { DENIED } else { Ok(()) };
-                assert_eq!(says(&mut fabric, &A1, &A2, L4::Udp(src, dst)), expected);
-            }
+        for (dst, src) in (490..520).rev().flat_map(|dst| (0..6).map(move |src| (dst, src))) {
+            let denied = rules
+                .iter()
+                .any(|rule| is_within(rule.src_ports, src) && is_within(rule.dst_ports, dst));
+            let expected = if denied { DENIED } else { Ok(()) };
+            assert_eq!(says(&mut fabric, &A1, &A2, L4::Udp(src, dst)), expected);
         }
     }
+}
+
+fn is_within(range: Option<PortRange>, port: u16) -> bool {
+    range.is_none_or(|range| range.first <= port && port <= range.last)
 }
 
 #[test]

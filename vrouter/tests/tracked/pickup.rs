@@ -8,7 +8,7 @@ use crate::fabric::{A1, A2, A9};
 
 fn started(entries: impl IntoIterator<Item = Entry>) -> Fabric {
     let config = EngineConfig { pickup_seconds: 60, ..EngineConfig::default() };
-    let mut fabric = Fabric::stateful(config);
+    let mut fabric = Fabric::stateful(&config);
     fabric.put(entries);
     fabric.wait(SECOND);
     fabric
@@ -67,7 +67,7 @@ fn picked_up_connections_keep_to_the_limits() {
 #[test]
 fn the_time_begins_with_the_tables_and_not_with_the_ports() {
     let config = EngineConfig { pickup_seconds: 60, ..EngineConfig::default() };
-    let mut fabric = Fabric::empty_stateful(config);
+    let mut fabric = Fabric::empty_stateful(&config);
     for port in [A1.port(), A2.port()] {
         fabric.engine.add_port(fabric::container(port)).unwrap();
     }
