@@ -44,10 +44,9 @@ impl Node {
         for step in &plan.steps {
             let hosts = &plan.world.hosts;
             match step {
+                Step::Talk(_, _) if pairs.is_empty() => {}
                 Step::Talk(at, sayings) => {
-                    let at = usize::from(*at) % pairs.len().max(1);
-                    let Some(pair) = pairs.get(at) else { continue };
-                    node.talk(pair, sayings, hosts);
+                    node.talk(&pairs[usize::from(*at) % pairs.len()], sayings, hosts);
                 }
                 Step::Meet(pair, sayings) => {
                     node.talk(pair, sayings, hosts);
