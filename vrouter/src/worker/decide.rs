@@ -217,7 +217,7 @@ impl<I: PacketIo> Worker<I> {
                 self.note_fragment(packet, &decision, snapshot, now);
                 Some((
                     decision,
-                    if settled { quiet_until(&packet.parsed, snapshot, now) } else { Seconds(0) },
+                    if settled { quiet_until(&packet.parsed, now) } else { Seconds(0) },
                 ))
             }
         }
@@ -317,11 +317,7 @@ impl<I: PacketIo> Worker<I> {
                 match self.shared.memory.connections.advance(hit.conn, hit.way, flags, now) {
                     Step::Live { settled } => Ok((
                         Some(hit),
-                        if settled {
-                            quiet_until(&packet.parsed, snapshot, now)
-                        } else {
-                            Seconds(0)
-                        },
+                        if settled { quiet_until(&packet.parsed, now) } else { Seconds(0) },
                     )),
                     // Between the look and this step it ended: the next packet finds what holds then.
                     Step::Invalid | Step::Gone => Err(DropReason::NoConnection),
@@ -344,7 +340,7 @@ impl<I: PacketIo> Worker<I> {
         let hit = self.begin(packet, (&tuple, Pickup::No), snapshot, now_ns)?;
         let settled = parsed.key.proto != ipproto::TCP;
         let now = seconds(now_ns);
-        Ok((Some(hit), if settled { quiet_until(parsed, snapshot, now) } else { Seconds(0) }))
+        Ok((Some(hit), if settled { quiet_until(parsed, now) } else { Seconds(0) }))
     }
 
     /// Makes a connection whose opener's packets have this tuple, if port and tenant may have it.
@@ -428,13 +424,11 @@ impl<I: PacketIo> Worker<I> {
 }
 
 /// Until when packets like this one change nothing: it was noted that a settled connection had one in
-/// this second. A SYN within a connection is not noted, and first fragments are every time. Where
-/// rules look at TCP flags, what ends a connection and begins the next is another flow than this.
-fn quiet_until(parsed: &Parsed, snapshot: &Snapshot, now: Seconds) -> Seconds {
-    let first = parsed.key.flags & flag::FRAG_FIRST != 0;
-    let split = snapshot.policy.rules.tcp_flags_mask() & TELLING != 0;
-    let apart = split && parsed.key.proto == ipproto::TCP;
-    if changes_nothing(parsed) && !first && !apart {
+/// this second. A SYN within a connection is not noted, and first fragments are every time. A
+/// connection may have flows of several keys (fragments, tunnels, flags that rules look at): that
+/// one of them has ended it and begun the next, the others notice when the second is over.
+const fn quiet_until(parsed: &Parsed, now: Seconds) -> Seconds {
+    if changes_nothing(parsed) && parsed.key.flags & flag::FRAG_FIRST == 0 {
         Seconds(now.0.saturating_add(1))
     } else {
         Seconds(0)

@@ -270,10 +270,12 @@ impl Memory {
         Some(found).filter(|(at, _)| !(anew && self.conns[*at].is_over()))
     }
 
-    /// The finished connection that a new one takes the place of.
-    pub(crate) fn forget_over(&mut self, conn: &Conn) {
+    /// Forgets the finished connection that a new one takes the place of; how many that were.
+    pub(crate) fn forget_over(&mut self, conn: &Conn) -> usize {
         let names = [conn.name, conn.name.reversed()];
+        let before = self.conns.len();
         self.conns.retain(|old| !(names.contains(&old.name) && old.is_over()));
+        before - self.conns.len()
     }
 
     /// Seconds until a connection ends by itself.

@@ -192,7 +192,7 @@ impl Node {
         let of_tenant = oracle.settings(vrf).map_or(0, |tenant| tenant.connections_max);
         let of_tenant = if of_tenant == 0 { u32::MAX } else { of_tenant };
         // What it takes the place of is gone before there is a question of room.
-        self.memory.forget_over(&conn);
+        let replaced = self.memory.forget_over(&conn);
         let port = self.memory.load(|other| other.port == conn.port);
         let tenant = self.memory.load(|other| other.name.vrf == vrf);
         let loads = [(port, of_port as usize), (tenant, of_tenant as usize)];
@@ -215,7 +215,7 @@ impl Node {
             let seen = ruling.judgement.seen.expect("it was read");
             self.memory.open(conn, &seen);
         }
-        if !victims.is_empty() {
+        if victims.len() + replaced > 0 {
             // Until a second is over, the flow cache need not ask whether a connection is there.
             self.wait(SECOND);
         }
