@@ -138,7 +138,7 @@ impl<V: Copy> FlowCache<V> {
         hash as usize & (self.sets.len() - 1)
     }
 
-    /// The flow with this key, marked as hit. `hash` is [`FlowKey::hash`] of `key`, with one seed
+    /// The flow with this key, marked as hit. `hash` is [`KeyHasher::hash`](crate::key::KeyHasher::hash) of `key`, with one seed
     /// for all calls on this cache.
     #[inline]
     pub fn lookup(&mut self, hash: u64, key: &FlowKey) -> Option<Slot> {

@@ -7,7 +7,7 @@
 
 use flowtable::Verdict;
 use flowtable::cache::FlowCache;
-use flowtable::key::FlowKey;
+use flowtable::key::{FlowKey, KeyHasher};
 
 use crate::pipeline::{Decision, Looked, Relation};
 use crate::snapshot::Snapshot;
@@ -25,13 +25,17 @@ pub(crate) struct MaskedCache {
     flows: FlowCache<Decision>,
     /// Whether a mask was ever used: the others are not asked.
     used: [bool; MASKS.len()],
-    seed: u64,
+    hasher: KeyHasher,
 }
 
 impl MaskedCache {
     /// For `entries` decisions; 0 is none.
     pub(crate) fn new(entries: usize, seed: u64) -> Self {
-        Self { flows: FlowCache::new(entries), used: [false; MASKS.len()], seed }
+        Self {
+            flows: FlowCache::new(entries),
+            used: [false; MASKS.len()],
+            hasher: KeyHasher::new(seed),
+        }
     }
 
     pub(crate) const fn len(&self) -> usize {
@@ -48,7 +52,9 @@ impl MaskedCache {
         let class = class(relation)?;
         for (number, looked) in MASKS.iter().enumerate().filter(|(n, _)| self.used[*n]) {
             let masked = masked(key, *looked, number as u32, class);
-            let Some(slot) = self.flows.lookup(masked.hash(self.seed), &masked) else { continue };
+            let Some(slot) = self.flows.lookup(self.hasher.hash(&masked), &masked) else {
+                continue;
+            };
             let decision = self.flows.entry(slot);
             if decision.revision >= snapshot.valid_since(decision.sections) {
                 return Some(Decision { relation, ..*decision });
@@ -64,7 +70,7 @@ impl MaskedCache {
         let (Some(number), Some(class)) = (number, class(decision.relation)) else { return };
         let masked = masked(key, decision.looked, number as u32, class);
         let stale = |old: &Decision| old.revision < snapshot.valid_since(old.sections);
-        self.flows.insert(masked.hash(self.seed), masked, *decision, stale);
+        self.flows.insert(self.hasher.hash(&masked), masked, *decision, stale);
         self.used[number] = true;
     }
 }

@@ -62,9 +62,14 @@ impl Frame {
     ///
     /// # Errors
     /// [`NoRoom`] when the packet is shorter than that; it is unchanged then.
-    pub fn shrink_front(&mut self, count: usize) -> Result<(), NoRoom> {
-        let rest = self.len().checked_sub(count).ok_or(NoRoom)?;
-        *self = Self::new(self.index, self.start() + count, rest)?;
+    #[inline]
+    pub const fn shrink_front(&mut self, count: usize) -> Result<(), NoRoom> {
+        if count > self.len() {
+            return Err(NoRoom);
+        }
+        // The packet's end stays where it is, inside the buffer.
+        self.start += count as u16;
+        self.len -= count as u16;
         Ok(())
     }
 
@@ -72,9 +77,14 @@ impl Frame {
     ///
     /// # Errors
     /// [`NoRoom`] when the headroom is smaller than that; the packet is unchanged then.
-    pub fn grow_front(&mut self, count: usize) -> Result<(), NoRoom> {
-        let start = self.start().checked_sub(count).ok_or(NoRoom)?;
-        *self = Self::new(self.index, start, self.len() + count)?;
+    #[inline]
+    pub const fn grow_front(&mut self, count: usize) -> Result<(), NoRoom> {
+        if count > self.start() {
+            return Err(NoRoom);
+        }
+        // The packet's end stays where it is, inside the buffer.
+        self.start -= count as u16;
+        self.len += count as u16;
         Ok(())
     }
 

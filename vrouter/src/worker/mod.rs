@@ -28,7 +28,7 @@ use crossbeam::queue::ArrayQueue;
 use flowtable::cache::{FlowCache, Hint};
 use flowtable::conn::{ConnTable, Seconds};
 use flowtable::ids::{PortId, RuleId};
-use flowtable::key::{self, Decap, FlowKey, Origin, Parsed};
+use flowtable::key::{self, Decap, FlowKey, KeyHasher, Origin, Parsed};
 use flowtable::meter::{Colour, MeterBank, MeterLease};
 use flowtable::{DropReason, Verdict};
 use packet_io::{Frame, PacketIo, QueueId};
@@ -123,7 +123,7 @@ pub struct Worker<I: PacketIo> {
     masked: MaskedCache,
     tracker: Tracker,
     lease: MeterLease,
-    seed: u64,
+    hasher: KeyHasher,
     sampler: Sampler,
     budget: PortBudget,
     punts: Sender<Punted>,
@@ -195,14 +195,18 @@ impl<I: PacketIo> Worker<I> {
             masked: MaskedCache::new(parts.masked_entries, parts.seed),
             tracker: parts.tracker,
             lease: parts.lease,
-            seed: parts.seed,
+            hasher: KeyHasher::new(parts.seed),
             sampler: Sampler::new(parts.seed),
             budget: PortBudget::new(PUNT_RATE),
             punts: parts.punts,
             replies: parts.replies,
             log: DropLog::new(Arc::clone(&parts.shared.dropped)),
             live: None,
-            buffers: Buffers::default(),
+            buffers: Buffers {
+                received: Vec::with_capacity(BURST),
+                frames: Vec::with_capacity(BURST),
+                packets: Vec::with_capacity(BURST),
+            },
             tiers: [0; TIER_COUNT],
             shared: parts.shared,
         }
@@ -238,11 +242,9 @@ impl<I: PacketIo> Worker<I> {
             let queue = self.io.queues()[at];
             let mut burst = take(&mut self.buffers);
             handled += self.io.rx(queue, &mut burst.received, BURST);
-            for frame in burst.received.drain(..) {
-                if let Some((frame, packet)) = self.receive(queue, frame, &snapshot) {
-                    burst.frames.push(frame);
-                    burst.packets.push(packet);
-                }
+            let mut received = take(&mut burst.received);
+            for frame in received.drain(..) {
+                self.receive(queue, frame, &snapshot, &mut burst);
             }
             for packet in &mut burst.packets {
                 packet.hint = self.cache.touch(packet.hash);
@@ -251,7 +253,7 @@ impl<I: PacketIo> Worker<I> {
                 self.forward(frame, packet, &snapshot, now_ns);
             }
             burst.packets.clear();
-            self.buffers = burst;
+            self.buffers = Buffers { received, ..burst };
         }
         self.shared.counters.add_tiers(&mut self.tiers);
         handled += self.send_replies(&snapshot);
@@ -285,7 +287,8 @@ impl<I: PacketIo> Worker<I> {
         queue: QueueId,
         mut frame: Frame,
         snapshot: &Snapshot,
-    ) -> Option<(Frame, Packet)> {
+        burst: &mut Buffers,
+    ) {
         let port = if queue == QueueId::TRUNK {
             let tag = rewrite::pop_tag(&mut self.io, &mut frame);
             let id = tag.and_then(|tag| PortId::new(u32::from(tag)).ok());
@@ -298,7 +301,7 @@ impl<I: PacketIo> Worker<I> {
         let Some(port) = port else {
             self.shared.counters.drop_reason(DropReason::PortUnbound).add(frame.len());
             self.io.free(frame);
-            return None;
+            return;
         };
         let rx = Rx { port: port.spec.id, len: frame.len() };
         self.shared.counters.port(rx.port).rx.add(rx.len);
@@ -309,14 +312,12 @@ impl<I: PacketIo> Worker<I> {
         match key::parse(self.io.bytes(&frame), Origin { in_port: rx.port, decap }) {
             Ok(mut parsed) => {
                 parsed.key.tcp_flags = parsed.tcp_flags & snapshot.policy.rules.tcp_flags_mask();
-                let hash = parsed.key.hash(self.seed);
+                let hash = self.hasher.hash(&parsed.key);
                 let sample_rate = port.binding.as_ref().map_or(0, |b| b.sample_rate);
-                Some((frame, Packet { parsed, rx, sample_rate, hint: Hint::NONE, hash }))
+                burst.packets.push(Packet { parsed, rx, sample_rate, hint: Hint::NONE, hash });
+                burst.frames.push(frame);
             }
-            Err(reason) => {
-                self.end(frame, rx, reason);
-                None
-            }
+            Err(reason) => self.end(frame, rx, reason),
         }
     }
 
