@@ -3,7 +3,6 @@
 //! A write builds the sections it touched, swaps one pointer, wakes the worker and returns when the
 //! worker has moved on. The one lock here is held by writers and listings, never by a worker.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,6 +24,7 @@ use crate::sample::Sample;
 use crate::slow::{Punted, Reply, SLOW_QUEUE, SlowPath};
 use crate::snapshot::{Master, Section, Sections, Snapshot};
 use crate::trace::{Notes, Trace};
+use crate::validate::{self, Before};
 use crate::worker::{Parts, Shared, Worker};
 
 /// Longest a publication waits for the worker before it is reported as stalled.
@@ -65,6 +65,26 @@ impl Default for EngineConfig {
 /// Why a batch was not applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
+    /// A step is wrong, in itself or beside the other entries.
+    #[error("step {op} of the batch, table {table}: {field} {reason}")]
+    Refused {
+        /// The step, from 0.
+        op: usize,
+        /// The table.
+        table: &'static str,
+        /// The field of its entry.
+        field: &'static str,
+        /// The field's value, and what is wrong with it.
+        reason: String,
+    },
+    /// The table would have more entries than it may.
+    #[error("table {table} holds at most {max} entries")]
+    TableFull {
+        /// The table.
+        table: &'static str,
+        /// Most entries.
+        max: usize,
+    },
     /// More new rules than counter slots.
     #[error("the batch has {needed} new rules, this engine has room for {room}")]
     TooManyRules {
@@ -245,16 +265,24 @@ impl Engine {
     /// Applies a batch, all or nothing, and returns its revision once the worker uses it.
     ///
     /// # Errors
-    /// [`WriteError`]; with [`WriteError::TooManyRules`] nothing has changed.
+    /// [`WriteError`]; unless it is [`WriteError::Stalled`] nothing has changed.
     pub fn write(&self, ops: &[Op]) -> Result<u64, WriteError> {
+        validate::steps(ops)?;
         let mut control = self.lock();
-        let undo = apply(&mut control.master, ops);
-        let changed = changed_sections(&control.master, &undo);
-        if let Err(refused) = assign_slots(&mut control, changed) {
-            restore(&mut control.master, undo);
+        let mut before = apply(&mut control.master, ops);
+        if let Err(refused) = validate::outcome(&control.master.entries, &before, ops)
+            .and_then(|()| assign_slots(&mut control, &before))
+        {
+            restore(&mut control.master, before);
             return Err(refused);
         }
-        let revision = self.publish(&control, changed)?;
+        // A replacement of all entries by the same ones changes nothing.
+        before.retain(|key, was| control.master.entries.get(key) != was.as_ref());
+        let changed = before.keys().map(Sections::of).collect();
+        control.master.changed = before;
+        let published = self.publish(&control, changed);
+        control.master.changed.clear();
+        let revision = published?;
         // The worker is past every decision that used these slots, so they may start at zero.
         let Control { free_slots, left_slots, .. } = &mut *control;
         for slot in left_slots.drain(..) {
@@ -402,46 +430,35 @@ impl Engine {
     }
 }
 
-/// What entries were before each step of a batch.
-type Undo = Vec<(EntryKey, Option<Entry>)>;
-
-/// Sections in which an applied batch made a difference: a replacement of all entries by the same
-/// ones makes none.
-fn changed_sections(master: &Master, undo: &Undo) -> Sections {
-    // The first mention of a key says what it was before the batch.
-    let before: BTreeMap<_, _> = undo.iter().rev().map(|(key, was)| (key, was)).collect();
-    let mut changed = Sections::default();
-    for (key, was) in before {
-        if master.entries.get(key) != was.as_ref() {
-            changed.add(Sections::of(key));
-        }
-    }
-    changed
-}
-
-fn apply(master: &mut Master, ops: &[Op]) -> Undo {
-    let mut undo = Undo::new();
+/// Applies the steps; returns what the entries they touched were.
+fn apply(master: &mut Master, ops: &[Op]) -> Before {
+    let mut before = Before::new();
     for op in ops {
         match op {
             Op::Put(entry) => {
                 let key = entry.key();
-                undo.push((key, master.entries.insert(key, entry.clone())));
+                let was = master.entries.insert(key, entry.clone());
+                before.entry(key).or_insert(was);
             }
-            Op::Delete(key) => undo.push((*key, master.entries.remove(key))),
+            Op::Delete(key) => {
+                let was = master.entries.remove(key);
+                before.entry(*key).or_insert(was);
+            }
             // The underlay is the engine's own view of the node, not the controller's.
             Op::Clear => {
                 let cleared = |key: &EntryKey| !matches!(key, EntryKey::Underlay(_));
-                let removed = master.entries.extract_if(.., |key, _| cleared(key));
-                undo.extend(removed.map(|(key, entry)| (key, Some(entry))));
+                for (key, was) in master.entries.extract_if(.., |key, _| cleared(key)) {
+                    before.entry(key).or_insert(Some(was));
+                }
             }
         }
     }
-    undo
+    before
 }
 
-fn restore(master: &mut Master, undo: Undo) {
-    for (key, before) in undo.into_iter().rev() {
-        match before {
+fn restore(master: &mut Master, before: Before) {
+    for (key, was) in before {
+        match was {
             Some(entry) => master.entries.insert(key, entry),
             None => master.entries.remove(&key),
         };
@@ -450,21 +467,24 @@ fn restore(master: &mut Master, undo: Undo) {
 
 /// Gives new rules a slot and takes those of rules that are gone. They are not given out before
 /// the worker has left them, so a batch needs free slots for all of its new rules.
-fn assign_slots(control: &mut Control, changed: Sections) -> Result<(), WriteError> {
-    if !changed.has(Section::Policy) {
-        return Ok(());
-    }
-    let rules = control.master.rule_ids();
-    let known = &control.master.slots;
-    let fresh: Vec<RuleId> = rules.iter().filter(|id| !known.contains_key(id)).copied().collect();
-    let room = control.free_slots.len();
+fn assign_slots(control: &mut Control, before: &Before) -> Result<(), WriteError> {
+    let Control { master, free_slots, left_slots, .. } = control;
+    // Entries of one rule are neighbours.
+    let mut touched: Vec<RuleId> = before.keys().filter_map(rule_of).collect();
+    touched.dedup();
+    let (kept, gone): (Vec<_>, Vec<_>) = touched.into_iter().partition(|id| master.has_rule(*id));
+    let fresh = kept.into_iter().filter(|id| !master.slots.contains_key(id));
+    let fresh: Vec<RuleId> = fresh.collect();
+    let room = free_slots.len();
     if fresh.len() > room {
         return Err(WriteError::TooManyRules { needed: fresh.len(), room });
     }
-    let slots = &mut control.master.slots;
-    let gone = slots.extract_if(.., |id, _| !rules.contains(id)).map(|(_, slot)| slot);
-    control.left_slots.extend(gone);
-    let given = control.free_slots.split_off(room - fresh.len());
-    slots.extend(fresh.into_iter().zip(given));
+    left_slots.extend(gone.iter().filter_map(|id| master.slots.remove(id)));
+    let given = free_slots.split_off(room - fresh.len());
+    master.slots.extend(fresh.into_iter().zip(given));
     Ok(())
+}
+
+const fn rule_of(key: &EntryKey) -> Option<RuleId> {
+    if let EntryKey::Rule(id, _) = key { Some(*id) } else { None }
 }

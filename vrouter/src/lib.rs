@@ -16,6 +16,7 @@ mod sample;
 mod slow;
 mod snapshot;
 mod trace;
+mod validate;
 mod worker;
 
 pub use counters::Count;

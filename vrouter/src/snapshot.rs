@@ -4,7 +4,7 @@
 //! the rest is shared with the snapshot before. A decision names the sections it looked at, so a
 //! cached one is valid exactly when none of those changed since: [`Snapshot::valid_since`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -12,10 +12,11 @@ use flowtable::entry::{Entry, EntryKey, NextHop, Permit, PortEntry, UnderlayEntr
 use flowtable::exact::ExactMap;
 use flowtable::ids::{Bd, Group, Mac, PortId, RuleId, Vid, Vni, Vrf};
 use flowtable::lpm::Lpm;
-use flowtable::policy::PolicyTable;
+use flowtable::policy::{PolicyTable, RuleChange};
 use packet_io::QueueId;
 
 use crate::port::{Framing, PortSpec};
+use crate::validate::Before;
 
 /// Sections of a snapshot that change on their own, as bits of a [`Sections`] set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,14 @@ pub(crate) struct Sections(u8);
 impl From<Section> for Sections {
     fn from(section: Section) -> Self {
         Self(section as u8)
+    }
+}
+
+impl FromIterator<Section> for Sections {
+    fn from_iter<I: IntoIterator<Item = Section>>(sections: I) -> Self {
+        let mut all = Self::default();
+        sections.into_iter().for_each(|section| all.add(section));
+        all
     }
 }
 
@@ -198,7 +207,7 @@ impl Snapshot {
             next.groups = Arc::new(master.groups());
         }
         if changed.has(Section::Policy) {
-            next.policy = Arc::new(master.policy());
+            next.policy = Arc::new(master.policy(&self.policy.rules));
         }
         if changed.has(Section::Routes) {
             next.routes = Arc::new(master.routes());
@@ -218,16 +227,15 @@ pub(crate) struct Master {
     pub(crate) entries: BTreeMap<EntryKey, Entry>,
     pub(crate) specs: BTreeMap<PortId, PortSpec>,
     pub(crate) slots: BTreeMap<RuleId, u32>,
+    /// What the batch that is being published changed; empty between batches.
+    pub(crate) changed: Before,
 }
 
 impl Master {
-    /// Rules that have at least one entry.
-    pub(crate) fn rule_ids(&self) -> BTreeSet<RuleId> {
-        let first = EntryKey::Rule(RuleId(0), 0);
-        let last = EntryKey::Rule(RuleId(u64::MAX), u32::MAX);
-        let keys = self.entries.range(first..=last).map(|(key, _)| key);
-        keys.filter_map(|key| if let EntryKey::Rule(id, _) = key { Some(*id) } else { None })
-            .collect()
+    /// Whether the rule has at least one entry.
+    pub(crate) fn has_rule(&self, id: RuleId) -> bool {
+        let entries = EntryKey::Rule(id, 0)..=EntryKey::Rule(id, u32::MAX);
+        self.entries.range(entries).next().is_some()
     }
 
     fn ports(&self) -> Ports {
@@ -284,15 +292,18 @@ impl Master {
         groups
     }
 
-    fn policy(&self) -> Policy {
-        let rules = self.entries.values().filter_map(|entry| {
-            let Entry::Rule(rule) = entry else { return None };
-            self.slots.get(&rule.rule).map(|slot| (rule, *slot))
+    /// The tables before with what the batch changed: 10,000 rules need not be read for one.
+    fn policy(&self, before: &PolicyTable) -> Policy {
+        let changes = self.changed.iter().filter_map(|(key, was)| {
+            let EntryKey::Rule(id, _) = key else { return None };
+            let rule = |entry| if let &Entry::Rule(ref rule) = entry { Some(rule) } else { None };
+            let after = self.entries.get(key).and_then(rule).zip(self.slots.get(id).copied());
+            Some(RuleChange { before: was.as_ref().and_then(rule), after })
         });
-        let rules = PolicyTable::build(rules);
+        let rules = before.update(changes);
         let mut defaults = ExactMap::default();
-        for entry in self.entries.values() {
-            if let Entry::Tenant(e) = entry {
+        for entry in self.entries.range(EntryKey::Tenant(Vrf::MIN)..=EntryKey::Tenant(Vrf::MAX)) {
+            if let (_, Entry::Tenant(e)) = entry {
                 defaults.insert(e.vrf, e.default);
             }
         }

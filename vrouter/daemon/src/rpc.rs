@@ -64,7 +64,10 @@ impl Datapath for Service {
         let tables = Arc::clone(&self.tables);
         let written = blocking(move || tables.write(ops)).await?;
         let revision = written.map_err(|error| match error {
-            vrouter::WriteError::TooManyRules { .. } => status(Code::ResourceExhausted, &error),
+            vrouter::WriteError::Refused { .. } => invalid(&error),
+            vrouter::WriteError::TooManyRules { .. } | vrouter::WriteError::TableFull { .. } => {
+                status(Code::ResourceExhausted, &error)
+            }
             vrouter::WriteError::Stalled { .. } => status(Code::Internal, &error),
         })?;
         Ok(Response::new(v1::WriteReply { revision }))

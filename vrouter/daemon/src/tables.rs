@@ -44,7 +44,11 @@ impl Tables {
         let written = self.engine.write(&ops);
         match written {
             // Nothing has changed.
-            Err(WriteError::TooManyRules { .. }) => {}
+            Err(
+                WriteError::Refused { .. }
+                | WriteError::TableFull { .. }
+                | WriteError::TooManyRules { .. },
+            ) => {}
             Ok(_) | Err(WriteError::Stalled { .. }) => {
                 let new = vteps != state.vteps;
                 state.vteps = vteps;
