@@ -44,6 +44,7 @@ fn refused(op: usize, table: &'static str, bad: BadEntry) -> WriteError {
 /// [`WriteError::Refused`] for the first step that is wrong.
 pub(crate) fn steps(ops: &[Op]) -> Result<(), WriteError> {
     let mut written: ExactMap<EntryKey, &Entry> = ExactMap::default();
+    written.reserve(ops.len());
     for (op, step) in ops.iter().enumerate() {
         match step {
             Op::Put(entry) => {
@@ -85,8 +86,9 @@ pub(crate) fn outcome(entries: &Entries, before: &Before, ops: &[Op]) -> Result<
 
 /// Every meter that a port names exists.
 fn meters(entries: &Entries, before: &Before, ops: &[Op]) -> Result<(), WriteError> {
-    for (key, entry) in before.keys().filter_map(|key| Some((key, entries.get(key)?))) {
-        if let Entry::Qos(qos) = entry
+    let ports = || EntryKey::Qos(PortId::MIN)..=EntryKey::Qos(PortId::MAX);
+    for (key, _) in before.range(ports()) {
+        if let Some(entry @ Entry::Qos(qos)) = entries.get(key)
             && let Some((field, meter)) = missing(entries, qos)
         {
             let (value, reason) = (meter.to_string(), "there is no such meter");
@@ -94,12 +96,11 @@ fn meters(entries: &Entries, before: &Before, ops: &[Op]) -> Result<(), WriteErr
             return Err(refused(step_of(ops, key), entry.table(), bad));
         }
     }
-    let gone = |key: &&EntryKey| matches!(key, EntryKey::Meter(_)) && !entries.contains_key(*key);
-    if !before.keys().any(|key| gone(&key)) {
+    let mut meters = before.range(EntryKey::Meter(MeterId::MIN)..=EntryKey::Meter(MeterId::MAX));
+    if meters.all(|(key, _)| entries.contains_key(key)) {
         return Ok(());
     }
-    let ports = entries.range(EntryKey::Qos(PortId::MIN)..=EntryKey::Qos(PortId::MAX));
-    for entry in ports.map(|(_, entry)| entry) {
+    for entry in entries.range(ports()).map(|(_, entry)| entry) {
         if let Entry::Qos(qos) = entry
             && let Some((_, meter)) = missing(entries, qos)
         {
