@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use flowtable::entry::{Entry, EntryKey, NextHop, Permit, PortEntry, UnderlayEntry};
+use flowtable::entry::{Entry, EntryKey, NextHop, Permit, PortEntry, RuleEntry, UnderlayEntry};
 use flowtable::exact::ExactMap;
 use flowtable::ids::{Bd, Group, Mac, PortId, RuleId, Vid, Vni, Vrf};
 use flowtable::lpm::Lpm;
@@ -296,7 +296,6 @@ impl Master {
     fn policy(&self, before: &PolicyTable) -> Policy {
         let changes = self.changed.iter().filter_map(|(key, was)| {
             let EntryKey::Rule(id, _) = key else { return None };
-            let rule = |entry| if let &Entry::Rule(ref rule) = entry { Some(rule) } else { None };
             let after = self.entries.get(key).and_then(rule).zip(self.slots.get(id).copied());
             Some(RuleChange { before: was.as_ref().and_then(rule), after })
         });
@@ -322,4 +321,8 @@ impl Master {
         }
         routes
     }
+}
+
+const fn rule(entry: &Entry) -> Option<&RuleEntry> {
+    if let Entry::Rule(rule) = entry { Some(rule) } else { None }
 }

@@ -55,10 +55,10 @@ fn engine() -> Engine {
 }
 
 /// Step, table and field of a refusal.
-fn refusal(written: Result<u64, WriteError>) -> Option<(usize, &'static str, &'static str)> {
+fn refusal(written: &Result<u64, WriteError>) -> Option<(usize, &'static str, &'static str)> {
     match written {
-        Err(WriteError::Refused { op, table, field, .. }) => Some((op, table, field)),
-        _ => None,
+        Err(WriteError::Refused { op, table, field, .. }) => Some((*op, table, field)),
+        Ok(_) | Err(_) => None,
     }
 }
 
@@ -68,8 +68,8 @@ fn a_wrong_step_is_refused_by_its_place_table_and_field() {
     let backwards = Some(PortRange { first: 2, last: 1 });
     let wrong = RuleEntry { protocol: Some(6), dst_ports: backwards, ..rule(2, 0) };
     let written = engine.write(&[put(Entry::Rule(rule(1, 0))), put(Entry::Rule(wrong))]);
-    let text = written.clone().unwrap_err().to_string();
-    assert_eq!(refusal(written), Some((1, "policy", "dst_ports")));
+    let text = written.as_ref().unwrap_err().to_string();
+    assert_eq!(refusal(&written), Some((1, "policy", "dst_ports")));
     assert_eq!(
         text,
         "step 1 of the batch, table policy: dst_ports 2-1: the first port is above the last"
@@ -83,7 +83,7 @@ fn one_key_with_two_values_is_refused_and_with_one_is_not() {
     let other = RuleEntry { priority: 11, ..rule(1, 0) };
     let (first, second) = (put(Entry::Rule(rule(1, 0))), put(Entry::Rule(other)));
     let written = engine.write(&[first.clone(), second.clone()]);
-    assert_eq!(refusal(written), Some((1, "policy", "key")));
+    assert_eq!(refusal(&written), Some((1, "policy", "key")));
     engine.write(&[first.clone(), first.clone()]).unwrap();
     engine.write(&[first.clone(), Op::Delete(EntryKey::Rule(RuleId(1), 0)), second]).unwrap();
     engine.write(&[Op::Clear, first]).unwrap();
@@ -94,14 +94,14 @@ fn one_key_with_two_values_is_refused_and_with_one_is_not() {
 fn a_port_names_meters_that_exist_and_they_stay_while_it_does() {
     let engine = engine();
     let delete = |id| Op::Delete(EntryKey::Meter(meter_id(id)));
-    assert_eq!(refusal(engine.write(&[put(qos(1, &[7]))])), Some((0, "qos", "from")));
+    assert_eq!(refusal(&engine.write(&[put(qos(1, &[7]))])), Some((0, "qos", "from")));
     // The order within a batch does not matter.
     engine.write(&[put(qos(1, &[7])), put(meter(7, 5000))]).unwrap();
     engine.write(&[put(meter(8, 5000))]).unwrap();
-    assert_eq!(refusal(engine.write(&[delete(8), delete(7)])), Some((1, "meter", "meter")));
+    assert_eq!(refusal(&engine.write(&[delete(8), delete(7)])), Some((1, "meter", "meter")));
     assert_eq!(engine.entries().len(), 3);
     engine.write(&[delete(7), put(qos(1, &[8]))]).unwrap();
-    assert_eq!(refusal(engine.write(&[Op::Clear, put(qos(1, &[8]))])), Some((1, "qos", "from")));
+    assert_eq!(refusal(&engine.write(&[Op::Clear, put(qos(1, &[8]))])), Some((1, "qos", "from")));
     engine.write(&[Op::Clear]).unwrap();
     assert_eq!(engine.entries().len(), 0);
 }
@@ -158,10 +158,8 @@ proptest! {
                 Err(_) => prop_assert_eq!(look(), before),
                 Ok(revision) => {
                     prop_assert_eq!(revision, before.3 + 1);
-                    let named = engine.entries().into_iter().filter_map(|e| match e.entry {
-                        Entry::Qos(qos) => Some(qos.from[0]),
-                        _ => None,
-                    });
+                    let qos = |entry| if let Entry::Qos(qos) = entry { Some(qos.from[0]) } else { None };
+                    let named = engine.entries().into_iter().filter_map(|e| qos(e.entry));
                     let there = |id| engine.entries().iter().any(|e| e.entry.key() == EntryKey::Meter(id));
                     prop_assert!(named.into_iter().all(there));
                     prop_assert!(engine.rules().len() <= 4);
@@ -177,14 +175,14 @@ fn access_list(count: u32, tenants: u32) -> Vec<Op> {
     let entry = |id: u32| {
         let mixed = id.wrapping_mul(2_654_435_761);
         let port = [80, 443, 22, 5432][(mixed >> 9) as usize % 4];
-        let last = if id % 7 == 0 { port + 100 } else { port };
+        let last = if id.is_multiple_of(7) { port + 100 } else { port };
         Entry::Rule(RuleEntry {
             vrf: Vrf::new(id % tenants).unwrap(),
             priority: (60_000 - id) as u16,
             src: block(0x0a00_0000 | mixed >> 12, [0, 16, 24, 28, 32][id as usize % 5]),
             dst: block(0xac10_0000 | mixed >> 14, [16, 24, 30, 32][id as usize % 4]),
             protocol: Some(6),
-            dst_ports: (id % 3 > 0).then_some(PortRange { first: port, last }),
+            dst_ports: (!id.is_multiple_of(3)).then_some(PortRange { first: port, last }),
             ..rule(u64::from(id) + 1, 0)
         })
     };

@@ -34,7 +34,7 @@ pub struct BadEntry {
 
 fn refuse<T>(
     field: &'static str,
-    value: impl ToString,
+    value: impl std::fmt::Display,
     reason: &'static str,
 ) -> Result<T, BadEntry> {
     Err(BadEntry { field, value: value.to_string(), reason })
@@ -250,8 +250,8 @@ mod tests {
         entry.check().err().map(|bad| bad.field)
     }
 
-    fn block(text: &str) -> Option<Prefix> {
-        Some(Prefix::host(text.parse().unwrap()))
+    fn block(text: &str) -> Prefix {
+        Prefix::host(text.parse().unwrap())
     }
 
     #[test]
@@ -263,9 +263,9 @@ mod tests {
             base(),
             RuleEntry { src_ports: ports, dst_ports: ports, ..base() },
             RuleEntry { dst_ports: ports, protocol: Some(6), tcp_flags, ..base() },
-            RuleEntry { icmp, protocol: Some(58), src: block("fd00::1"), ..base() },
-            RuleEntry { icmp, protocol: Some(1), src: block("10.0.0.1"), ..base() },
-            RuleEntry { src: block("10.0.0.1"), dst: block("10.0.0.2"), ..base() },
+            RuleEntry { icmp, protocol: Some(58), src: Some(block("fd00::1")), ..base() },
+            RuleEntry { icmp, protocol: Some(1), src: Some(block("10.0.0.1")), ..base() },
+            RuleEntry { src: Some(block("10.0.0.1")), dst: Some(block("10.0.0.2")), ..base() },
         ] {
             assert_eq!(Entry::Rule(rule.clone()).check(), Ok(()), "{rule:?}");
         }
@@ -278,8 +278,11 @@ mod tests {
         let icmp = Some(IcmpMatch { kind: 8, code: Some(0) });
         let flags = |value, mask| Some(TcpFlagsMatch { value, mask });
         for (rule, wrong) in [
-            (RuleEntry { src: block("10.0.0.1"), dst: block("fd00::1"), ..base() }, "dst"),
-            (RuleEntry { protocol: Some(58), dst: block("10.0.0.1"), ..base() }, "protocol"),
+            (
+                RuleEntry { src: Some(block("10.0.0.1")), dst: Some(block("fd00::1")), ..base() },
+                "dst",
+            ),
+            (RuleEntry { protocol: Some(58), dst: Some(block("10.0.0.1")), ..base() }, "protocol"),
             (RuleEntry { src_ports: backwards, ..base() }, "src_ports"),
             (RuleEntry { dst_ports: backwards, ..base() }, "dst_ports"),
             (RuleEntry { dst_ports: ports, protocol: Some(1), ..base() }, "dst_ports"),
