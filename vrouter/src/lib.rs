@@ -21,6 +21,7 @@ mod sample;
 mod slow;
 mod snapshot;
 mod trace;
+mod validate;
 mod worker;
 
 pub use counters::Count;

@@ -64,8 +64,10 @@ impl Datapath for Service {
         let tables = Arc::clone(&self.tables);
         let written = blocking(move || tables.write(ops)).await?;
         let revision = written.map_err(|error| match error {
+            vrouter::WriteError::Refused { .. } => invalid(&error),
             vrouter::WriteError::TooManyRules { .. }
-            | vrouter::WriteError::TooManyMeters { .. } => status(Code::ResourceExhausted, &error),
+            | vrouter::WriteError::TooManyMeters { .. }
+            | vrouter::WriteError::TableFull { .. } => status(Code::ResourceExhausted, &error),
             vrouter::WriteError::Stalled { .. } => status(Code::Internal, &error),
         })?;
         Ok(Response::new(v1::WriteReply { revision }))
