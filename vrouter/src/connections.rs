@@ -10,8 +10,10 @@ use flowtable::conn::{ConnTable, Hit, Seconds, Tuple};
 use flowtable::entry::{OnDeny, TenantEntry, Tracking};
 use flowtable::ids::Vrf;
 use flowtable::key::{FlowKey, Parsed, ethertype, flag, ipproto, tcp_flag};
+use flowtable::text::CtAssume;
 
-use crate::pipeline::Relation;
+use crate::pipeline::{self, Relation};
+use crate::snapshot::Snapshot;
 
 /// Bytes of an ICMP error before the packet it quotes (RFC 792, RFC 4443 section 2.1).
 const ERROR_BYTES: usize = 8;
@@ -119,6 +121,38 @@ pub(crate) fn relate(
             };
             Standing { relation, hit }
         }
+    }
+}
+
+/// What an imagined packet is to the connections: what the worker would find, but for the later
+/// fragments of packets that it has seen the first one of.
+pub(crate) fn standing(
+    snapshot: &Snapshot,
+    table: &ConnTable,
+    (parsed, frame): (&Parsed, &[u8]),
+    now: Seconds,
+) -> Standing {
+    // Without a tenant the walk ends before anyone asks.
+    let Some(vrf) = pipeline::tenant(snapshot, &parsed.key) else { return Standing::UNTRACKED };
+    relate(table, (parsed, frame), snapshot.policy.tenant(vrf), vrf, now)
+}
+
+/// What a packet is if the table is assumed to say so. Where nobody asks the table, nothing can be
+/// assumed.
+pub(crate) fn assumed(snapshot: &Snapshot, parsed: &Parsed, assume: CtAssume) -> Relation {
+    let Some(vrf) = pipeline::tenant(snapshot, &parsed.key) else { return Relation::Untracked };
+    let tenant = snapshot.policy.tenant(vrf);
+    let part = Part::of(&parsed.key);
+    if tenant.tracking == Tracking::Stateless || part == Part::None {
+        return Relation::Untracked;
+    }
+    match (assume, tenant.on_deny, part) {
+        (CtAssume::New, _, Part::Fragment) => Relation::Stray(DropReason::Fragment),
+        (CtAssume::New, _, Part::Packet) if opens(parsed) => Relation::Opening,
+        (CtAssume::New, ..) => Relation::Stray(DropReason::NoConnection),
+        (CtAssume::Established, OnDeny::Cut, Part::Packet) => Relation::Original,
+        (CtAssume::Reply, OnDeny::Cut, Part::Packet) => Relation::Reply,
+        (CtAssume::Established | CtAssume::Reply | CtAssume::Related, ..) => Relation::Admitted,
     }
 }
 
