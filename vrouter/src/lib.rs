@@ -23,6 +23,7 @@ mod snapshot;
 mod trace;
 mod worker;
 
+pub use connections::opening_key;
 pub use counters::{Count, Tier};
 pub use droplog::Dropped;
 pub use engine::{CacheStats, Engine, EngineConfig, EntryStats, PortError, PortStats, WriteError};
