@@ -7,12 +7,19 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
 use crate::mirror::tests::{endpoint, event, gold_group, member, network, snapshot, tenant};
+use crate::program::tests::{Bench, Process};
 
 const FLOW: &str = "in_port=3,eth_src=02:00:00:00:00:05,eth_dst=00:00:11:11:11:11,tcp,\
                     nw_src=10.40.0.5,nw_dst=10.40.0.6,tp_src=40000,tp_dst=443";
 
-/// Tenant red with an endpoint of group web, one of no group, and a rule of policy `edge`.
 fn mirror() -> Mirror {
+    let mirror = Mirror::new();
+    fill(&mirror);
+    mirror
+}
+
+/// Tenant red with an endpoint of group web, one of no group, and a rule of policy `edge`.
+fn fill(mirror: &Mirror) {
     let put = |kind| event(5, Event::Put(Object { kind: Some(kind) }));
     let policy = Policy { tenant_name: "red".into(), policy_name: "edge".into() };
     let rule = Rule {
@@ -31,9 +38,7 @@ fn mirror() -> Mirror {
     events.push(endpoint(4, "c2:eth0", "b", "10.40.0.6"));
     events.push(put(object::Kind::Policy(policy)));
     events.push(put(object::Kind::Rule(rule)));
-    let mirror = Mirror::new();
-    snapshot(&mirror, 5, events);
-    mirror
+    snapshot(mirror, 5, events);
 }
 
 fn dropped() -> DroppedPacket {
@@ -148,6 +153,59 @@ impl MakeWriter<'_> for Sink {
     fn make_writer(&self) -> Self {
         self.clone()
     }
+}
+
+impl Sink {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn the_log_follows_one_engine_after_the_other_and_repeats_nothing() {
+    let sink = Sink::default();
+    let log = tracing_subscriber::fmt().with_writer(sink.clone()).with_ansi(false).finish();
+    // Only this thread's, on which the test's tasks run too.
+    let _guard = tracing::subscriber::set_default(log);
+    let bench = Bench::start(None, BTreeMap::new());
+    fill(&bench.mirror);
+    let (mirror, programmer) = (Arc::clone(&bench.mirror), Arc::clone(&bench.programmer));
+    let task = tokio::spawn(async move { run(&mirror, &programmer).await });
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let at = |unix_ns, tp_dst| {
+        let flow = FLOW.replace("tp_dst=443", &format!("tp_dst={tp_dst}"));
+        DroppedPacket { unix_ns, flow, ..dropped() }
+    };
+    let written = async |tp_dst: u16| {
+        let line = format!("dst_port={tp_dst} ");
+        let wait = async {
+            while !sink.text().contains(&line) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), wait).await.expect("written in time");
+    };
+    let hour = 3_600_000_000_000;
+    let first = Process::start(&bench.socket(), "a", &[]);
+    // From before this process began.
+    first.drop_packet(at(now - hour, 1)).await;
+    first.drop_packet(at(now + hour, 2)).await;
+    // The clock was set back since.
+    first.drop_packet(at(now, 3)).await;
+    written(3).await;
+    drop(first);
+    let second = Process::start(&bench.socket(), "b", &[]);
+    second.drop_packet(at(now, 4)).await;
+    second.drop_packet(at(now + 1, 5)).await;
+    written(5).await;
+    task.abort();
+    let text = sink.text();
+    let lines = text.lines().filter(|line| line.contains("packet denied"));
+    let wanted = [2, 3, 5].map(|tp_dst| format!("dst_port={tp_dst} "));
+    let lines: Vec<&str> = lines.collect();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(lines.iter().zip(&wanted).all(|(line, port)| line.contains(port)), "{lines:?}");
+    assert!(lines[0].contains("tenant=\"red\""), "{lines:?}");
 }
 
 #[test]
