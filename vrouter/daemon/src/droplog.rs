@@ -123,9 +123,7 @@ impl DropLog {
         while !stop.load(Ordering::Relaxed) {
             while let Some(dropped) = queue.pop() {
                 self.take(dropped);
-                if let Some(suppressed) = lines.admit(&dropped, Instant::now()) {
-                    log_denied(&dropped, suppressed);
-                }
+                lines.write(&dropped, Instant::now());
             }
             thread::park_timeout(DRAIN);
         }
@@ -145,13 +143,6 @@ impl DropLog {
     }
 }
 
-fn log_denied(dropped: &Dropped, suppressed: u64) {
-    let vrf = dropped.vrf.map_or(0, Vrf::get);
-    let rule = dropped.rule.map_or(0, |r| r.0);
-    let (group, flow) = (dropped.src_group.get(), &dropped.key);
-    tracing::info!(vrf, group, rule, %flow, suppressed, "policy denied a packet");
-}
-
 /// Which packets are lines, and how many were not since the last one that was.
 #[derive(Debug, Default)]
 struct Lines {
@@ -161,6 +152,14 @@ struct Lines {
 }
 
 impl Lines {
+    fn write(&mut self, dropped: &Dropped, now: Instant) {
+        let Some(suppressed) = self.admit(dropped, now) else { return };
+        let vrf = dropped.vrf.map_or(0, Vrf::get);
+        let rule = dropped.rule.map_or(0, |r| r.0);
+        let (group, flow) = (dropped.src_group.get(), &dropped.key);
+        tracing::info!(vrf, group, rule, %flow, suppressed, "policy denied a packet");
+    }
+
     /// `Some`: a line is to be written, with this number of packets before it that had none.
     fn admit(&mut self, dropped: &Dropped, now: Instant) -> Option<u64> {
         self.suppressed += dropped.suppressed;

@@ -41,7 +41,7 @@ fn message(trace: Trace) -> v1::TraceReply {
         flow: trace.key.map_or_else(String::new, |key| key.to_string()),
         mask: mask.unwrap_or_default(),
         ct_state: trace.ct_state.to_owned(),
-        meters: trace.meters.iter().map(meter).collect(),
+        meters: trace.meters.into_iter().map(meter).collect(),
         in_port: trace.key.map_or(0, |key| key.in_port.into()),
         ..v1::TraceReply::default()
     }
@@ -56,7 +56,7 @@ fn step(step: TraceStep) -> v1::TraceStep {
     }
 }
 
-fn meter(charge: &MeterUse) -> v1::TraceMeter {
+fn meter(charge: MeterUse) -> v1::TraceMeter {
     let way = match charge.way {
         MeterWay::From => "from",
         MeterWay::To => "to",

@@ -297,12 +297,11 @@ pub(crate) fn meters(
             of_tenant.extend(qos.from.iter().chain(&qos.to).copied());
         }
     }
-    let mut listed = entries.iter().filter_map(|stats| match &stats.entry {
-        Entry::Meter(entry) if vrf.is_none() || of_tenant.contains(&entry.meter) => {
-            // One that was removed meanwhile has seen nothing.
-            Some(meter(entry, &seen(entry.meter).unwrap_or_default()))
-        }
-        _ => None,
+    let mut listed = entries.iter().filter_map(|stats| {
+        let Entry::Meter(entry) = &stats.entry else { return None };
+        let wanted = vrf.is_none() || of_tenant.contains(&entry.meter);
+        // One that was removed meanwhile has seen nothing.
+        wanted.then(|| meter(entry, &seen(entry.meter).unwrap_or_default()))
     });
     let meters = listed.by_ref().take(limit).collect();
     v1::ListReply { meters, truncated: listed.next().is_some(), ..v1::ListReply::default() }

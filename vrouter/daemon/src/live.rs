@@ -11,9 +11,8 @@ use crossbeam::queue::ArrayQueue;
 use datapath_api::v1;
 use flowtable::text::FlowSpec;
 use tokio::sync::mpsc::Sender;
-use tokio::sync::mpsc::error::TrySendError;
 use tonic::Status;
-use vrouter::{LiveTrace, WorkerGone, WorkerHandle};
+use vrouter::{LiveTrace, Worker, WorkerGone, WorkerHandle};
 
 use crate::explain;
 
@@ -21,6 +20,9 @@ use crate::explain;
 const SHOWN: usize = 256;
 /// How often they are taken on to the client.
 const TAKE: Duration = Duration::from_millis(20);
+
+/// Where a client gets its traces from.
+type Client = Sender<Result<v1::TraceReply, Status>>;
 
 /// When a client has had enough.
 #[derive(Debug, Clone, Copy)]
@@ -71,21 +73,11 @@ impl Watcher {
     }
 
     /// Takes packets on until the client has enough or has left. Blocks.
-    pub(crate) fn run(self, bounds: Bounds, client: &Sender<Result<v1::TraceReply, Status>>) {
+    pub(crate) fn run(self, bounds: Bounds, client: &Client) {
         let start = Instant::now();
         let (mut sent, mut waiting) = (0, None);
         loop {
-            while let Some(reply) = waiting.take().or_else(|| self.queue.pop().map(explain::live)) {
-                match client.try_send(Ok(reply)) {
-                    Ok(()) => sent += 1,
-                    // A slow client: what does not fit stays with the worker, as not shown.
-                    Err(TrySendError::Full(reply)) => {
-                        waiting = reply.ok();
-                        break;
-                    }
-                    Err(TrySendError::Closed(_)) => return,
-                }
-            }
+            sent += self.pass_on(client, &mut waiting);
             let enough = bounds.limit > 0 && sent >= bounds.limit;
             let late = bounds.seconds > 0 && start.elapsed().as_secs() >= bounds.seconds.into();
             if enough || late || client.is_closed() {
@@ -94,13 +86,26 @@ impl Watcher {
             thread::park_timeout(TAKE);
         }
     }
+
+    /// Sends what there is and says how many that were. What a slow client has no room for waits.
+    fn pass_on(&self, client: &Client, waiting: &mut Option<v1::TraceReply>) -> u32 {
+        let mut sent = 0;
+        while let Some(reply) = waiting.take().or_else(|| self.queue.pop().map(explain::live)) {
+            if let Err(refused) = client.try_send(Ok(reply)) {
+                *waiting = refused.into_inner().ok();
+                break;
+            }
+            sent += 1;
+        }
+        sent
+    }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
         if self.shown == Shown::Packets {
             // Fails when the worker has ended, which shows nothing either.
-            self.worker.call(|worker| worker.unwatch()).ok();
+            self.worker.call(Worker::unwatch).ok();
         }
         self.seat.taken.store(false, Ordering::Release);
     }

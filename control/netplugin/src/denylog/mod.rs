@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use control_model::{Intent, Tenant};
 use datapath_api::v1::DroppedPacket;
 use flowtable::DropReason;
+use flowtable::entry::Prefix;
 use flowtable::text::FlowSpec;
 use tracing::{debug, info, warn};
 
@@ -64,7 +65,11 @@ pub(crate) async fn run(mirror: &Mirror, programmer: &Programmer) -> Infallible 
                     reported = reason;
                 }
                 // The programmer says so when the engine is away.
-                error => debug!(%error, "the drop log ended"),
+                error @ (EngineError::Refused(_)
+                | EngineError::Lost(_)
+                | EngineError::Connect(_)) => {
+                    debug!(%error, "the drop log ended");
+                }
             }
         }
         tokio::time::sleep(AGAIN).await;
@@ -115,7 +120,7 @@ fn is_denial(dropped: &DroppedPacket) -> bool {
 fn denial(intent: &Intent, dropped: &DroppedPacket, suppressed: u64) -> Denial {
     // vrouterd writes the text; one that can't be read leaves the packet without addresses.
     let flow: FlowSpec = dropped.flow.parse().unwrap_or_default();
-    let [src, dst] = [flow.src, flow.dst].map(|prefix| prefix.map(|p| p.address()));
+    let [src, dst] = [flow.src, flow.dst].map(|prefix| prefix.map(Prefix::address));
     let tenant = intent.tenants().find(|tenant| tenant.vrf.get() == dropped.vrf);
     let group_at = |ip: Option<IpAddr>| tenant.zip(ip).and_then(|(t, ip)| group_of(intent, t, ip));
     let rule = intent.rules().find(|rule| rule.cookie.0 == dropped.rule && dropped.rule != 0);
