@@ -15,8 +15,9 @@ use flowtable::DropReason;
 use flowtable::conn::{ConnConfig, ConnCounts, ConnStats, ConnTable, Seconds, Timeouts};
 use flowtable::entry::{Entry, EntryKey, Op, PortEntry, Tracking};
 use flowtable::ids::{MeterId, PortId, RuleId, Vrf};
-use flowtable::key::{self, Decap, Origin, Parsed};
+use flowtable::key::{self, Parsed};
 use flowtable::meter::{MeterBank, MeterCounts, MeterLease, MeterSlot, MeterSpec};
+use flowtable::text::CtAssume;
 use packet_io::{PacketIo, Wake};
 
 use crate::connections;
@@ -24,11 +25,11 @@ use crate::counters::{Count, Counters};
 use crate::droplog::{DROP_QUEUE, Dropped};
 use crate::mailbox::{WorkerHandle, mailbox};
 use crate::pipeline::{self, Relation};
-use crate::port::{Framing, PortKind, PortSpec};
+use crate::port::{Framing, PortSpec};
 use crate::sample::Sample;
 use crate::slow::{Punted, Reply, SLOW_QUEUE, SlowPath};
 use crate::snapshot::{Master, Section, Sections, Snapshot};
-use crate::trace::{Notes, Trace};
+use crate::trace::{self, Notes, Trace};
 use crate::validate::{self, Before};
 use crate::worker::{Bounds, Parts, Shared, Tracker, Worker};
 
@@ -197,6 +198,8 @@ pub struct CacheStats {
     pub entries: u64,
     /// Decisions in the masked cache.
     pub masked_entries: u64,
+    /// Masks that they are under.
+    pub masks: u64,
 }
 
 #[derive(Debug)]
@@ -500,37 +503,44 @@ impl Engine {
     #[must_use]
     pub fn cache(&self) -> CacheStats {
         let [exact_hits, masked_hits, pipeline] = self.shared.counters.tiers();
-        let [entries, masked_entries] = self.shared.counters.entries();
-        CacheStats { exact_hits, masked_hits, pipeline, entries, masked_entries }
+        let [entries, masked_entries, masks] = self.shared.counters.entries();
+        CacheStats { exact_hits, masked_hits, pipeline, entries, masked_entries, masks }
     }
 
     /// What would become of `frame` received on `in_port`: the worker's own walk, written down.
     #[must_use]
     pub fn trace(&self, in_port: PortId, frame: &[u8]) -> Trace {
+        self.explain(in_port, frame, |snapshot, parsed| {
+            let (table, now) = (&self.shared.connections, self.shared.seconds());
+            connections::standing(snapshot, table, (parsed, frame), now).relation
+        })
+    }
+
+    /// As [`Engine::trace`], if the connection table said `assume` of the packet. Of tenants and
+    /// packets that it is not asked about nothing is assumed.
+    #[must_use]
+    pub fn trace_assuming(&self, in_port: PortId, frame: &[u8], assume: CtAssume) -> Trace {
+        self.explain(in_port, frame, |snapshot, parsed| {
+            connections::assumed(snapshot, parsed, assume)
+        })
+    }
+
+    fn explain(
+        &self,
+        in_port: PortId,
+        frame: &[u8],
+        relation: impl FnOnce(&Snapshot, &Parsed) -> Relation,
+    ) -> Trace {
         let snapshot = self.shared.snapshot.load_full();
-        let kind = snapshot.ports.lookup(in_port).map(|p| p.spec.kind);
-        let decap = match kind {
-            Some(PortKind::Uplink) => Decap::Vxlan,
-            Some(PortKind::Container) | None => Decap::Never,
-        };
-        match key::parse(frame, Origin { in_port, decap }) {
+        match trace::read(&snapshot, in_port, frame) {
             Ok(parsed) => {
                 let mut notes = Notes::default();
-                let relation = self.relation(&snapshot, &parsed, frame);
+                let relation = relation(&snapshot, &parsed);
                 let decision = pipeline::walk(&snapshot, &parsed, relation, &mut notes);
-                Trace::of(&parsed.key, &decision, notes.0, &snapshot)
+                Trace::of(&parsed.key, &decision, None, notes.0, &snapshot)
             }
             Err(reason) => Trace::unreadable(reason),
         }
-    }
-
-    /// What an imagined packet is to the connections: what the worker would find.
-    fn relation(&self, snapshot: &Snapshot, parsed: &Parsed, frame: &[u8]) -> Relation {
-        let Some(vrf) = pipeline::tenant(snapshot, &parsed.key) else {
-            return Relation::Untracked;
-        };
-        let (tenant, now) = (snapshot.policy.tenant(vrf), self.shared.seconds());
-        connections::relate(&self.shared.connections, (parsed, frame), tenant, vrf, now).relation
     }
 
     /// Connections, at most `limit`, in no meaningful order.

@@ -42,6 +42,23 @@ impl MaskedCache {
         self.flows.len()
     }
 
+    /// Masks that decisions were kept under.
+    pub(crate) fn masks(&self) -> usize {
+        self.used.iter().filter(|used| **used).count()
+    }
+
+    /// Whether [`MaskedCache::lookup`] would find a decision. Nothing is marked as hit.
+    pub(crate) fn knows(&self, key: &FlowKey, relation: Relation, snapshot: &Snapshot) -> bool {
+        let Some(class) = class(relation) else { return false };
+        MASKS.iter().enumerate().filter(|(n, _)| self.used[*n]).any(|(number, looked)| {
+            let masked = masked(key, *looked, number as u32, class);
+            let found = self.flows.peek(self.hasher.hash(&masked), &masked);
+            found.map(|slot| self.flows.entry(slot)).is_some_and(|decision| {
+                decision.revision >= snapshot.valid_since(decision.sections)
+            })
+        })
+    }
+
     /// A decision that holds for this packet on these tables.
     pub(crate) fn lookup(
         &mut self,

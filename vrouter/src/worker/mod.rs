@@ -44,6 +44,7 @@ use crate::rewrite;
 use crate::sample::{Sample, Sampler};
 use crate::slow::{PUNT_RATE, Punted, Reply};
 use crate::snapshot::Snapshot;
+use crate::trace::Charged;
 use decide::Flow;
 use watch::Live;
 
@@ -264,12 +265,13 @@ impl<I: PacketIo> Worker<I> {
     /// The packet's life, once it is received: decide, count, sample, charge, act.
     #[inline]
     fn forward(&mut self, frame: Frame, packet: &Packet, snapshot: &Snapshot, now_ns: u64) {
+        let tiers = self.live.as_ref().map(|_| self.tiers);
         let mut decision = self.decide(&frame, packet, snapshot, now_ns);
         self.count_rules(&decision, packet);
-        self.charge(packet, &mut decision, now_ns);
+        let charged = self.charge(packet, &mut decision, now_ns);
         self.sample(&frame, packet, &decision);
-        if self.live.is_some() {
-            self.show(packet, &decision, snapshot);
+        if let Some(tiers) = tiers {
+            self.show(packet, &decision, (charged, tiers), snapshot);
         }
         match decision.verdict {
             Verdict::Forward(actions) => self.act(frame, packet, &actions, snapshot),
@@ -332,17 +334,19 @@ impl<I: PacketIo> Worker<I> {
 
     /// Charges the packet to its meters. Red ends it; yellow may change its mark.
     #[inline]
-    fn charge(&mut self, packet: &Packet, decision: &mut Decision, now_ns: u64) {
-        let Verdict::Forward(actions) = &mut decision.verdict else { return };
+    fn charge(&mut self, packet: &Packet, decision: &mut Decision, now_ns: u64) -> Option<Charged> {
+        let Verdict::Forward(actions) = &mut decision.verdict else { return None };
         if decision.meters.is_empty() {
-            return;
+            return None;
         }
         let (slots, bytes) = (decision.meters.slots(), packet.tenant_len() as u32);
-        match self.lease.police(&self.shared.meters, slots, bytes, now_ns) {
+        let charged = self.lease.police(&self.shared.meters, slots, bytes, now_ns);
+        match charged {
             Ok(Colour::Green) => {}
             Ok(Colour::Yellow | Colour::Red) => actions.dscp = decision.yellow.or(actions.dscp),
             Err(_red) => decision.verdict = Verdict::Drop(DropReason::RateLimit),
         }
+        Some(charged)
     }
 
     /// A packet that the tables or its limits end: counted and logged.
