@@ -46,13 +46,26 @@ soak: deps build ## property tests with 10,000 cases each, end-to-end tests at f
 accept: deps build ## ID=POL-3: the tests named pol_3_*
 	$(step) "accept $(ID)" .ci/accept "$(ID)"
 
-bench: deps ## vrperf's figures, one JSON object each (as root)
+bench: deps ## vrperf's figures, one JSON object each, and instructions per packet (as root)
 	$(step) "build" cargo build --profile perf --package perf --locked
 	$(step) "engine, 1 flow" $(vrperf) engine --flows 1 --json
 	$(step) "engine, 1,000 flows" $(vrperf) engine --flows 1000 --json
+	$(step) "engine, 10,000 flows" $(vrperf) engine --flows 10000 --json
 	$(step) "engine, 100,000 flows" $(vrperf) engine --flows 100000 --json
+	$(step) "engine, 1,000,000 flows" $(vrperf) engine --flows 1000000 --json
+	$(step) "engine, no caches" $(vrperf) engine --caches off --json
+	$(step) "engine, 10 rules" $(vrperf) engine --acl-rules 10 --json
+	$(step) "engine, 10,000 rules" $(vrperf) engine --acl-rules 10000 --json
+	$(step) "engine, VXLAN out" $(vrperf) engine --flows 10000 --encap vxlan --json
+	$(step) "engine, VXLAN in" $(vrperf) engine --flows 10000 --decap vxlan --json
+	$(step) "engine, new flows, stateless" $(vrperf) engine --new-flows --stateless --json
+	$(step) "engine, new flows" $(vrperf) engine --new-flows --json
+	$(step) "engine, random headers" $(vrperf) engine --attack tse --json
+	$(step) "engine, flood of new flows" $(vrperf) engine --attack new-flows --json
+	$(step) "engine, flood of SYNs" $(vrperf) engine --attack syn --json
 	$(step) "veth to veth, 64 bytes" $(vrperf) throughput --topology veth --frame 64 --json
 	$(step) "veth to veth, 1,514 bytes" $(vrperf) throughput --topology veth --frame 1514 --json
+	$(step) "instructions per packet" perf/instructions.sh
 
 clean: ## removes what was built
 	cargo clean

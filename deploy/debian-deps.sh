@@ -9,6 +9,8 @@ packages=(
     clang llvm libelf-dev zlib1g-dev m4 pkg-config gcc make libc6-dev linux-libc-dev
     # network namespaces, traffic, containers' commands
     iproute2 ethtool iputils-ping iperf3 tcpdump netsniff-ng busybox-static
+    # instruction counts
+    valgrind
     # sFlow collectors
     pmacct nfdump nfdump-sflow tshark
 )
