@@ -1,6 +1,11 @@
 //! Instructions per packet, counted by callgrind: the same on a quiet machine and a noisy one.
 //! `perf/instructions.sh` runs this and compares it with `perf/benches/hit_path.baseline`.
-#![expect(missing_docs, unused_qualifications, clippy::expect_used, reason = "a benchmark made by macros")]
+#![expect(
+    missing_docs,
+    unused_qualifications,
+    clippy::expect_used,
+    reason = "a benchmark made by macros"
+)]
 
 use std::hint::black_box;
 

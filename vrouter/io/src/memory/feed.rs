@@ -74,27 +74,34 @@ impl Feed {
         self.pace.as_mut().map_or(max, |pace| pace.take(max))
     }
 
-    /// Copies the next frame to the front of `out`; returns its length. `out` has room for it, and
-    /// [`Feed::due`] has said that there is one.
+    /// Copies the next frame to `start` in `region`, where there is room for any frame; returns its
+    /// length, which is at most [`crate::FRAME_BYTES`] minus [`crate::HEADROOM`]. [`Feed::due`] has
+    /// said that there is one.
     #[inline]
-    pub(super) fn emit(&mut self, out: &mut [u8]) -> usize {
-        let len = usize::from(self.lens[self.next]);
-        let out = &mut out[..len];
-        out.copy_from_slice(&self.bytes[self.at..self.at + len]);
+    pub(super) fn emit(&mut self, region: &mut [u8], start: usize) -> u16 {
+        let len = self.lens[self.next];
+        let end = self.at + usize::from(len);
+        let out = &mut region[start..start + usize::from(len)];
+        out.copy_from_slice(&self.bytes[self.at..end]);
         if let Some(Fresh { offset, turn }) = self.fresh
             && let Some(field) = out.get_mut(offset..).and_then(<[u8]>::first_chunk_mut::<2>)
         {
             *field = u16::from_be_bytes(*field).wrapping_add(turn).to_be_bytes();
         }
         self.next += 1;
-        self.at += len;
+        self.at = end;
         if self.next == self.lens.len() {
-            (self.next, self.at) = (0, 0);
-            if let Some(fresh) = &mut self.fresh {
-                fresh.turn = fresh.turn.wrapping_add(1);
-            }
+            self.rewind();
         }
         len
+    }
+
+    #[cold]
+    fn rewind(&mut self) {
+        (self.next, self.at) = (0, 0);
+        if let Some(fresh) = &mut self.fresh {
+            fresh.turn = fresh.turn.wrapping_add(1);
+        }
     }
 
     /// Everything received before has been handled.
@@ -106,7 +113,7 @@ impl Feed {
     }
 
     pub(super) fn arrivals(&mut self) -> Option<Arrivals> {
-        self.pace.as_mut().map(|pace| pace.arrivals())
+        self.pace.as_mut().map(Pace::arrivals)
     }
 }
 
@@ -234,8 +241,8 @@ mod tests {
 
     fn emit(feed: &mut Feed) -> Vec<u8> {
         let mut out = [0; 64];
-        let len = feed.emit(&mut out);
-        out[..len].to_vec()
+        let len = feed.emit(&mut out, 0);
+        out[..usize::from(len)].to_vec()
     }
 
     #[test]
