@@ -1,5 +1,8 @@
 //! `vrperf engine` as it is called: one JSON object, whose numbers fit together.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "test code")]
+#![expect(clippy::float_cmp, reason = "shares of none and of all are exact")]
+
 use std::process::Command;
 
 use serde_json::Value;
