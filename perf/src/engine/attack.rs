@@ -177,7 +177,7 @@ fn pace(pps: u64) -> Result<Pace> {
     let clock = move || {
         let now = start.elapsed();
         // Asking for the CPU time is a system call: only after a gap that a burst would not leave.
-        if now - last > GAP
+        if now.saturating_sub(last) > GAP
             && let Ok(now_used) = cpu_time()
         {
             away = away.max(now.saturating_sub(now_used.saturating_sub(used)));
