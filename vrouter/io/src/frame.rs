@@ -34,6 +34,12 @@ impl Frame {
         Ok(Self { index, start: start as u16, len: len as u16 })
     }
 
+    /// Names `len` bytes from [`HEADROOM`]; `len` is at most [`FRAME_BYTES`] minus that.
+    pub(crate) const fn received(index: u32, len: u16) -> Self {
+        debug_assert!(len as usize <= FRAME_BYTES - HEADROOM, "longer than a buffer");
+        Self { index, start: HEADROOM as u16, len }
+    }
+
     /// Number of the buffer in its region.
     #[must_use]
     pub const fn index(&self) -> u32 {
