@@ -138,7 +138,16 @@ impl<V: Copy> FlowCache<V> {
         hash as usize & (self.sets.len() - 1)
     }
 
-    /// The flow with this key, marked as hit. `hash` is [`FlowKey::hash`] of `key`, with one seed
+    /// The flow with this key, for who only looks: it is not marked as hit.
+    #[must_use]
+    pub fn peek(&self, hash: u64, key: &FlowKey) -> Option<Slot> {
+        let set = &self.sets[self.set_index(hash)];
+        let mut places = set.candidates(tag_of(hash)).map(|way| set.places[way]);
+        places.find(|place| self.entries[*place as usize].key == *key).map(Slot)
+    }
+
+    /// The flow with this key, marked as hit. `hash` is
+    /// [`KeyHasher::hash`](crate::key::KeyHasher::hash) of `key`, with one seed
     /// for all calls on this cache.
     #[inline]
     pub fn lookup(&mut self, hash: u64, key: &FlowKey) -> Option<Slot> {

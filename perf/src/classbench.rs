@@ -2,12 +2,12 @@
 //!
 //! `@src/len dst/len lo : hi lo : hi protocol/mask flags/mask`, fields apart by blanks: prefixes of
 //! IPv4, source and destination ports, the IP protocol, and flags. The high byte of the flags holds
-//! TCP's for protocol 6 and the type for protocol 1, whose low byte holds the code; other protocols
-//! have none. A line without the last field has no flags.
+//! TCP's for protocol 6 and the type for protocol 1, whose low byte holds the code; those of other
+//! protocols mean nothing. A line without the last field has no flags.
 
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::str::FromStr;
+use std::str::FromStr as _;
 
 /// What a line looks like, for those who wrote another one.
 const FORM: &str = "@SRC/LEN DST/LEN LO : HI LO : HI PROTOCOL/MASK FLAGS/MASK, \
@@ -106,7 +106,8 @@ fn ports<'a>(
     }
     let port = |word: &str| {
         let want = "a port of 0 to 65535";
-        word.parse::<u16>().map_err(|_| Wrong::Field { what, text: word.to_owned(), want })
+        let parsed = word.parse::<u16>().ok();
+        parsed.ok_or_else(|| Wrong::Field { what, text: word.to_owned(), want })
     };
     let (first, last) = (port(first)?, port(last)?);
     if first > last { Err(Wrong::Backwards { what, first, last }) } else { Ok((first, last)) }
@@ -137,15 +138,15 @@ fn protocol(word: Option<&str>) -> Result<Option<u8>, Wrong> {
 fn flags(protocol: Option<u8>, word: &str) -> Result<(u16, u16), Wrong> {
     let wrong = |want| Wrong::Field { what: "flags", text: word.to_owned(), want };
     let (value, mask) = hex_pair(word).ok_or_else(|| wrong("two hexadecimal 16-bit numbers"))?;
-    match (protocol, mask) {
-        (Some(6), mask) if mask & 0xff == 0 => {}
-        (Some(6), _) => return Err(wrong("TCP flags in the high byte alone")),
-        (Some(1), 0 | 0xff00 | 0xffff) => {}
-        (Some(1), _) => return Err(wrong("an ICMP type with mask 0xff00, or with a code, 0xffff")),
-        (Some(_) | None, 0) => {}
-        (Some(_) | None, _) => return Err(wrong("0x0000 masks for a protocol but TCP and ICMP")),
+    let [high, low] = mask.to_be_bytes();
+    match (protocol, high, low) {
+        (Some(6), _, 0) | (Some(1), 0xff, 0 | 0xff) => Ok((value & mask, mask)),
+        (Some(6), _, _) => Err(wrong("TCP flags in the high byte alone")),
+        (Some(1), 0, 0) => Ok((0, 0)),
+        (Some(1), _, _) => Err(wrong("an ICMP type with mask 0xff00, or with a code, 0xffff")),
+        // There is nothing in the packet that they could mean.
+        (Some(_) | None, _, _) => Ok((0, 0)),
     }
-    Ok((value & mask, mask))
 }
 
 impl fmt::Display for Rule {
@@ -190,6 +191,8 @@ mod tests {
         let rule = parse(line).unwrap()[0];
         assert_eq!((rule.src.address, rule.dst.address), (0x0a00_0000, 0));
         assert_eq!(rule.flags, (0x0200, 0x0200));
+        let udp = "@10.1.2.3/8 1.2.3.4/0 0 : 1 0 : 1 0x11/0xff 0x1000/0x1000";
+        assert_eq!(parse(udp).unwrap()[0].flags, (0, 0));
     }
 
     #[test]
@@ -218,7 +221,7 @@ mod tests {
             (&format!("{ends} 0 : 1 8 : 9 0x06/0xff 1/1"), "flags \"1/1\""),
             (&format!("{ends} 0 : 1 8 : 9 0x06/0xff 0x01/0x01"), "TCP flags in the high byte"),
             (&format!("{ends} 0 : 1 8 : 9 0x01/0xff 0x01/0x0f00"), "ICMP type with mask"),
-            (&format!("{ends} 0 : 1 8 : 9 0x11/0xff 0x01/0x0f00"), "but TCP and ICMP"),
+            (&format!("{ends} 0 : 1 8 : 9 0x01/0xff 0x01/0x00ff"), "ICMP type with mask"),
             (&format!("{ends} 0 : 1 8 : 9 0x11/0xff 0x0/0x0 more"), "\"more\" after the flags"),
         ] {
             let refused = parse(&format!("{}\n{line}", LINES[0])).unwrap_err();

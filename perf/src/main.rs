@@ -20,7 +20,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// The policy classifier on a ClassBench rule set, compared with a walk over the rules.
+    /// The policy classifier on a `ClassBench` rule set, compared with a walk over the rules.
     Classify(classify::Options),
     /// The worker alone, on memory ports that copy every frame in.
     Engine(engine::Options),

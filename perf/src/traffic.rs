@@ -95,7 +95,7 @@ impl Traffic {
         };
         let frames = (0..self.tenant.flows).map(frame).collect::<Result<_>>()?;
         let feed = Feed::new(frames);
-        Ok(if self.fresh { feed.fresh(self.source_port(self.queue_in())) } else { feed })
+        Ok(if self.fresh { feed.fresh(source_port(self.queue_in())) } else { feed })
     }
 
     /// Compares what comes out, and the place where it notes how much that was.
@@ -116,18 +116,18 @@ impl Traffic {
         let expected = Expected {
             frame_len: frames.len() / (self.tenant.flows as usize).max(1),
             frames,
-            fresh: self.fresh.then(|| self.source_port(self.queue_out())),
+            fresh: self.fresh.then(|| source_port(self.queue_out())),
             hidden: (self.tenant.way == Way::Encap).then_some(OUTER_SOURCE_PORT),
         };
         Ok(Checker::new(expected, self.order))
     }
+}
 
-    /// Where the (inner) source port is in a frame of this queue.
-    fn source_port(&self, queue: QueueId) -> usize {
-        match queue {
-            QueueId::TRUNK => TAG_BYTES + SOURCE_PORT,
-            _ => OUTER_BYTES + SOURCE_PORT,
-        }
+/// Where the (inner) source port is in a frame of this queue.
+fn source_port(queue: QueueId) -> usize {
+    match queue {
+        QueueId::TRUNK => TAG_BYTES + SOURCE_PORT,
+        _ => OUTER_BYTES + SOURCE_PORT,
     }
 }
 

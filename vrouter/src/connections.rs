@@ -13,8 +13,10 @@ use flowtable::entry::{TenantEntry, Tracking};
 use flowtable::fragment::{FragKey, FragTable};
 use flowtable::ids::Vrf;
 use flowtable::key::{FlowKey, Parsed, ethertype, flag, ipproto, tcp_flag};
+use flowtable::text::CtAssume;
 
-use crate::pipeline::Relation;
+use crate::pipeline::{self, Relation};
+use crate::snapshot::Snapshot;
 
 /// Bytes of an ICMP error before the packet it quotes (RFC 792, RFC 4443 section 2.1).
 const ERROR_BYTES: usize = 8;
@@ -85,6 +87,20 @@ pub(crate) fn tuple(key: &FlowKey, vrf: Vrf) -> Tuple {
     Tuple { vrf, family, proto, src, dst, src_port, dst_port }
 }
 
+/// The packet that opens a connection, as far as its tuple tells: the inverse of [`tuple`].
+#[must_use]
+pub fn opening_key(tuple: &Tuple) -> FlowKey {
+    let &Tuple { family: eth_type, proto, src, dst, src_port, dst_port, .. } = tuple;
+    let key = FlowKey { eth_type, proto, src, dst, ..FlowKey::default() };
+    let kind = match proto {
+        ipproto::ICMP => 8,
+        ipproto::ICMPV6 => 128,
+        _ => return FlowKey { src_port, dst_port, ..key },
+    };
+    let (high, low) = (src_port.min(dst_port), src_port.max(dst_port));
+    FlowKey { src_port: kind, icmp_id: high << 8 | low & 0xff, ..key }
+}
+
 /// What is remembered of packets, by all workers.
 #[derive(Debug)]
 pub(crate) struct Memory {
@@ -99,14 +115,16 @@ impl Memory {
         Self { connections, fragments: Mutex::new(fragments) }
     }
 
-    /// The relation of a packet. `frame` is the packet as parsed.
-    pub(crate) fn relate(
+    /// What a packet is to the connections of its tenant. `frame` is the packet as parsed.
+    pub(crate) fn stand(
         &self,
+        snapshot: &Snapshot,
         (parsed, frame): (&Parsed, &[u8]),
-        tenant: &TenantEntry,
-        vrf: Vrf,
         now: Seconds,
     ) -> Standing {
+        // Without a tenant the walk ends before anyone asks.
+        let Some(vrf) = pipeline::tenant(snapshot, &parsed.key) else { return Standing::UNTRACKED };
+        let tenant = snapshot.policy.tenant(vrf);
         let later =
             tenant.tracking == Tracking::Stateful && Part::of(&parsed.key) == Part::Fragment;
         if later && self.first_has_passed(parsed, vrf, now) {
@@ -171,6 +189,25 @@ fn relate(
     }
 }
 
+/// What a packet is if the table is assumed to say so. Where nobody asks the table, nothing can be
+/// assumed.
+pub(crate) fn assumed(snapshot: &Snapshot, parsed: &Parsed, assume: CtAssume) -> Relation {
+    let Some(vrf) = pipeline::tenant(snapshot, &parsed.key) else { return Relation::Untracked };
+    let tenant = snapshot.policy.tenant(vrf);
+    let part = Part::of(&parsed.key);
+    if tenant.tracking == Tracking::Stateless || part == Part::None {
+        return Relation::Untracked;
+    }
+    match (assume, part) {
+        (CtAssume::New, Part::Fragment) => Relation::Stray(DropReason::Fragment),
+        (CtAssume::New, Part::Packet) if opens(parsed) => Relation::Opening,
+        (CtAssume::New, _) => Relation::Stray(DropReason::NoConnection),
+        (CtAssume::Established, Part::Packet) => Relation::Original,
+        (CtAssume::Reply, Part::Packet) => Relation::Reply,
+        (CtAssume::Established | CtAssume::Reply | CtAssume::Related, _) => Relation::Admitted,
+    }
+}
+
 /// Whether a packet of no connection can open one.
 const fn opens(parsed: &Parsed) -> bool {
     let key = &parsed.key;
@@ -227,4 +264,25 @@ fn quoted(parsed: &Parsed, frame: &[u8], vrf: Vrf) -> Option<Tuple> {
         key.dst_port = u16::from_be_bytes([p2, p3]);
     }
     (key.src == parsed.key.dst).then(|| tuple(&key, vrf))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_opening_packet_is_told_from_its_tuple() {
+        let vrf = Vrf::MIN;
+        let [src, dst] = [[10, 0, 0, 1], [10, 0, 0, 2]].map(flowtable::key::mapped);
+        let key = FlowKey { eth_type: ethertype::IPV4, src, dst, ..FlowKey::default() };
+        let tcp = FlowKey { proto: ipproto::TCP, src_port: 40_000, dst_port: 80, ..key };
+        let echo = FlowKey { proto: ipproto::ICMP, src_port: 8, icmp_id: 0x1234, ..key };
+        let other = FlowKey { proto: 47, ..key };
+        for key in [tcp, echo, FlowKey { icmp_id: 0xff00, ..echo }, other] {
+            assert_eq!(opening_key(&tuple(&key, vrf)), key);
+        }
+        // Its answer is the reverse of the same tuple.
+        let answer = FlowKey { src_port: 0, src: dst, dst: src, ..echo };
+        assert_eq!(opening_key(&tuple(&answer, vrf).reversed()), echo);
+    }
 }

@@ -60,13 +60,36 @@ pub(crate) struct PortCounters {
 
 /// Which tier of the lookup decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Tier {
+pub enum Tier {
+    /// T1, the exact cache.
     Exact,
+    /// T2, the masked cache.
     Masked,
+    /// T3, the tables.
     Pipeline,
 }
 
 pub(crate) const TIER_COUNT: usize = 3;
+
+impl Tier {
+    const ALL: [Self; TIER_COUNT] = [Self::Exact, Self::Masked, Self::Pipeline];
+
+    /// Name in traces.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Masked => "masked",
+            Self::Pipeline => "pipeline",
+        }
+    }
+
+    /// The last tier that was asked between two readings of the worker's counts.
+    pub(crate) fn between(before: [u64; TIER_COUNT], after: [u64; TIER_COUNT]) -> Self {
+        let asked = Self::ALL.into_iter().rev().find(|t| before[*t as usize] != after[*t as usize]);
+        asked.unwrap_or(Self::Pipeline)
+    }
+}
 
 /// Everything one worker counts.
 #[derive(Debug)]
@@ -75,8 +98,8 @@ pub(crate) struct Counters {
     rules: Box<[Cell]>,
     drops: Box<[Cell]>,
     tiers: [AtomicU64; TIER_COUNT],
-    /// Entries of the exact and of the masked cache.
-    entries: [AtomicU64; 2],
+    /// Entries of the exact and of the masked cache, and the masks of that.
+    entries: [AtomicU64; 3],
 }
 
 impl Counters {
@@ -114,16 +137,17 @@ impl Counters {
     }
 
     pub(crate) fn tiers(&self) -> [u64; TIER_COUNT] {
-        [Tier::Exact, Tier::Masked, Tier::Pipeline].map(|t| self.tiers[t as usize].load(Relaxed))
+        Tier::ALL.map(|t| self.tiers[t as usize].load(Relaxed))
     }
 
-    pub(crate) fn set_entries(&self, exact: usize, masked: usize) {
-        self.entries[0].store(exact as u64, Relaxed);
-        self.entries[1].store(masked as u64, Relaxed);
+    pub(crate) fn set_entries(&self, exact: usize, masked: usize, masks: usize) {
+        for (cell, count) in self.entries.iter().zip([exact, masked, masks]) {
+            cell.store(count as u64, Relaxed);
+        }
     }
 
-    pub(crate) fn entries(&self) -> [u64; 2] {
-        [self.entries[0].load(Relaxed), self.entries[1].load(Relaxed)]
+    pub(crate) fn entries(&self) -> [u64; 3] {
+        [0, 1, 2].map(|n: usize| self.entries[n].load(Relaxed))
     }
 
     /// A port id may name another container next time.

@@ -3,7 +3,7 @@
 //! A write builds the sections it touched, swaps one pointer, wakes the worker and returns when the
 //! worker has moved on. The one lock here is held by writers and listings, never by a worker.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,6 +28,7 @@ use crate::port::{Framing, PortSpec};
 use crate::sample::Sample;
 use crate::slow::{Punted, Reply, SLOW_QUEUE, SlowPath};
 use crate::snapshot::{Master, Section, Sections, Snapshot};
+use crate::validate::{self, Before};
 use crate::worker::{Bounds, Parts, PickupEnd, Shared, Tracker, Worker};
 
 /// Fragmented packets whose first fragment has passed, at most.
@@ -98,6 +99,26 @@ impl Default for EngineConfig {
 /// Why a batch was not applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
+    /// A step is wrong, in itself or beside the other entries.
+    #[error("step {op} of the batch, table {table}: {field} {reason}")]
+    Refused {
+        /// The step, from 0.
+        op: usize,
+        /// The table.
+        table: &'static str,
+        /// The field of its entry.
+        field: &'static str,
+        /// The field's value, and what is wrong with it.
+        reason: String,
+    },
+    /// The table would have more entries than it may.
+    #[error("table {table} holds at most {max} entries")]
+    TableFull {
+        /// The table.
+        table: &'static str,
+        /// Most entries.
+        max: usize,
+    },
     /// More new rules than counter slots.
     #[error("the batch has {needed} new rules, this engine has room for {room}")]
     TooManyRules {
@@ -177,6 +198,8 @@ pub struct CacheStats {
     pub entries: u64,
     /// Decisions in the masked cache.
     pub masked_entries: u64,
+    /// Masks that they are under.
+    pub masks: u64,
 }
 
 #[derive(Debug)]
@@ -322,35 +345,48 @@ impl Engine {
     /// Applies a batch, all or nothing, and returns its revision once the worker uses it.
     ///
     /// # Errors
-    /// [`WriteError`]; with [`WriteError::TooManyRules`] nothing has changed.
+    /// [`WriteError`]; unless it is [`WriteError::Stalled`] nothing has changed.
     pub fn write(&self, ops: &[Op]) -> Result<u64, WriteError> {
+        validate::steps(ops)?;
         let mut control = self.lock();
-        let undo = apply(&mut control.master, ops);
-        let changed = changed_sections(&control.master, &undo);
-        let assigned = assign_slots(&mut control, changed);
-        if let Err(refused) = assigned.and_then(|()| assign_meters(&mut control, changed)) {
-            restore(&mut control.master, undo);
+        let mut before = apply(&mut control.master, ops);
+        if let Err(refused) = validate::outcome(&control.master.entries, &before, ops)
+            .and_then(|()| room_for_meters(&control, &before))
+            .and_then(|()| assign_slots(&mut control, &before))
+        {
+            restore(&mut control.master, before);
             return Err(refused);
         }
-        self.set_meters(&control, changed);
-        let left = left_endpoints(&control.master, &undo);
-        let revision = self.publish(&control, changed)?;
+        // A replacement of all entries by the same ones changes nothing.
+        before.retain(|key, was| control.master.entries.get(key) != was.as_ref());
+        let changed: Sections = before.keys().map(Sections::of).collect();
+        self.assign_meters(&mut control, &before);
+        let left = left_endpoints(&before);
+        control.master.changed = before;
+        let published = self.publish(&control, changed);
+        control.master.changed.clear();
+        let revision = published?;
         self.forget_left(&mut control, &left);
         Ok(revision)
     }
 
-    /// Makes meters what their entries say. Those that are what they were keep their tokens.
-    fn set_meters(&self, control: &Control, changed: Sections) {
-        if !changed.has(Section::Qos) {
-            return;
-        }
+    /// Gives new meters a slot, takes those of meters that are gone, and makes changed ones what
+    /// their entries say: they keep their tokens.
+    fn assign_meters(&self, control: &mut Control, changed: &Before) {
         let now_ns = self.shared.now_ns.load(Ordering::Relaxed);
-        for (id, slot) in &control.master.meters {
-            if let Some(Entry::Meter(meter)) = control.master.entries.get(&EntryKey::Meter(*id))
-                && let Ok(spec) = MeterSpec::new(meter.unit, meter.committed, meter.peak)
-            {
-                // Slots are taken from those the bank has.
-                self.shared.meters.set(*slot, &spec, now_ns).ok();
+        let Control { master, free_meters, left_meters, .. } = control;
+        for key in changed.keys() {
+            let EntryKey::Meter(id) = key else { continue };
+            let Some(Entry::Meter(meter)) = master.entries.get(key) else {
+                left_meters.extend(master.meters.remove(id));
+                continue;
+            };
+            let slot = master.meters.get(id).copied().or_else(|| free_meters.pop());
+            // The batch was checked: there is a slot, and the parameters are within their ranges.
+            let spec = MeterSpec::new(meter.unit, meter.committed, meter.peak).ok();
+            if let Some((slot, spec)) = slot.zip(spec) {
+                master.meters.insert(*id, slot);
+                self.shared.meters.set(slot, &spec, now_ns).ok();
             }
         }
     }
@@ -464,8 +500,8 @@ impl Engine {
     #[must_use]
     pub fn cache(&self) -> CacheStats {
         let [exact_hits, masked_hits, pipeline] = self.shared.counters.tiers();
-        let [entries, masked_entries] = self.shared.counters.entries();
-        CacheStats { exact_hits, masked_hits, pipeline, entries, masked_entries }
+        let [entries, masked_entries, masks] = self.shared.counters.entries();
+        CacheStats { exact_hits, masked_hits, pipeline, entries, masked_entries, masks }
     }
 
     /// Connections, at most `limit`, in no meaningful order.
@@ -526,61 +562,48 @@ fn memory(config: &EngineConfig) -> Memory {
     Memory::new(connections, FragTable::new(FRAGMENTED, config.seed))
 }
 
-/// What entries were before each step of a batch.
-type Undo = Vec<(EntryKey, Option<Entry>)>;
-
-/// Sections in which an applied batch made a difference: a replacement of all entries by the same
-/// ones makes none.
-fn changed_sections(master: &Master, undo: &Undo) -> Sections {
-    // The first mention of a key says what it was before the batch.
-    let before: BTreeMap<_, _> = undo.iter().rev().map(|(key, was)| (key, was)).collect();
-    let mut changed = Sections::default();
-    for (key, was) in before {
-        if master.entries.get(key) != was.as_ref() {
-            changed.add(Sections::of(key));
-        }
-    }
-    changed
-}
-
-/// Addresses whose endpoint is not the one it was before a batch: their connections end, so that who
+/// Addresses whose endpoint a batch has changed or taken away: their connections end, so that who
 /// gets an address gets none of its rights.
-fn left_endpoints(master: &Master, undo: &Undo) -> BTreeSet<(Vrf, [u8; 16])> {
-    let mut left = BTreeSet::new();
-    let before: BTreeMap<_, _> = undo.iter().rev().map(|(key, was)| (key, was)).collect();
-    for (key, was) in before {
-        let EntryKey::Route(vrf, prefix) = key else { continue };
-        let host = if prefix.address().is_ipv4() { 32 } else { 128 };
-        if prefix.length() == host && was.is_some() && master.entries.get(key) != was.as_ref() {
-            left.insert((*vrf, key::stored(prefix.address())));
+fn left_endpoints(changed: &Before) -> BTreeSet<(Vrf, [u8; 16])> {
+    let left = changed.iter().filter_map(|(key, was)| match (key, was) {
+        (EntryKey::Route(vrf, prefix), Some(_)) => {
+            let host = if prefix.address().is_ipv4() { 32 } else { 128 };
+            (prefix.length() == host).then(|| (*vrf, key::stored(prefix.address())))
         }
-    }
-    left
+        _ => None,
+    });
+    left.collect()
 }
 
-fn apply(master: &mut Master, ops: &[Op]) -> Undo {
-    let mut undo = Undo::new();
+/// Applies the steps; returns what the entries they touched were.
+fn apply(master: &mut Master, ops: &[Op]) -> Before {
+    let mut before = Before::new();
     for op in ops {
         match op {
             Op::Put(entry) => {
                 let key = entry.key();
-                undo.push((key, master.entries.insert(key, entry.clone())));
+                let was = master.entries.insert(key, entry.clone());
+                before.entry(key).or_insert(was);
             }
-            Op::Delete(key) => undo.push((*key, master.entries.remove(key))),
+            Op::Delete(key) => {
+                let was = master.entries.remove(key);
+                before.entry(*key).or_insert(was);
+            }
             // The underlay is the engine's own view of the node, not the controller's.
             Op::Clear => {
                 let cleared = |key: &EntryKey| !matches!(key, EntryKey::Underlay(_));
-                let removed = master.entries.extract_if(.., |key, _| cleared(key));
-                undo.extend(removed.map(|(key, entry)| (key, Some(entry))));
+                for (key, was) in master.entries.extract_if(.., |key, _| cleared(key)) {
+                    before.entry(key).or_insert(Some(was));
+                }
             }
         }
     }
-    undo
+    before
 }
 
-fn restore(master: &mut Master, undo: Undo) {
-    for (key, before) in undo.into_iter().rev() {
-        match before {
+fn restore(master: &mut Master, before: Before) {
+    for (key, was) in before {
+        match was {
             Some(entry) => master.entries.insert(key, entry),
             None => master.entries.remove(&key),
         };
@@ -589,44 +612,33 @@ fn restore(master: &mut Master, undo: Undo) {
 
 /// Gives new rules a slot and takes those of rules that are gone. They are not given out before
 /// the worker has left them, so a batch needs free slots for all of its new rules.
-fn assign_slots(control: &mut Control, changed: Sections) -> Result<(), WriteError> {
-    if !changed.has(Section::Policy) {
-        return Ok(());
-    }
-    let rules = control.master.rule_ids();
-    let known = &control.master.slots;
-    let fresh: Vec<RuleId> = rules.iter().filter(|id| !known.contains_key(id)).copied().collect();
-    let room = control.free_slots.len();
+fn assign_slots(control: &mut Control, before: &Before) -> Result<(), WriteError> {
+    let Control { master, free_slots, left_slots, .. } = control;
+    // Entries of one rule are neighbours.
+    let mut touched: Vec<RuleId> = before.keys().filter_map(rule_of).collect();
+    touched.dedup();
+    let (kept, gone): (Vec<_>, Vec<_>) = touched.into_iter().partition(|id| master.has_rule(*id));
+    let fresh = kept.into_iter().filter(|id| !master.slots.contains_key(id));
+    let fresh: Vec<RuleId> = fresh.collect();
+    let room = free_slots.len();
     if fresh.len() > room {
         return Err(WriteError::TooManyRules { needed: fresh.len(), room });
     }
-    let slots = &mut control.master.slots;
-    let gone = slots.extract_if(.., |id, _| !rules.contains(id)).map(|(_, slot)| slot);
-    control.left_slots.extend(gone);
-    let given = control.free_slots.split_off(room - fresh.len());
-    slots.extend(fresh.into_iter().zip(given));
+    left_slots.extend(gone.iter().filter_map(|id| master.slots.remove(id)));
+    let given = free_slots.split_off(room - fresh.len());
+    master.slots.extend(fresh.into_iter().zip(given));
     Ok(())
 }
 
-/// As [`assign_slots`], for meters.
-fn assign_meters(control: &mut Control, changed: Sections) -> Result<(), WriteError> {
-    if !changed.has(Section::Qos) {
-        return Ok(());
-    }
-    let first = EntryKey::Meter(MeterId::MIN);
-    let keys = control.master.entries.range(first..=EntryKey::Meter(MeterId::MAX));
-    let ids: BTreeSet<MeterId> = keys
-        .filter_map(|(key, _)| if let EntryKey::Meter(id) = key { Some(*id) } else { None })
-        .collect();
-    let known = &mut control.master.meters;
-    let fresh: Vec<MeterId> = ids.iter().filter(|id| !known.contains_key(id)).copied().collect();
+const fn rule_of(key: &EntryKey) -> Option<RuleId> {
+    if let EntryKey::Rule(id, _) = key { Some(*id) } else { None }
+}
+
+/// Whether there is a slot for every meter that a batch adds. Slots of meters it removes are not
+/// given out before the worker has left them.
+fn room_for_meters(control: &Control, before: &Before) -> Result<(), WriteError> {
+    let added = |key: &EntryKey| matches!(key, EntryKey::Meter(id) if !control.master.meters.contains_key(id));
+    let needed = before.keys().filter(|key| added(key)).count();
     let room = control.free_meters.len();
-    if fresh.len() > room {
-        return Err(WriteError::TooManyMeters { needed: fresh.len(), room });
-    }
-    let gone = known.extract_if(.., |id, _| !ids.contains(id)).map(|(_, slot)| slot);
-    control.left_meters.extend(gone);
-    let given = control.free_meters.split_off(room - fresh.len());
-    known.extend(fresh.into_iter().zip(given));
-    Ok(())
+    if needed > room { Err(WriteError::TooManyMeters { needed, room }) } else { Ok(()) }
 }

@@ -6,31 +6,43 @@
 
 use flowtable::conn::{Hit, Step};
 use flowtable::ids::PortId;
-use flowtable::key::{self, Decap, Origin, Parsed};
+use flowtable::key::Parsed;
+use flowtable::text::CtAssume;
 use flowtable::{DropReason, Verdict};
 
 use crate::connections;
 use crate::engine::Engine;
 use crate::pipeline::{self, Decision, Relation};
-use crate::port::PortKind;
 use crate::snapshot::Snapshot;
-use crate::trace::{Notes, Trace};
+use crate::trace::{self, Notes, Trace};
 
 impl Engine {
     /// What would become of `frame` received on `in_port`: the worker's own walk, written down.
     #[must_use]
     pub fn trace(&self, in_port: PortId, frame: &[u8]) -> Trace {
+        self.explain(in_port, frame, |snapshot, parsed| self.foresee(snapshot, parsed, frame))
+    }
+
+    /// As [`Engine::trace`], if the connection table said `assume` of the packet. Of tenants and
+    /// packets that it is not asked about nothing is assumed.
+    #[must_use]
+    pub fn trace_assuming(&self, in_port: PortId, frame: &[u8], assume: CtAssume) -> Trace {
+        self.explain(in_port, frame, |snapshot, parsed| {
+            walk(snapshot, parsed, connections::assumed(snapshot, parsed, assume))
+        })
+    }
+
+    fn explain(
+        &self,
+        in_port: PortId,
+        frame: &[u8],
+        decide: impl FnOnce(&Snapshot, &Parsed) -> (Decision, Notes),
+    ) -> Trace {
         let snapshot = self.shared.snapshot.load_full();
-        let kind = snapshot.ports.lookup(in_port).map(|p| p.spec.kind);
-        let decap = match kind {
-            Some(PortKind::Uplink) => Decap::Vxlan,
-            Some(PortKind::Container) | None => Decap::Never,
-        };
-        match key::parse(frame, Origin { in_port, decap }) {
-            Ok(mut parsed) => {
-                parsed.key.tcp_flags = parsed.tcp_flags & snapshot.policy.rules.tcp_flags_mask();
-                let (decision, notes) = self.foresee(&snapshot, &parsed, frame);
-                Trace::of(&parsed.key, &decision, notes.0, &snapshot)
+        match trace::read(&snapshot, in_port, frame) {
+            Ok(parsed) => {
+                let (decision, notes) = decide(&snapshot, &parsed);
+                Trace::of(&parsed.key, &decision, None, notes.0, &snapshot)
             }
             Err(reason) => Trace::unreadable(reason),
         }
@@ -38,23 +50,15 @@ impl Engine {
 
     /// The walk of an imagined packet, as the worker would take it. Of its limits it knows none.
     fn foresee(&self, snapshot: &Snapshot, parsed: &Parsed, frame: &[u8]) -> (Decision, Notes) {
-        let walk = |relation| {
-            let mut notes = Notes::default();
-            let decision = pipeline::walk(snapshot, parsed, relation, &mut notes);
-            (decision, notes)
-        };
-        let Some(vrf) = pipeline::tenant(snapshot, &parsed.key) else {
-            return walk(Relation::Untracked);
-        };
-        let (tenant, now) = (snapshot.policy.tenant(vrf), self.shared.seconds());
-        let memory = &self.shared.memory;
-        let standing = memory.relate((parsed, frame), tenant, vrf, now);
-        let (mut decision, notes) = walk(standing.relation);
+        let (memory, now) = (&self.shared.memory, self.shared.seconds());
+        let standing = memory.stand(snapshot, (parsed, frame), now);
+        let (mut decision, notes) = walk(snapshot, parsed, standing.relation);
         if decision.is_stray()
             && self.shared.pickup.is_after(now)
             && connections::may_be_midstream(parsed)
         {
-            let picked = [Relation::Original, Relation::Reply].map(walk);
+            let picked = [Relation::Original, Relation::Reply];
+            let picked = picked.map(|relation| walk(snapshot, parsed, relation));
             let passes =
                 |(decision, _): &(Decision, Notes)| matches!(decision.verdict, Verdict::Forward(_));
             return picked.into_iter().find(passes).unwrap_or((decision, notes));
@@ -66,4 +70,10 @@ impl Engine {
         }
         (decision, notes)
     }
+}
+
+fn walk(snapshot: &Snapshot, parsed: &Parsed, relation: Relation) -> (Decision, Notes) {
+    let mut notes = Notes::default();
+    let decision = pipeline::walk(snapshot, parsed, relation, &mut notes);
+    (decision, notes)
 }

@@ -22,14 +22,16 @@ mod sample;
 mod slow;
 mod snapshot;
 mod trace;
+mod validate;
 mod worker;
 
-pub use counters::Count;
+pub use connections::opening_key;
+pub use counters::{Count, Tier};
 pub use droplog::Dropped;
 pub use engine::{CacheStats, Engine, EngineConfig, EntryStats, PortError, PortStats, WriteError};
 pub use mailbox::{WorkerGone, WorkerHandle};
 pub use port::{Framing, PortKind, PortSpec};
 pub use sample::{SAMPLE_HEADER_BYTES, Sample};
 pub use slow::SlowPath;
-pub use trace::{Trace, TraceStep};
+pub use trace::{MeterUse, MeterWay, Trace, TraceStep};
 pub use worker::{BURST, FlowStats, LiveTrace, Worker};

@@ -7,7 +7,7 @@
 
 use flowtable::Verdict;
 use flowtable::cache::FlowCache;
-use flowtable::key::FlowKey;
+use flowtable::key::{FlowKey, KeyHasher};
 
 use crate::pipeline::{Decision, Looked, Relation};
 use crate::snapshot::Snapshot;
@@ -26,7 +26,7 @@ pub(crate) struct MaskedCache {
     flows: Option<FlowCache<Decision>>,
     /// Whether a mask was ever used: the others are not asked.
     used: [bool; MASKS.len()],
-    seed: u64,
+    hasher: KeyHasher,
 }
 
 impl MaskedCache {
@@ -35,12 +35,29 @@ impl MaskedCache {
         Self {
             flows: (entries > 0).then(|| FlowCache::new(entries)),
             used: [false; MASKS.len()],
-            seed,
+            hasher: KeyHasher::new(seed),
         }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.flows.as_ref().map_or(0, FlowCache::len)
+    }
+
+    /// Masks that decisions were kept under.
+    pub(crate) fn masks(&self) -> usize {
+        self.used.iter().filter(|used| **used).count()
+    }
+
+    /// Whether [`MaskedCache::lookup`] would find a decision. Nothing is marked as hit.
+    pub(crate) fn knows(&self, key: &FlowKey, relation: Relation, snapshot: &Snapshot) -> bool {
+        let (Some(class), Some(flows)) = (class(relation), &self.flows) else { return false };
+        MASKS.iter().enumerate().filter(|(n, _)| self.used[*n]).any(|(number, looked)| {
+            let masked = masked(key, *looked, number as u32, class);
+            let found = flows.peek(self.hasher.hash(&masked), &masked);
+            found.map(|slot| flows.entry(slot)).is_some_and(|decision| {
+                decision.revision >= snapshot.valid_since(decision.sections)
+            })
+        })
     }
 
     /// A decision that holds for this packet on these tables.
@@ -54,7 +71,7 @@ impl MaskedCache {
         let flows = self.flows.as_mut()?;
         for (number, looked) in MASKS.iter().enumerate().filter(|(n, _)| self.used[*n]) {
             let masked = masked(key, *looked, number as u32, class);
-            let Some(slot) = flows.lookup(masked.hash(self.seed), &masked) else { continue };
+            let Some(slot) = flows.lookup(self.hasher.hash(&masked), &masked) else { continue };
             let decision = flows.entry(slot);
             if decision.revision >= snapshot.valid_since(decision.sections) {
                 return Some(Decision { relation, ..*decision });
@@ -72,7 +89,7 @@ impl MaskedCache {
         let (Some(number), Some(class)) = (number, class(decision.relation)) else { return };
         let masked = masked(key, decision.looked, number as u32, class);
         let stale = |old: &Decision| old.revision < snapshot.valid_since(old.sections);
-        flows.insert(masked.hash(self.seed), masked, *decision, stale);
+        flows.insert(self.hasher.hash(&masked), masked, *decision, stale);
         self.used[number] = true;
     }
 }

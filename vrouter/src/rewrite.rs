@@ -72,8 +72,9 @@ pub(crate) fn route<I: PacketIo>(
     (src, dst): (Mac, Mac),
 ) -> Result<(), NoRoom> {
     let bytes = io.bytes_mut(frame);
-    bytes.get_mut(..6).ok_or(NoRoom)?.copy_from_slice(&dst.0);
-    bytes.get_mut(6..MACS).ok_or(NoRoom)?.copy_from_slice(&src.0);
+    let macs = bytes.first_chunk_mut::<MACS>().ok_or(NoRoom)?;
+    macs[..6].copy_from_slice(&dst.0);
+    macs[6..].copy_from_slice(&src.0);
     let header = bytes.get_mut(l3..).and_then(|b| b.first_chunk_mut::<20>()).ok_or(NoRoom)?;
     if header[0] >> 4 == 4 {
         header[8] = header[8].wrapping_sub(1);

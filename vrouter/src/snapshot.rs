@@ -4,22 +4,23 @@
 //! the rest is shared with the snapshot before. A decision names the sections it looked at, so a
 //! cached one is valid exactly when none of those changed since: [`Snapshot::valid_since`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use flowtable::entry::{
-    Entry, EntryKey, NextHop, Permit, PortEntry, TenantEntry, Tracking, UnderlayEntry,
+    Entry, EntryKey, NextHop, Permit, PortEntry, RuleEntry, TenantEntry, Tracking, UnderlayEntry,
 };
 use flowtable::exact::ExactMap;
 use flowtable::ids::{Bd, Group, Mac, MeterId, PortId, RuleId, Vid, Vni, Vrf};
 use flowtable::lpm::Lpm;
 use flowtable::meter::MeterSlot;
-use flowtable::policy::PolicyTable;
+use flowtable::policy::{PolicyTable, RuleChange};
 use packet_io::QueueId;
 
 use crate::port::{Framing, PortSpec};
 use crate::qos::Qos;
+use crate::validate::Before;
 
 /// Sections of a snapshot that change on their own, as bits of a [`Sections`] set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,14 @@ const _: () = assert!(SECTION_COUNT <= 8, "a section is a bit of a byte");
 impl From<Section> for Sections {
     fn from(section: Section) -> Self {
         Self(section as u8)
+    }
+}
+
+impl FromIterator<Section> for Sections {
+    fn from_iter<I: IntoIterator<Item = Section>>(sections: I) -> Self {
+        let mut all = Self::default();
+        sections.into_iter().for_each(|section| all.add(section));
+        all
     }
 }
 
@@ -221,7 +230,7 @@ impl Snapshot {
             next.groups = Arc::new(master.groups());
         }
         if changed.has(Section::Policy) {
-            next.policy = Arc::new(master.policy(self.policy.other.tracking));
+            next.policy = Arc::new(master.policy(&self.policy));
         }
         if changed.has(Section::Routes) {
             next.routes = Arc::new(master.routes());
@@ -245,16 +254,15 @@ pub(crate) struct Master {
     pub(crate) specs: BTreeMap<PortId, PortSpec>,
     pub(crate) slots: BTreeMap<RuleId, u32>,
     pub(crate) meters: BTreeMap<MeterId, MeterSlot>,
+    /// What the batch that is being published changed; empty between batches.
+    pub(crate) changed: Before,
 }
 
 impl Master {
-    /// Rules that have at least one entry.
-    pub(crate) fn rule_ids(&self) -> BTreeSet<RuleId> {
-        let first = EntryKey::Rule(RuleId(0), 0);
-        let last = EntryKey::Rule(RuleId(u64::MAX), u32::MAX);
-        let keys = self.entries.range(first..=last).map(|(key, _)| key);
-        keys.filter_map(|key| if let EntryKey::Rule(id, _) = key { Some(*id) } else { None })
-            .collect()
+    /// Whether the rule has at least one entry.
+    pub(crate) fn has_rule(&self, id: RuleId) -> bool {
+        let entries = EntryKey::Rule(id, 0)..=EntryKey::Rule(id, u32::MAX);
+        self.entries.range(entries).next().is_some()
     }
 
     fn ports(&self) -> Ports {
@@ -311,15 +319,17 @@ impl Master {
         groups
     }
 
-    fn policy(&self, tracking: Tracking) -> Policy {
-        let rules = self.entries.values().filter_map(|entry| {
-            let Entry::Rule(rule) = entry else { return None };
-            self.slots.get(&rule.rule).map(|slot| (rule, *slot))
+    /// The tables before with what the batch changed: 10,000 rules need not be read for one.
+    fn policy(&self, before: &Policy) -> Policy {
+        let changes = self.changed.iter().filter_map(|(key, was)| {
+            let EntryKey::Rule(id, _) = key else { return None };
+            let after = self.entries.get(key).and_then(rule).zip(self.slots.get(id).copied());
+            Some(RuleChange { before: was.as_ref().and_then(rule), after })
         });
-        let rules = PolicyTable::build(rules);
-        let mut policy = Policy { rules, ..Policy::empty(tracking) };
-        for entry in self.entries.values() {
-            if let Entry::Tenant(e) = entry {
+        let rules = before.rules.update(changes);
+        let mut policy = Policy { rules, ..Policy::empty(before.other.tracking) };
+        for entry in self.entries.range(EntryKey::Tenant(Vrf::MIN)..=EntryKey::Tenant(Vrf::MAX)) {
+            if let (_, Entry::Tenant(e)) = entry {
                 policy.tenants.insert(e.vrf, e.clone());
             }
         }
@@ -328,7 +338,8 @@ impl Master {
 
     fn qos(&self) -> Qos {
         let mut qos = Qos::default();
-        for entry in self.entries.values() {
+        // Meters and ports' settings are the last tables in the order of keys.
+        for entry in self.entries.range(EntryKey::Meter(MeterId::MIN)..).map(|(_, entry)| entry) {
             if let Entry::Meter(e) = entry
                 && let Some(slot) = self.meters.get(&e.meter)
             {
@@ -352,4 +363,8 @@ impl Master {
         }
         routes
     }
+}
+
+const fn rule(entry: &Entry) -> Option<&RuleEntry> {
+    if let Entry::Rule(rule) = entry { Some(rule) } else { None }
 }

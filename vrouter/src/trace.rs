@@ -1,10 +1,12 @@
 //! The walk, written down: the recorder the pipeline calls at every table.
 
-use flowtable::ids::{MeterId, RuleId};
-use flowtable::key::FlowKey;
+use flowtable::ids::{MeterId, PortId, RuleId};
+use flowtable::key::{self, Decap, FlowKey, Origin, Parsed};
+use flowtable::meter::{Colour, MeterSlot};
 use flowtable::{DropReason, Verdict};
 
 use crate::pipeline::Decision;
+use crate::port::PortKind;
 use crate::snapshot::Snapshot;
 
 /// Told of every table the pipeline looks at. The engine's own walk uses [`Silent`], which compiles
@@ -50,6 +52,46 @@ pub struct TraceStep {
     pub actions: Vec<String>,
 }
 
+/// Whose meter charges a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MeterWay {
+    /// Of what the sending port sends.
+    From,
+    /// Of what the receiving port receives.
+    To,
+}
+
+/// A meter that a packet is charged to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MeterUse {
+    /// The meter.
+    pub meter: MeterId,
+    /// Whose it is.
+    pub way: MeterWay,
+    /// What a real packet was: by several meters that let it pass, the worst. `None`: it is
+    /// imagined, or another meter was red and this one not charged.
+    pub colour: Option<Colour>,
+}
+
+/// What the meters said of a real packet: a colour, or the one that was red.
+pub(crate) type Charged = Result<Colour, MeterSlot>;
+
+/// A frame as the worker would parse it.
+pub(crate) fn read(
+    snapshot: &Snapshot,
+    in_port: PortId,
+    frame: &[u8],
+) -> Result<Parsed, DropReason> {
+    let kind = snapshot.ports.lookup(in_port).map(|p| p.spec.kind);
+    let decap = match kind {
+        Some(PortKind::Uplink) => Decap::Vxlan,
+        Some(PortKind::Container) | None => Decap::Never,
+    };
+    let mut parsed = key::parse(frame, Origin { in_port, decap })?;
+    parsed.key.tcp_flags = parsed.tcp_flags & snapshot.policy.rules.tcp_flags_mask();
+    Ok(parsed)
+}
+
 /// What the engine would do with a packet, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trace {
@@ -66,7 +108,7 @@ pub struct Trace {
     /// What the packet is to the connections, as ovs-fields(7) writes `ct_state`; empty: nothing.
     pub ct_state: &'static str,
     /// Meters that it is charged to.
-    pub meters: Vec<MeterId>,
+    pub meters: Vec<MeterUse>,
 }
 
 impl Trace {
@@ -86,10 +128,20 @@ impl Trace {
     pub(crate) fn of(
         key: &FlowKey,
         decision: &Decision,
+        charged: Option<Charged>,
         steps: Vec<TraceStep>,
         snapshot: &Snapshot,
     ) -> Self {
-        let meters = decision.meters.slots().iter().filter_map(|slot| snapshot.qos.id(*slot));
+        let of_sender = sender_meters(key, snapshot);
+        let meters = decision.meters.slots().iter().enumerate().filter_map(|(n, slot)| {
+            let colour = match charged {
+                Some(Ok(colour)) => Some(colour),
+                Some(Err(red)) => (red == *slot).then_some(Colour::Red),
+                None => None,
+            };
+            let way = if n < of_sender { MeterWay::From } else { MeterWay::To };
+            snapshot.qos.id(*slot).map(|meter| MeterUse { meter, way, colour })
+        });
         Self {
             verdict: decision.verdict,
             rule: decision.rule,
@@ -100,6 +152,14 @@ impl Trace {
             meters: meters.collect(),
         }
     }
+}
+
+/// How many of a packet's meters are its sender's: those come first.
+fn sender_meters(key: &FlowKey, snapshot: &Snapshot) -> usize {
+    let port = PortId::new(key.in_port.into()).ok().and_then(|id| snapshot.ports.lookup(id));
+    let container = port.filter(|port| port.spec.kind == PortKind::Container);
+    let qos = container.and_then(|port| snapshot.qos.of_port(port.spec.id));
+    qos.map_or(0, |qos| qos.from.slots().len())
 }
 
 /// Writes the steps down.

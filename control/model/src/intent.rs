@@ -220,6 +220,11 @@ impl Intent {
         self.endpoints.get(id)
     }
 
+    /// Every tenant, by name.
+    pub fn tenants(&self) -> impl Iterator<Item = &Tenant> {
+        self.tenants.values()
+    }
+
     /// Every endpoint, by id.
     pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
         self.endpoints.values()

@@ -10,8 +10,8 @@ use std::time::Duration;
 use datapath_api::convert::ops_to_proto;
 use datapath_api::v1::datapath_client::DatapathClient;
 use datapath_api::v1::{
-    AddPortRequest, CountersRequest, Event, EventsRequest, HelloRequest, ListKind, ListRequest,
-    Port, RemovePortRequest, RuleCounter,
+    AddPortRequest, CountersRequest, DropLogRequest, DroppedPacket, Event, EventsRequest,
+    HelloRequest, ListKind, ListRequest, Port, RemovePortRequest, RuleCounter,
 };
 use flowtable::entry::Op;
 use flowtable::ids::PortId;
@@ -93,6 +93,12 @@ impl Engine {
     pub(crate) async fn write(&self, ops: &[Op]) -> Result<(), EngineError> {
         self.client.clone().write(bounded(ops_to_proto(ops))).await?;
         Ok(())
+    }
+
+    /// The last dropped packets of all tenants and every one from then on; ends when the engine does.
+    pub(crate) async fn drop_log(&self) -> Result<Streaming<DroppedPacket>, EngineError> {
+        let request = DropLogRequest { follow: true, vrf: None };
+        Ok(self.client.clone().drop_log(request).await?.into_inner())
     }
 
     pub(crate) async fn rule_counters(&self) -> Result<Vec<RuleCounter>, EngineError> {

@@ -8,6 +8,7 @@
 mod attach;
 mod attachment;
 mod config;
+mod denylog;
 mod diff;
 mod engine;
 mod links;
@@ -142,6 +143,7 @@ async fn tend(node: Arc<Node>, levels: &LevelSwitch) -> anyhow::Result<Infallibl
     let mut hangup = signal(SignalKind::hangup())?;
     let programming = Arc::clone(&node);
     let following = Arc::clone(&node);
+    let telling = Arc::clone(&node);
     let mut tasks: JoinSet<Infallible> = JoinSet::new();
     tasks.spawn(async move {
         let Node { config, mirror, programmer, .. } = &*programming;
@@ -151,6 +153,7 @@ async fn tend(node: Arc<Node>, levels: &LevelSwitch) -> anyhow::Result<Infallibl
         let Node { config, mirror, programmer, master, .. } = &*following;
         master::follow(config, mirror, programmer, master).await
     });
+    tasks.spawn(async move { denylog::run(&telling.mirror, &telling.programmer).await });
     tasks.spawn(async move { reconcile::run(&node).await });
     loop {
         tokio::select! {

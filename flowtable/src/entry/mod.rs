@@ -1,12 +1,14 @@
 //! Plain table entries: what the control plane writes and the engine holds. Each entry has a key
 //! (its identity, [`Entry::key`]) and a value; writing an entry with a known key replaces it.
 
+mod check;
 mod qos;
 
 use std::net::IpAddr;
 
 use crate::ids::{Bd, Group, Mac, MeterId, PortId, RuleId, Vid, Vni, Vrf};
 
+pub use check::BadEntry;
 pub use qos::{
     Band, MeterEntry, MeterUnit, OnDeny, PORT_METERS_MAX, QosEntry, TenantEntry, Tracking,
 };

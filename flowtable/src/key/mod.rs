@@ -6,16 +6,17 @@
 //! frame, plus the identifier and the source of the tunnel. Numbers are in host order, addresses
 //! are bytes as sent.
 
+mod hasher;
 mod parse;
 mod plain;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use rapidhash::v3::{RapidSecrets, rapidhash_v3_inline};
 use zerocopy::{ByteHash, FromBytes, Immutable, IntoBytes, KnownLayout, transmute_ref};
 
 use crate::ids::{Mac, PortId};
 
+pub use hasher::KeyHasher;
 pub use parse::parse;
 
 pub(crate) use parse::is_echo;
@@ -140,16 +141,6 @@ impl PartialEq for FlowKey {
 }
 
 impl FlowKey {
-    /// Hash of all bytes. `seed` is drawn once per start, so that a sender cannot aim at one
-    /// bucket.
-    // PROTECTED: without it, an address chosen to equal one of the public multipliers would
-    // cancel everything hashed before it, whatever the seed.
-    #[inline]
-    #[must_use]
-    pub fn hash(&self, seed: u64) -> u64 {
-        rapidhash_v3_inline::<true, true, true>(self.as_bytes(), &RapidSecrets::seed_cpp(seed))
-    }
-
     /// Destination MAC.
     #[inline]
     #[must_use]

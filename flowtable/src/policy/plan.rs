@@ -29,6 +29,10 @@ pub(super) type Group<const N: usize> = (Words<N>, Vec<u32>);
 /// Divides rules, best first, into tables.
 pub(super) fn plan<const N: usize>(rules: &[Rule<N>]) -> Vec<Group<N>> {
     let mut left: Vec<u32> = (0..rules.len() as u32).collect();
+    if left.len() <= BUCKET_MAX {
+        // One bucket is cheaper than anything else, also to make: most tenants are small.
+        return if left.is_empty() { Vec::new() } else { vec![(common(rules, &left), left)] };
+    }
     let mut tables = Vec::new();
     let mut counts = Counts::default();
     while !left.is_empty() && tables.len() + 1 < TABLES_MAX {

@@ -14,11 +14,11 @@ use oracle::{build, expected, oracle, queries, rules};
 use proptest::prelude::*;
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn the_classifier_equals_the_oracle(
-        rules in proptest::collection::vec(rules(), 0..60),
+        rules in proptest::collection::vec(rules(), 0..250),
         queries in proptest::collection::vec(queries(), 1..30),
     ) {
         // One entry per key, as the tables hold them.

@@ -85,7 +85,7 @@ proptest! {
 
 fn looked(rules: &[RuleEntry], query: &PolicyQuery) -> Wildcards {
     let mut looked = Wildcards::default();
-    build(rules).lookup_masked(query, &mut looked);
+    let _found = build(rules).lookup_masked(query, &mut looked);
     looked
 }
 

@@ -132,7 +132,7 @@ pub(crate) fn rules() -> impl Strategy<Value = RuleEntry> {
     let flags = (0..16_u8, 0..16_u8).prop_map(|(value, mask)| TcpFlagsMatch { value, mask });
     let deep = (proptest::option::weighted(0.1, icmp), proptest::option::weighted(0.2, flags));
     let packet = (proptest::option::of(protocols()), ranges(), ranges(), deep);
-    let identity = (0..20_u64, 0..3_u32, 1..5_u16);
+    let identity = (0..60_u64, 0..3_u32, 1..5_u16);
     (identity, (directions(), vrf()), ends, packet, permit).prop_map(
         |((rule, seq, priority), (direction, vrf), ends, packet, permit)| RuleEntry {
             rule: RuleId(rule),

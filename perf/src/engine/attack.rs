@@ -3,10 +3,11 @@
 //!
 //! Victims arrive by the clock into a queue of 1,024 frames, so a worker that is too slow loses
 //! packets as on a wire. They are measured alone first, then under attack, in one process. The
-//! attacker has a queue of its own: what it loses there is its own loss.
+//! attacker has a queue of its own: what it loses there is its own loss. All rates are per second of
+//! CPU that the worker was given, so that a busy machine is slower but not lossier.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
@@ -19,7 +20,7 @@ use perf::{Order, Rig, Traffic};
 use serde::Serialize;
 use vrouter::{Framing, PortKind};
 
-use super::measure::{Readings, Timing, dropped, measure};
+use super::measure::{Readings, Timing, cpu_time, dropped, measure};
 use super::report::{Report, float};
 use super::{Options, ensure_right, hostile, warm_up};
 
@@ -33,6 +34,8 @@ const ATTACKER_FLOWS: u32 = 1024;
 const VICTIMS: u16 = 63;
 /// Frames that wait for the worker before more are lost.
 const QUEUE_ROOM: u32 = 1024;
+/// Longer than a burst of the dearest packets takes.
+const GAP: Duration = Duration::from_micros(100);
 /// Random headers a second.
 const TSE_PPS: u64 = 100_000;
 /// Share of the capacity that victims of random headers are offered.
@@ -111,14 +114,14 @@ pub(super) fn run(attack: Attack, options: &Options) -> Result<Report> {
     let (without, _) = phase(&mut rig, (&traffic, pps), options.seconds)?;
     eprintln!("vrperf: {pps} packets a second, under attack");
     let flood = match attack {
-        Attack::Tse => flood.paced(pace(TSE_PPS)),
+        Attack::Tse => flood.paced(pace(TSE_PPS)?),
         Attack::NewFlows | Attack::Syn => flood,
     };
     rig.worker.io_mut().set_feed(ATTACKER_QUEUE, flood);
     let before = (Readings::of(&mut rig, &traffic), attacker(&rig, 1.0)?);
     let (with, timing) = phase(&mut rig, (&traffic, pps), options.seconds)?;
     let after = Readings::of(&mut rig, &traffic);
-    let attacker = attacker(&rig, timing.elapsed.as_secs_f64())?;
+    let attacker = attacker(&rig, timing.on_cpu.as_secs_f64())?;
     ensure!(before.1.received == 0, "the attack has begun too early");
     ensure_right(&verified)?;
     let capacity_mpps = capacity.map(float).transpose()?.map(|pps| pps / 1e6);
@@ -166,20 +169,33 @@ fn flood(attack: Attack, rig: &mut Rig, traffic: &Traffic) -> Result<Feed> {
     }
 }
 
-fn pace(pps: u64) -> Pace {
-    let start = Instant::now();
-    let clock = move || u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-    Pace::new(pps, QUEUE_ROOM, Box::new(clock))
+/// Arrivals on a CPU that nobody else uses, as on a node: while another process has it, the clock
+/// of the arrivals stands. What the worker itself is slow at, also in the kernel, counts.
+fn pace(pps: u64) -> Result<Pace> {
+    let (start, used) = (Instant::now(), cpu_time()?);
+    let (mut last, mut away) = (Duration::ZERO, Duration::ZERO);
+    let clock = move || {
+        let now = start.elapsed();
+        // Asking for the CPU time is a system call: only after a gap that a burst would not leave.
+        if now.saturating_sub(last) > GAP
+            && let Ok(now_used) = cpu_time()
+        {
+            away = away.max(now.saturating_sub(now_used.saturating_sub(used)));
+        }
+        last = now;
+        u64::try_from(now.saturating_sub(away).as_nanos()).unwrap_or(u64::MAX)
+    };
+    Ok(Pace::new(pps, QUEUE_ROOM, Box::new(clock)))
 }
 
-/// Packets a second of the victims alone, as fast as they are taken.
+/// Packets a second of the victims alone, as fast as they are taken, of a whole CPU.
 fn capacity(rig: &mut Rig, traffic: &Traffic, seconds: f64) -> Result<u64> {
     eprintln!("vrperf: measuring the capacity for {seconds} s");
     let before = Readings::of(rig, traffic).sent.packets;
-    let elapsed = measure(rig, seconds)?.elapsed;
+    let on_cpu = measure(rig, seconds)?.on_cpu;
     let packets = Readings::of(rig, traffic).sent.packets - before;
-    let ms = u64::try_from(elapsed.as_millis())?.max(1);
-    Ok(packets * 1000 / ms)
+    let us = u64::try_from(on_cpu.as_micros())?.max(1);
+    Ok(packets * 1_000_000 / us)
 }
 
 /// The victims' packets by the clock for a while.
@@ -191,7 +207,7 @@ fn phase(
     // Tables and caches of the paced run are warm before its clock starts.
     let feed = traffic.feed()?;
     let before = victim_counts(rig)?;
-    rig.worker.io_mut().set_feed(QueueId::TRUNK, feed.paced(pace(pps)));
+    rig.worker.io_mut().set_feed(QueueId::TRUNK, feed.paced(pace(pps)?));
     let timing = measure(rig, seconds)?;
     let arrivals = rig.worker.io_mut().take_feed(QueueId::TRUNK).unwrap_or_default();
     let after = victim_counts(rig)?;

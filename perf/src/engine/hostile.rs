@@ -40,14 +40,18 @@ impl Numbers {
 /// Random headers from the container at `port`: one in eight with a source address that is not its
 /// own, half of them to the tenant's own destinations.
 pub(super) fn random_headers(port: PortId, size: usize) -> Feed {
-    let mut numbers = Numbers(0x0dd_b1a5_ed);
+    let mut numbers = Numbers(0x0ddb_1a5e);
     let [high, low] = port.get().to_be_bytes();
     let macs = (Mac::GATEWAY, Mac([2, 0, 0, 0, high, low]));
     let mut frame = |_| {
         let (kind, address) = (numbers.next(), numbers.next());
         let ports = numbers.next();
         let flow = Flow {
-            src: if kind & 7 == 0 { numbers.next() | 1 } else { OWNED + address % OWNED_COUNT },
+            src: if kind.is_multiple_of(8) {
+                numbers.next() | 1
+            } else {
+                OWNED + address % OWNED_COUNT
+            },
             dst: match kind & 8 {
                 0 => 0xac10_0000 | numbers.next() & 0x3_ffff,
                 _ => 0x4000_0000 | numbers.next() >> 2,

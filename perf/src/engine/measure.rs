@@ -72,7 +72,8 @@ pub(super) fn measure(rig: &mut Rig, seconds: f64) -> Result<Timing> {
     Ok(Timing { elapsed, on_cpu, loops: loops.into_inner(), samples: samples.into_inner() })
 }
 
-fn cpu_time() -> Result<Duration> {
+/// What this thread has run so far.
+pub(super) fn cpu_time() -> Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }
 

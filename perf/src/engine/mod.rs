@@ -31,6 +31,7 @@ const FRESH_CHECKED: u64 = 65_536;
 const TURNS: u64 = 1 << 16;
 
 /// Settings of one run.
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Distinct 5-tuples, sent in turn [default: 1000; with --new-flows 100000].

@@ -26,6 +26,8 @@ pub(crate) struct Report {
     ns_per_packet: f64,
     /// The same of the CPU time that this thread was given, for machines that are not quiet.
     cpu_ns_per_packet: f64,
+    /// Share of the time that this thread has had a CPU.
+    on_cpu_pct: f64,
     exact_hit_pct: f64,
     masked_hit_pct: f64,
     pipeline_pct: f64,
@@ -79,6 +81,7 @@ impl Report {
             packets,
             mpps: count / seconds / 1e6,
             ns_per_packet: seconds * 1e9 / count,
+            on_cpu_pct: 100.0 * on_cpu.as_secs_f64() / seconds,
             cpu_ns_per_packet: on_cpu.as_secs_f64() * 1e9 / count,
             exact_hit_pct: 100.0 * float(exact)? / decided,
             masked_hit_pct: 100.0 * float(masked)? / decided,

@@ -32,7 +32,7 @@ pub(super) fn rules(count: u32, vrf: Vrf, direction: Direction) -> Result<Vec<Ru
 
 fn blank(number: u32, vrf: Vrf, direction: Direction) -> RuleEntry {
     RuleEntry {
-        rule: RuleId(u64::from(vrf.get()) << 32 | u64::from(number) + 1),
+        rule: RuleId((u64::from(vrf.get()) << 32) + u64::from(number) + 1),
         seq: 0,
         priority: (PRIORITIES + 2 - number.min(PRIORITIES)) as u16,
         direction,

@@ -1,16 +1,19 @@
 //! The engine's state as messages of `datapath.v1`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use datapath_api::convert::entry_to_proto;
 use datapath_api::v1;
-use flowtable::entry::Entry;
-use flowtable::ids::{Bd, PortId, Vid, Vrf};
-use flowtable::key::FlowKey;
-use flowtable::text::{FlowSpec, entry_actions, entry_match};
+use datapath_api::v1::connection_counters::Refusal;
+use flowtable::conn::{ConnCounts, ConnStats};
+use flowtable::entry::{Entry, MeterEntry, MeterUnit};
+use flowtable::ids::{Bd, MeterId, PortId, Vid, Vrf};
+use flowtable::key::{FlowKey, ipproto};
+use flowtable::meter::MeterCounts;
+use flowtable::text::{FlowSpec, MaskedKey, entry_actions, entry_match};
 use flowtable::{DropReason, Verdict};
 use offload::{DropCount, Offload, OffloadError};
-use vrouter::{Count, EntryStats, FlowStats, Framing, PortKind, PortStats, Trace};
+use vrouter::{Count, EntryStats, FlowStats, Framing, PortKind, PortStats, opening_key};
 
 /// Entries of a listing when the client does not say.
 const LIMIT_DEFAULT: usize = 10_000;
@@ -192,34 +195,145 @@ fn flow(stats: &FlowStats) -> v1::Flow {
     }
 }
 
-pub(crate) fn trace(trace: Trace) -> v1::TraceReply {
-    let (verdict, reason, out_ports) = match trace.verdict {
-        Verdict::Forward(actions) => ("forward", "", vec![u32::from(actions.output().get())]),
-        Verdict::Punt(_) => ("punt", "", Vec::new()),
-        Verdict::Drop(reason) => ("drop", reason.name(), Vec::new()),
+/// Which connections a client wants.
+#[derive(Debug)]
+pub(crate) struct ConnFilter {
+    pub(crate) spec: FlowSpec,
+    pub(crate) vrf: Option<u32>,
+    pub(crate) limit: usize,
+}
+
+impl ConnFilter {
+    /// How many connections to look at: without a filter one more than wanted tells enough.
+    pub(crate) fn look_at(&self) -> usize {
+        let all = self.vrf.is_none() && self.spec == FlowSpec::default();
+        if all { self.limit.saturating_add(1) } else { usize::MAX }
+    }
+
+    /// Whether the packet that opened it could be one of the flow's. A connection knows no more than
+    /// its tuple and its port: the rest is not compared.
+    fn wants(&self, conn: &ConnStats) -> bool {
+        let FlowSpec { in_port, eth_type, src, dst, proto, src_port, dst_port, icmp_id, .. } =
+            self.spec.clone();
+        let known = FlowSpec {
+            in_port,
+            eth_type,
+            src,
+            dst,
+            proto,
+            src_port,
+            dst_port,
+            icmp_id,
+            ..FlowSpec::default()
+        };
+        let key = FlowKey { in_port: conn.owner.port.get(), ..opening_key(&conn.tuple) };
+        let vrf = Some(conn.tuple.vrf);
+        known.matches(&key)
+            && self.spec.tenant.vrf.is_none_or(|wanted| Some(wanted) == vrf)
+            && self.vrf.is_none_or(|wanted| conn.tuple.vrf.get() == wanted)
+    }
+}
+
+/// The first connections that pass the filter.
+pub(crate) fn connections(all: &[ConnStats], filter: &ConnFilter) -> v1::ListReply {
+    let mut listed = all.iter().filter(|conn| filter.wants(conn)).map(connection);
+    let connections = listed.by_ref().take(filter.limit).collect();
+    v1::ListReply { connections, truncated: listed.next().is_some(), ..v1::ListReply::default() }
+}
+
+fn connection(stats: &ConnStats) -> v1::Connection {
+    let key = opening_key(&stats.tuple);
+    let echo = matches!(key.proto, ipproto::ICMP | ipproto::ICMPV6);
+    let mask = FlowKey {
+        eth_type: u16::MAX,
+        proto: u8::MAX,
+        src: [u8::MAX; 16],
+        dst: [u8::MAX; 16],
+        src_port: u16::MAX,
+        dst_port: if echo { 0 } else { u16::MAX },
+        icmp_id: u16::MAX,
+        ..FlowKey::default()
     };
-    let steps = trace.steps.into_iter().map(|step| v1::TraceStep {
-        table: step.table.to_owned(),
-        rule: step.rule.map_or(0, |r| r.0),
-        r#match: step.matched,
-        actions: step.actions,
+    v1::Connection {
+        original: format!("vrf={},{}", stats.tuple.vrf, MaskedKey { key: &key, mask: &mask }),
+        state: stats.state.name().to_owned(),
+        port: stats.owner.port.get().into(),
+        vrf: stats.tuple.vrf.get(),
+        idle_seconds: stats.idle.0,
+        expires_seconds: stats.expires_in.0,
+    }
+}
+
+/// How many connections there are and were.
+pub(crate) fn connection_counters(counts: &ConnCounts) -> v1::ConnectionCounters {
+    let refusal = |cause: &str, count| Refusal { cause: cause.to_owned(), count };
+    v1::ConnectionCounters {
+        open: counts.open,
+        half_open: counts.half_open,
+        opened: counts.opened,
+        refused: vec![
+            refusal("table", counts.refused_table),
+            refusal("tenant", counts.refused_tenant),
+            refusal("port", counts.refused_port),
+            refusal("not-an-opening", counts.not_an_opening),
+        ],
+        evicted: counts.evicted,
+        expired: counts.expired,
+    }
+}
+
+/// The first meters, or those of a tenant's ports, and what they have seen.
+pub(crate) fn meters(
+    entries: &[EntryStats],
+    (vrf, limit): (Option<u32>, usize),
+    seen: impl Fn(MeterId) -> Option<MeterCounts>,
+) -> v1::ListReply {
+    let tenants = Tenants::new(entries);
+    let mut of_tenant = BTreeSet::new();
+    for stats in entries {
+        if let Entry::Qos(qos) = &stats.entry
+            && tenants.of_entry(&stats.entry).map(Vrf::get) == vrf
+        {
+            of_tenant.extend(qos.from.iter().chain(&qos.to).copied());
+        }
+    }
+    let mut listed = entries.iter().filter_map(|stats| {
+        let Entry::Meter(entry) = &stats.entry else { return None };
+        let wanted = vrf.is_none() || of_tenant.contains(&entry.meter);
+        // One that was removed meanwhile has seen nothing.
+        wanted.then(|| meter(entry, &seen(entry.meter).unwrap_or_default()))
     });
-    v1::TraceReply {
-        verdict: verdict.to_owned(),
-        reason: reason.to_owned(),
-        rule: trace.rule.map_or(0, |r| r.0),
-        out_ports,
-        steps: steps.collect(),
-        ..v1::TraceReply::default()
+    let meters = listed.by_ref().take(limit).collect();
+    v1::ListReply { meters, truncated: listed.next().is_some(), ..v1::ListReply::default() }
+}
+
+fn meter(entry: &MeterEntry, seen: &MeterCounts) -> v1::Meter {
+    let unit = match entry.unit {
+        MeterUnit::Bits => "bits",
+        MeterUnit::Packets => "packets",
+    };
+    v1::Meter {
+        meter: entry.meter.get(),
+        unit: unit.to_owned(),
+        rate: entry.committed.rate,
+        burst: entry.committed.burst,
+        green_packets: seen.green.packets,
+        green_bytes: seen.green.bytes,
+        yellow_packets: seen.yellow.packets,
+        yellow_bytes: seen.yellow.bytes,
+        red_packets: seen.red.packets,
+        red_bytes: seen.red.bytes,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use flowtable::conn::{Owner, Seconds, State, Tuple};
     use flowtable::entry::{
-        Ipv6, MacEntry, NetworkEntry, NextHop, PortEntry, Prefix, RouteEntry, VtepEntry,
+        Ipv6, MacEntry, NetworkEntry, NextHop, PortEntry, Prefix, QosEntry, RouteEntry, VtepEntry,
     };
     use flowtable::ids::{Group, Mac};
+    use flowtable::meter::{Band, Tally};
 
     use super::*;
 
@@ -362,5 +476,95 @@ mod tests {
         assert_eq!(count("in_port=8", Some(10), 10), (0, false));
         assert_eq!(count("", Some(10), 10), (2, false));
         assert_eq!(count("vrf=11", None, 10), (0, false));
+    }
+
+    fn connection(proto: u8, ports: (u16, u16), port: u32, vrf: u32) -> ConnStats {
+        let [src, dst] = [[10, 1, 1, 5], [10, 1, 1, 6]].map(flowtable::key::mapped);
+        let (vrf, port) = (Vrf::new(vrf).unwrap(), PortId::new(port).unwrap());
+        let (src_port, dst_port) = ports;
+        ConnStats {
+            tuple: Tuple { vrf, family: 0x800, proto, src, dst, src_port, dst_port },
+            owner: Owner { vrf, port },
+            state: State::Established,
+            idle: Seconds(2),
+            expires_in: Seconds(7198),
+        }
+    }
+
+    #[test]
+    fn connections_are_listed_by_their_opening_packet() {
+        let all = [
+            connection(6, (40_000, 80), 7, 10),
+            connection(1, (0x12, 0x134), 7, 10),
+            connection(17, (53, 53), 8, 20),
+        ];
+        let listed = |text: &str, vrf, limit| {
+            let filter = ConnFilter { spec: text.parse().unwrap(), vrf, limit };
+            let reply = connections(&all, &filter);
+            let texts = reply.connections.into_iter().map(|c| c.original);
+            (texts.collect::<Vec<_>>(), reply.truncated)
+        };
+        let tcp = "vrf=10,tcp,nw_src=10.1.1.5,nw_dst=10.1.1.6,tp_src=40000,tp_dst=80";
+        let echo = "vrf=10,icmp,nw_src=10.1.1.5,nw_dst=10.1.1.6,icmp_type=8,icmp_id=4660";
+        let udp = "vrf=20,udp,nw_src=10.1.1.5,nw_dst=10.1.1.6,tp_src=53,tp_dst=53";
+        assert_eq!(listed("", None, 10).0, [tcp, echo, udp]);
+        assert_eq!(listed("", None, 2), (vec![tcp.into(), echo.into()], true));
+        assert_eq!(listed("in_port=7,eth_src=02:00:00:00:00:01", None, 10).0, [tcp, echo]);
+        assert_eq!(listed("vrf=20", None, 10), (vec![udp.into()], false));
+        assert_eq!(listed("tcp,tp_dst=81", None, 10).0, [""; 0]);
+        assert_eq!(listed("icmp,icmp_id=4660", Some(10), 10).0, [echo]);
+        // What is listed selects what it lists.
+        assert_eq!(listed(echo, None, 10).0, [echo]);
+        let first = super::connection(&all[0]);
+        assert_eq!((first.state.as_str(), first.port, first.vrf), ("established", 7, 10));
+        assert_eq!((first.idle_seconds, first.expires_seconds), (2, 7198));
+    }
+
+    #[test]
+    fn meters_are_listed_with_what_they_saw_and_by_tenant() {
+        let meter = |id| {
+            let meter = MeterId::new(id).unwrap();
+            let committed = Band { rate: 1_000_000, burst: 10_000 };
+            stats(Entry::Meter(MeterEntry {
+                meter,
+                unit: MeterUnit::Bits,
+                committed,
+                peak: None,
+                yellow_dscp: None,
+            }))
+        };
+        let port = |id, vrf| {
+            stats(Entry::Port(PortEntry {
+                port: PortId::new(id).unwrap(),
+                vrf: Vrf::new(vrf).unwrap(),
+                bd: Bd::new(1).unwrap(),
+                group: Group::NONE,
+                mac: Mac::GATEWAY,
+                ips: Vec::new(),
+                ipv6: Ipv6::Off,
+                sample_rate: 0,
+            }))
+        };
+        let qos = |id, from: u32, to: u32| {
+            let ids = |id| vec![MeterId::new(id).unwrap()];
+            let port = PortId::new(id).unwrap();
+            stats(Entry::Qos(QosEntry { port, from: ids(from), to: ids(to), dscp: None }))
+        };
+        let all =
+            [meter(1), meter(2), meter(3), port(5, 10), port(6, 20), qos(5, 1, 3), qos(6, 2, 3)];
+        let seen = |id: MeterId| {
+            let red = Tally { packets: id.get().into(), bytes: 60 };
+            (id.get() != 3).then(|| MeterCounts { red, ..MeterCounts::default() })
+        };
+        let listed = |vrf, limit| {
+            let reply = meters(&all, (vrf, limit), seen);
+            let rows = reply.meters.iter().map(|m| (m.meter, m.red_packets));
+            (rows.collect::<Vec<_>>(), reply.truncated)
+        };
+        assert_eq!(listed(None, 10), (vec![(1, 1), (2, 2), (3, 0)], false));
+        assert_eq!(listed(None, 1), (vec![(1, 1)], true));
+        assert_eq!(listed(Some(20), 10), (vec![(2, 2), (3, 0)], false));
+        let one = &meters(&all, (None, 1), seen).meters[0];
+        assert_eq!((one.unit.as_str(), one.rate, one.burst), ("bits", 1_000_000, 10_000));
     }
 }

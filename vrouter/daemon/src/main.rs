@@ -5,9 +5,12 @@
 //! process starts with empty tables and no ports, and netplugin gives it both.
 
 mod config;
+mod droplog;
 mod events;
+mod explain;
 mod export;
 mod listing;
+mod live;
 mod plane;
 mod ports;
 mod rpc;
@@ -99,7 +102,7 @@ fn run(config: &Config, started: Instant) -> anyhow::Result<()> {
         .build()
         .context("starting the runtime")?;
     let served = runtime.block_on(serve(&plane, listener.take()?, started));
-    // Streams of events never end by themselves.
+    // Streams never end by themselves.
     runtime.shutdown_background();
     served
 }

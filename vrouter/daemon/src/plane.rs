@@ -17,8 +17,10 @@ use tokio::sync::Notify;
 use vrouter::{Engine, EngineConfig, Worker};
 
 use crate::config::{Config, SflowConfig};
+use crate::droplog::DropLog;
 use crate::events::Events;
 use crate::export;
+use crate::live::Seat;
 use crate::ports::{Parts, Ports};
 use crate::rpc::Service;
 use crate::tables::Tables;
@@ -110,13 +112,20 @@ impl Plane {
             let stop = Arc::clone(&stop);
             move || watcher.run(&stop)
         })?);
+        let drops = DropLog::new();
+        threads.push(spawn("droplog", {
+            let (log, engine, stop) = (drops.clone(), engine.clone(), Arc::clone(&stop));
+            move || log.run(&engine, &stop)
+        })?);
         let (sflow, changes) = channel();
         // Not among the joined threads: it ends with the sender below.
         spawn("export", {
             let engine = engine.clone();
             move || export::run(&engine, &changes)
         })?;
-        let service = Service { engine, worker: handle, offload, tables, ports, events };
+        let live = Seat::default();
+        let service =
+            Service { engine, worker: handle, offload, tables, ports, events, drops, live };
         let plane = Self { service, trunk_lost, sflow, stop, waker, threads, _trunk: trunk };
         plane.set_sflow(config.sflow);
         Ok(plane)
@@ -149,6 +158,7 @@ impl Drop for Plane {
         self.waker.wake();
         self.service.tables.notify();
         for thread in self.threads.drain(..) {
+            thread.thread().unpark();
             if thread.join().is_err() {
                 tracing::error!("a thread has panicked");
             }

@@ -11,22 +11,28 @@ use datapath_api::v1;
 use datapath_api::v1::datapath_server::Datapath;
 use flowtable::DropReason;
 use flowtable::ids::{OutOfRange, PortId, Vid};
-use flowtable::text::{FlowSpec, PortRef};
+use flowtable::text::{FlowSpec, PortRef, TenantSpec};
 use offload::{DropCount, Offload};
 use packet_io::QueueId;
-use tokio_stream::wrappers::BroadcastStream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Request, Response, Status};
 use vrouter::{Engine, PortSpec, WorkerHandle};
 
+use crate::droplog::DropLog;
 use crate::events::Events;
-use crate::listing::{self, EntryFilter, FlowFilter, Tenants};
+use crate::explain;
+use crate::listing::{self, ConnFilter, EntryFilter, FlowFilter, Tenants};
+use crate::live::{Bounds, Seat, Watcher};
 use crate::ports::{NewKind, NewPort, Ports, PortsError, UplinkTraffic};
 use crate::tables::Tables;
 use crate::trunk;
 
 /// Version of `datapath.v1` spoken here.
 const API_VERSION: u32 = 1;
+/// Traces of live packets on their way to the client.
+const LIVE_BACKLOG: usize = 64;
 /// Longest device name (`IFNAMSIZ` without the zero).
 const IFNAME_BYTES_MAX: usize = 15;
 
@@ -39,6 +45,8 @@ pub(crate) struct Service {
     pub(crate) tables: Arc<Tables>,
     pub(crate) ports: Arc<Ports>,
     pub(crate) events: Events,
+    pub(crate) drops: DropLog,
+    pub(crate) live: Seat,
 }
 
 #[tonic::async_trait]
@@ -64,8 +72,10 @@ impl Datapath for Service {
         let tables = Arc::clone(&self.tables);
         let written = blocking(move || tables.write(ops)).await?;
         let revision = written.map_err(|error| match error {
+            vrouter::WriteError::Refused { .. } => invalid(&error),
             vrouter::WriteError::TooManyRules { .. }
-            | vrouter::WriteError::TooManyMeters { .. } => status(Code::ResourceExhausted, &error),
+            | vrouter::WriteError::TooManyMeters { .. }
+            | vrouter::WriteError::TableFull { .. } => status(Code::ResourceExhausted, &error),
             vrouter::WriteError::Stalled { .. } => status(Code::Internal, &error),
         })?;
         Ok(Response::new(v1::WriteReply { revision }))
@@ -136,18 +146,35 @@ impl Datapath for Service {
 
     async fn trace_live(
         &self,
-        _request: Request<v1::TraceLiveRequest>,
+        request: Request<v1::TraceLiveRequest>,
     ) -> Result<Response<Self::TraceLiveStream>, Status> {
-        Err(Status::unimplemented("trace_live: this version traces no live packets"))
+        let request = request.into_inner();
+        let bounds = Bounds { limit: request.limit, seconds: request.seconds };
+        let service = self.clone();
+        let watcher = blocking(move || service.watched(&request)).await??;
+        let (client, replies) = mpsc::channel(LIVE_BACKLOG);
+        // Ends by itself, at the latest when the client is gone.
+        drop(tokio::task::spawn_blocking(move || watcher.run(bounds, &client)));
+        Ok(Response::new(Box::pin(ReceiverStream::new(replies))))
     }
 
     type DropLogStream = Pin<Box<dyn Stream<Item = Result<v1::DroppedPacket, Status>> + Send>>;
 
     async fn drop_log(
         &self,
-        _request: Request<v1::DropLogRequest>,
+        request: Request<v1::DropLogRequest>,
     ) -> Result<Response<Self::DropLogStream>, Status> {
-        Err(Status::unimplemented("drop_log: this version keeps no dropped packets"))
+        let v1::DropLogRequest { follow, vrf } = request.into_inner();
+        let (history, later) = self.drops.subscribe(vrf);
+        let history = tokio_stream::iter(history).map(|logged| Ok(logged.message()));
+        if !follow {
+            return Ok(Response::new(Box::pin(history)));
+        }
+        let later = BroadcastStream::new(later).filter_map(move |logged| match logged {
+            Ok(logged) => logged.is_of(vrf).then(|| Ok(logged.message())),
+            Err(_behind) => Some(Err(Status::data_loss("too far behind; ask again"))),
+        });
+        Ok(Response::new(Box::pin(history.chain(later))))
     }
 
     type EventsStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
@@ -190,10 +217,13 @@ impl Service {
                 Ok(listing::flows(&flows, &filter, &tenants))
             }
             v1::ListKind::Connections => {
-                Err(Status::unimplemented("kind: this version lists no connections"))
+                let spec = self.filter_spec(&request.filter)?;
+                let filter = ConnFilter { spec, vrf: request.vrf, limit };
+                Ok(listing::connections(&self.engine.connections(filter.look_at()), &filter))
             }
             v1::ListKind::Meters => {
-                Err(Status::unimplemented("kind: this version lists no meters"))
+                let entries = self.engine.entries();
+                Ok(listing::meters(&entries, (request.vrf, limit), |id| self.engine.meter(id)))
             }
             v1::ListKind::Unspecified => Err(Status::invalid_argument(
                 "kind: want PORTS, ENTRIES, FLOWS, CONNECTIONS or METERS",
@@ -215,7 +245,9 @@ impl Service {
             masked_hits: cache.masked_hits,
             pipeline: cache.pipeline,
             flow_entries: cache.entries,
-            ..v1::CountersReply::default()
+            connections: Some(listing::connection_counters(&self.engine.connection_counts())),
+            masked_entries: cache.masked_entries,
+            masks: cache.masks,
         })
     }
 
@@ -231,25 +263,45 @@ impl Service {
 
     fn traced(&self, request: v1::TraceRequest) -> Result<v1::TraceReply, Status> {
         let missing = || Status::invalid_argument("packet: want a flow or a frame");
-        let (in_port, frame) = match request.packet.ok_or_else(missing)? {
+        let (spec, frame) = match request.packet.ok_or_else(missing)? {
             v1::trace_request::Packet::Flow(text) => {
                 let spec = self.flow_spec(&text)?;
-                let named = match &spec.in_port {
-                    Some(PortRef::Id(id)) => Some(*id),
-                    Some(PortRef::Name(_)) | None => None,
-                };
-                (named, spec.frame().map_err(|e| invalid(&e))?)
+                let frame = spec.frame().map_err(|e| invalid(&e))?;
+                (spec, frame)
             }
-            v1::trace_request::Packet::Frame(frame) => (None, frame),
+            v1::trace_request::Packet::Frame(frame) => (FlowSpec::default(), frame),
         };
-        let in_port = match in_port {
-            Some(port) => port,
-            None if request.in_port.is_empty() => {
+        let in_port = match spec.in_port {
+            Some(PortRef::Id(id)) => id,
+            Some(PortRef::Name(_)) | None if request.in_port.is_empty() => {
                 return Err(Status::invalid_argument("in_port: want a port's name or id"));
             }
-            None => self.port_named(&request.in_port)?.id,
+            Some(PortRef::Name(_)) | None => self.port_named(&request.in_port)?.id,
         };
-        Ok(listing::trace(self.engine.trace(in_port, &frame)))
+        let bytes = frame.len();
+        if let Some(assume) = spec.ct_state {
+            let trace = self.engine.trace_assuming(in_port, &frame, assume);
+            return Ok(explain::imagined(trace, None, bytes));
+        }
+        let trace = self.engine.trace(in_port, &frame);
+        let tier = self.worker.call(move |worker| worker.tier(in_port, &frame));
+        let tier = tier.map_err(|e| status(Code::Internal, &e))?;
+        Ok(explain::imagined(trace, tier, bytes))
+    }
+
+    /// Takes the seat of who watches live packets and lets the worker show them.
+    fn watched(&self, request: &v1::TraceLiveRequest) -> Result<Watcher, Status> {
+        let spec = self.filter_spec(&request.filter)?;
+        let tenant = TenantSpec { vrf: spec.tenant.vrf, ..TenantSpec::default() };
+        if spec.tenant != tenant {
+            return Err(Status::invalid_argument(
+                "filter: bd, src_group, dst_group: live packets are told apart by vrf only",
+            ));
+        }
+        let taken = || Status::resource_exhausted("another client watches live packets; try later");
+        let mut watcher = self.live.take(self.worker.clone()).ok_or_else(taken)?;
+        watcher.start(spec, request.limit).map_err(|e| status(Code::Internal, &e))?;
+        Ok(watcher)
     }
 
     /// A flow text with its port's name replaced by the id.

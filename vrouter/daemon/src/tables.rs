@@ -44,7 +44,12 @@ impl Tables {
         let written = self.engine.write(&ops);
         match written {
             // Nothing has changed.
-            Err(WriteError::TooManyRules { .. } | WriteError::TooManyMeters { .. }) => {}
+            Err(
+                WriteError::Refused { .. }
+                | WriteError::TableFull { .. }
+                | WriteError::TooManyRules { .. }
+                | WriteError::TooManyMeters { .. },
+            ) => {}
             Ok(_) | Err(WriteError::Stalled { .. }) => {
                 let new = vteps != state.vteps;
                 state.vteps = vteps;

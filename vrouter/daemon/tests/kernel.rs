@@ -8,6 +8,7 @@
     reason = "tests fail by panicking and report times"
 )]
 
+mod explain;
 mod faults;
 mod node;
 
@@ -40,7 +41,7 @@ fn main() {
     // Where nothing may be skipped, a test that can't run is to fail.
     let all = std::env::var_os("WEIR_REQUIRE_ALL").is_some_and(|value| value != "0");
     let runs = all || nix::unistd::geteuid().is_root();
-    let tests: [(&str, Test); 18] = [
+    let tests: [(&str, Test); 21] = [
         ("containers_of_a_network_reach_each_other", containers_of_a_network_reach_each_other),
         ("bulk_transfer_keeps_the_containers_offloads", bulk_transfer_keeps_offloads),
         ("every_packet_of_a_flood_is_accounted_for", every_packet_of_a_flood_is_accounted_for),
@@ -68,6 +69,18 @@ fn main() {
             faults::uplink_without_packet_buffers_is_refused,
         ),
         ("flooding_container_gets_its_limit", faults::flooding_container_gets_its_limit),
+        (
+            "denied_packet_is_in_the_drop_log_at_once",
+            explain::denied_packet_is_in_the_drop_log_at_once,
+        ),
+        (
+            "live_trace_says_what_became_of_a_real_packet",
+            explain::live_trace_says_what_became_of_a_real_packet,
+        ),
+        (
+            "open_connections_are_listed_with_their_state",
+            explain::open_connections_are_listed_with_their_state,
+        ),
     ];
     let trials = tests.into_iter().map(|(name, test)| {
         let trial = Trial::test(name, move || caught(test));

@@ -34,6 +34,12 @@ impl Frame {
         Ok(Self { index, start: start as u16, len: len as u16 })
     }
 
+    /// Names `len` bytes from [`HEADROOM`]; `len` is at most [`FRAME_BYTES`] minus that.
+    pub(crate) const fn received(index: u32, len: u16) -> Self {
+        debug_assert!(len as usize <= FRAME_BYTES - HEADROOM, "longer than a buffer");
+        Self { index, start: HEADROOM as u16, len }
+    }
+
     /// Number of the buffer in its region.
     #[must_use]
     pub const fn index(&self) -> u32 {
@@ -62,9 +68,14 @@ impl Frame {
     ///
     /// # Errors
     /// [`NoRoom`] when the packet is shorter than that; it is unchanged then.
-    pub fn shrink_front(&mut self, count: usize) -> Result<(), NoRoom> {
-        let rest = self.len().checked_sub(count).ok_or(NoRoom)?;
-        *self = Self::new(self.index, self.start() + count, rest)?;
+    #[inline]
+    pub const fn shrink_front(&mut self, count: usize) -> Result<(), NoRoom> {
+        if count > self.len() {
+            return Err(NoRoom);
+        }
+        // The packet's end stays where it is, inside the buffer.
+        self.start += count as u16;
+        self.len -= count as u16;
         Ok(())
     }
 
@@ -72,9 +83,14 @@ impl Frame {
     ///
     /// # Errors
     /// [`NoRoom`] when the headroom is smaller than that; the packet is unchanged then.
-    pub fn grow_front(&mut self, count: usize) -> Result<(), NoRoom> {
-        let start = self.start().checked_sub(count).ok_or(NoRoom)?;
-        *self = Self::new(self.index, start, self.len() + count)?;
+    #[inline]
+    pub const fn grow_front(&mut self, count: usize) -> Result<(), NoRoom> {
+        if count > self.start() {
+            return Err(NoRoom);
+        }
+        // The packet's end stays where it is, inside the buffer.
+        self.start -= count as u16;
+        self.len += count as u16;
         Ok(())
     }
 

@@ -25,7 +25,7 @@ use crate::counters::{Count, Tier};
 use crate::pipeline::{self, Decision, Relation};
 use crate::port::PortKind;
 use crate::snapshot::{Section, Snapshot};
-use crate::trace::Silent;
+use crate::trace::{self, Silent};
 
 /// Flags that say what a segment does to a connection.
 const TELLING: u8 = tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST | tcp_flag::ACK;
@@ -223,6 +223,29 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
+    /// Which tier would decide `frame` if it came in by `in_port` now; `None`: it can't be parsed.
+    /// Nothing is counted or marked as hit.
+    #[must_use]
+    pub fn tier(&self, in_port: PortId, frame: &[u8]) -> Option<Tier> {
+        let snapshot = self.shared.snapshot.load_full();
+        let parsed = trace::read(&snapshot, in_port, frame).ok()?;
+        let now = self.shared.seconds();
+        let standing = self.shared.memory.stand(&snapshot, (&parsed, frame), now);
+        let cached = self.cache.peek(self.hasher.hash(&parsed.key), &parsed.key);
+        let holds = cached.map(|slot| self.cache.entry(slot)).is_some_and(|flow| {
+            let same = flow.hit.is_some() || flow.decision.relation == standing.relation;
+            same && flow.hit == standing.hit
+                && flow.decision.revision >= snapshot.valid_since(flow.decision.sections)
+        });
+        Some(if holds {
+            Tier::Exact
+        } else if self.masked.knows(&parsed.key, standing.relation, &snapshot) {
+            Tier::Masked
+        } else {
+            Tier::Pipeline
+        })
+    }
+
     #[cold]
     fn decide_new(
         &mut self,
@@ -266,7 +289,8 @@ impl<I: PacketIo> Worker<I> {
             |flow: &Flow| flow.decision.revision < snapshot.valid_since(flow.decision.sections);
         // A set full of flows that were all hit lately takes no new one: it is not cached then.
         self.cache.insert(packet.hash, packet.parsed.key, flow, stale);
-        self.shared.counters.set_entries(self.cache.len(), self.masked.len());
+        let (exact, masked) = (self.cache.len(), self.masked.len());
+        self.shared.counters.set_entries(exact, masked, self.masked.masks());
     }
 
     /// T2, then T3; what T3 found for more than one flow is kept in T2.
@@ -289,12 +313,8 @@ impl<I: PacketIo> Worker<I> {
         snapshot: &Snapshot,
         now: Seconds,
     ) -> Standing {
-        let key = &packet.parsed.key;
-        // Without a tenant the walk ends before anyone asks.
-        let Some(vrf) = pipeline::tenant(snapshot, key) else { return Standing::UNTRACKED };
-        let tenant = snapshot.policy.tenant(vrf);
         let seen = (&packet.parsed, self.io.bytes(frame));
-        self.shared.memory.relate(seen, tenant, vrf, now)
+        self.shared.memory.stand(snapshot, seen, now)
     }
 
     /// Opens or continues the connection of a packet that is forwarded. `Err`: it is not, after all.

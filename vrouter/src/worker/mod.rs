@@ -28,7 +28,7 @@ use crossbeam::queue::ArrayQueue;
 use flowtable::cache::{FlowCache, Hint};
 use flowtable::conn::Seconds;
 use flowtable::ids::{PortId, RuleId};
-use flowtable::key::{self, Decap, FlowKey, Origin, Parsed, ethertype};
+use flowtable::key::{self, Decap, FlowKey, KeyHasher, Origin, Parsed, ethertype};
 use flowtable::meter::{Colour, MeterBank, MeterLease};
 use flowtable::{DropReason, Verdict};
 use packet_io::{Frame, PacketIo, QueueId};
@@ -45,6 +45,7 @@ use crate::rewrite;
 use crate::sample::{Sample, Sampler};
 use crate::slow::{PUNT_RATE, Punted, Reply};
 use crate::snapshot::Snapshot;
+use crate::trace::Charged;
 use decide::Flow;
 use watch::Live;
 
@@ -125,7 +126,7 @@ pub struct Worker<I: PacketIo> {
     masked: MaskedCache,
     tracker: Tracker,
     lease: MeterLease,
-    seed: u64,
+    hasher: KeyHasher,
     sampler: Sampler,
     budget: PortBudget,
     punts: Sender<Punted>,
@@ -197,14 +198,18 @@ impl<I: PacketIo> Worker<I> {
             masked: MaskedCache::new(parts.masked_entries, parts.seed),
             tracker: parts.tracker,
             lease: parts.lease,
-            seed: parts.seed,
+            hasher: KeyHasher::new(parts.seed),
             sampler: Sampler::new(parts.seed),
             budget: PortBudget::new(PUNT_RATE),
             punts: parts.punts,
             replies: parts.replies,
             log: DropLog::new(Arc::clone(&parts.shared.dropped)),
             live: None,
-            buffers: Buffers::default(),
+            buffers: Buffers {
+                received: Vec::with_capacity(BURST),
+                frames: Vec::with_capacity(BURST),
+                packets: Vec::with_capacity(BURST),
+            },
             tiers: [0; TIER_COUNT],
             shared: parts.shared,
         }
@@ -240,11 +245,9 @@ impl<I: PacketIo> Worker<I> {
             let queue = self.io.queues()[at];
             let mut burst = take(&mut self.buffers);
             handled += self.io.rx(queue, &mut burst.received, BURST);
-            for frame in burst.received.drain(..) {
-                if let Some((frame, packet)) = self.receive(queue, frame, &snapshot) {
-                    burst.frames.push(frame);
-                    burst.packets.push(packet);
-                }
+            let mut received = take(&mut burst.received);
+            for frame in received.drain(..) {
+                self.receive(queue, frame, &snapshot, &mut burst);
             }
             for packet in &mut burst.packets {
                 packet.hint = self.cache.touch(packet.hash);
@@ -253,7 +256,7 @@ impl<I: PacketIo> Worker<I> {
                 self.forward(frame, packet, &snapshot, now_ns);
             }
             burst.packets.clear();
-            self.buffers = burst;
+            self.buffers = Buffers { received, ..burst };
         }
         self.shared.counters.add_tiers(&mut self.tiers);
         handled += self.send_replies(&snapshot);
@@ -264,12 +267,13 @@ impl<I: PacketIo> Worker<I> {
     /// The packet's life, once it is received: decide, count, sample, charge, act.
     #[inline]
     fn forward(&mut self, frame: Frame, packet: &Packet, snapshot: &Snapshot, now_ns: u64) {
+        let tiers = self.live.as_ref().map(|_| self.tiers);
         let mut decision = self.decide(&frame, packet, snapshot, now_ns);
         self.count_rules(&decision, packet);
-        self.charge(packet, &mut decision, snapshot, now_ns);
+        let charged = self.charge(packet, &mut decision, snapshot, now_ns);
         self.sample(&frame, packet, &decision);
-        if self.live.is_some() {
-            self.show(packet, &decision, snapshot);
+        if let Some(tiers) = tiers {
+            self.show(packet, &decision, (charged, tiers), snapshot);
         }
         match decision.verdict {
             Verdict::Forward(actions) => self.act(frame, packet, &actions, snapshot),
@@ -287,7 +291,8 @@ impl<I: PacketIo> Worker<I> {
         queue: QueueId,
         mut frame: Frame,
         snapshot: &Snapshot,
-    ) -> Option<(Frame, Packet)> {
+        burst: &mut Buffers,
+    ) {
         let port = if queue == QueueId::TRUNK {
             let tag = rewrite::pop_tag(&mut self.io, &mut frame);
             let id = tag.and_then(|tag| PortId::new(u32::from(tag)).ok());
@@ -300,7 +305,7 @@ impl<I: PacketIo> Worker<I> {
         let Some(port) = port else {
             self.shared.counters.drop_reason(DropReason::PortUnbound).add(frame.len());
             self.io.free(frame);
-            return None;
+            return;
         };
         let rx = Rx { port: port.spec.id, len: frame.len() };
         self.shared.counters.port(rx.port).rx.add(rx.len);
@@ -311,14 +316,12 @@ impl<I: PacketIo> Worker<I> {
         match key::parse(self.io.bytes(&frame), Origin { in_port: rx.port, decap }) {
             Ok(mut parsed) => {
                 parsed.key.tcp_flags = parsed.tcp_flags & snapshot.policy.rules.tcp_flags_mask();
-                let hash = parsed.key.hash(self.seed);
+                let hash = self.hasher.hash(&parsed.key);
                 let sample_rate = port.binding.as_ref().map_or(0, |b| b.sample_rate);
-                Some((frame, Packet { parsed, rx, sample_rate, hint: Hint::NONE, hash }))
+                burst.packets.push(Packet { parsed, rx, sample_rate, hint: Hint::NONE, hash });
+                burst.frames.push(frame);
             }
-            Err(reason) => {
-                self.end(frame, rx, reason);
-                None
-            }
+            Err(reason) => self.end(frame, rx, reason),
         }
     }
 
@@ -339,13 +342,14 @@ impl<I: PacketIo> Worker<I> {
         decision: &mut Decision,
         snapshot: &Snapshot,
         now_ns: u64,
-    ) {
-        let Verdict::Forward(actions) = &mut decision.verdict else { return };
+    ) -> Option<Charged> {
+        let Verdict::Forward(actions) = &mut decision.verdict else { return None };
         if decision.meters.is_empty() {
-            return;
+            return None;
         }
         let (slots, bytes) = (decision.meters.slots(), packet.tenant_len() as u32);
-        match self.lease.police(&self.shared.meters, slots, bytes, now_ns) {
+        let charged = self.lease.police(&self.shared.meters, slots, bytes, now_ns);
+        match charged {
             Ok(Colour::Green) => {}
             // ARP has no place for a mark.
             Ok(Colour::Yellow | Colour::Red) if packet.parsed.key.eth_type == ethertype::ARP => {}
@@ -356,6 +360,7 @@ impl<I: PacketIo> Worker<I> {
             }
             Err(_red) => decision.verdict = Verdict::Drop(DropReason::RateLimit),
         }
+        Some(charged)
     }
 
     /// A packet that the tables or its limits end: counted and logged.

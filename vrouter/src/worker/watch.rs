@@ -12,11 +12,12 @@ use flowtable::{DropReason, Verdict};
 use packet_io::{Frame, PacketIo};
 
 use super::{Packet, Rx, Worker};
+use crate::counters::Tier;
 use crate::droplog::Dropped;
 use crate::pipeline::{self, Decision};
 use crate::sample::{SAMPLE_HEADER_BYTES, Sample};
 use crate::snapshot::Snapshot;
-use crate::trace::{Notes, Trace};
+use crate::trace::{Charged, Notes, Trace};
 
 /// A real packet, and how it was decided.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub struct LiveTrace {
     pub trace: Trace,
     /// Bytes of the frame as it was received, without FCS.
     pub frame_len: u32,
+    /// Which tier decided.
+    pub tier: Tier,
 }
 
 /// Who wants to see packets.
@@ -37,7 +40,8 @@ pub(super) struct Live {
 
 impl<I: PacketIo> Worker<I> {
     /// Shows the next `count` packets that match `spec` in `queue`, whichever other packets were to
-    /// be shown before. While the queue is full, packets are not shown.
+    /// be shown before. While the queue is full, packets are not shown. Of [`FlowSpec::tenant`] only
+    /// the VRF is looked at.
     pub fn watch(&mut self, spec: FlowSpec, count: u32, queue: Arc<ArrayQueue<LiveTrace>>) {
         self.live = Some(Box::new(Live { spec, left: count, queue }));
     }
@@ -49,16 +53,25 @@ impl<I: PacketIo> Worker<I> {
 
     /// Walks the tables once more for a packet that somebody wants to see, writing down the way.
     #[cold]
-    pub(super) fn show(&mut self, packet: &Packet, decision: &Decision, snapshot: &Snapshot) {
+    pub(super) fn show(
+        &mut self,
+        packet: &Packet,
+        decision: &Decision,
+        (charged, tiers): (Option<Charged>, [u64; 3]),
+        snapshot: &Snapshot,
+    ) {
         let Some(live) = &mut self.live else { return };
-        if !live.spec.matches(&packet.parsed.key) || live.queue.is_full() {
+        let vrf = live.spec.tenant.vrf;
+        let of_tenant = vrf.is_none() || pipeline::tenant(snapshot, &packet.parsed.key) == vrf;
+        if !of_tenant || !live.spec.matches_packet(&packet.parsed) || live.queue.is_full() {
             return;
         }
         let mut notes = Notes::default();
         let walked = pipeline::walk(snapshot, &packet.parsed, decision.relation, &mut notes);
         let walked = Decision { verdict: decision.verdict, ..walked };
-        let trace = Trace::of(&packet.parsed.key, &walked, notes.0, snapshot);
-        let shown = live.queue.push(LiveTrace { trace, frame_len: packet.rx.len as u32 });
+        let trace = Trace::of(&packet.parsed.key, &walked, charged, notes.0, snapshot);
+        let tier = Tier::between(tiers, self.tiers);
+        let shown = live.queue.push(LiveTrace { trace, frame_len: packet.rx.len as u32, tier });
         live.left -= u32::from(shown.is_ok());
         if live.left == 0 {
             self.live = None;

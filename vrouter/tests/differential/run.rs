@@ -79,7 +79,23 @@ impl Node {
         }
     }
 
+    /// In as many batches as it takes: one with two values for a key would be refused.
     fn write(&mut self, ops: &[Op]) {
+        let repeats = |at: &usize| {
+            let again =
+                |op: &Op| matches!((op, &ops[*at]), (Op::Put(a), Op::Put(b)) if a.key() == b.key());
+            ops[..*at].iter().any(again)
+        };
+        match (0..ops.len()).rev().find(repeats) {
+            Some(at) => {
+                self.write(&ops[..at]);
+                self.batch(&ops[at..]);
+            }
+            None => self.batch(ops),
+        }
+    }
+
+    fn batch(&mut self, ops: &[Op]) {
         for op in ops {
             match op {
                 Op::Put(entry) => {

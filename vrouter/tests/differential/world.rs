@@ -248,7 +248,7 @@ pub(crate) fn rule() -> impl Strategy<Value = RuleEntry> {
     let protocol =
         prop_oneof![Just(None), Just(Some(1)), Just(Some(6)), Just(Some(17)), Just(Some(58))];
     let rest = (protocol, ports(), ports(), permit());
-    (identity, groups, prefixes, rest).prop_map(|(identity, groups, prefixes, rest)| {
+    let any = (identity, groups, prefixes, rest).prop_map(|(identity, groups, prefixes, rest)| {
         let (id, seq, priority, direction, vrf) = identity;
         let (protocol, src_ports, dst_ports, permit) = rest;
         RuleEntry {
@@ -268,12 +268,13 @@ pub(crate) fn rule() -> impl Strategy<Value = RuleEntry> {
             tcp_flags: None,
             permit,
         }
-    })
+    });
+    any.prop_filter("can match", |rule| Entry::Rule(rule.clone()).check().is_ok())
 }
 
 fn binding() -> impl Strategy<Value = PortEntry> {
     let ipv6 = prop_oneof![Just(Ipv6::Off), Just(Ipv6::On)];
-    (any_port(), any_vrf(), any_bd(), any_group(), any_mac(), vec(any_ip(), 0..3), ipv6).prop_map(
+    (any_port(), any_vrf(), any_bd(), any_group(), any_mac(), vec(any_ip(), 1..3), ipv6).prop_map(
         |(port, vrf, bd, group, mac, ips, ipv6)| PortEntry {
             port,
             vrf,

@@ -4,6 +4,7 @@
 
 mod arp;
 mod delivery;
+mod explain;
 #[expect(dead_code, reason = "the other tests use the rest")]
 #[path = "../fabric/mod.rs"]
 mod fabric;

@@ -3,7 +3,7 @@
 use flowtable::DropReason;
 use flowtable::entry::{EntryKey, Op};
 use flowtable::ids::Mac;
-use flowtable::key::{Decap, Origin, parse};
+use flowtable::key::{Decap, KeyHasher, Origin, parse};
 
 use crate::fabric::frames::{L4, Packet, tagged_as, vxlan};
 use crate::fabric::{
@@ -15,7 +15,7 @@ use crate::fabric::{
 /// inner headers, in the dynamic range 49152 to 65535.
 fn entropy(in_port: flowtable::ids::PortId, frame: &[u8]) -> [u8; 2] {
     let parsed = parse(frame, Origin { in_port, decap: Decap::Never }).unwrap();
-    let port = 0xc000 | (parsed.key.hash(7) >> 48) as u16;
+    let port = 0xc000 | (KeyHasher::new(7).hash(&parsed.key) >> 48) as u16;
     port.to_be_bytes()
 }
 

@@ -123,7 +123,20 @@ impl Node {
         self.fabric.write(&[]);
     }
 
+    /// In as many batches as it takes: one with two values for a key would be refused.
     fn write(&mut self, ops: &[Op]) {
+        let put = |op: &Op| if let Op::Put(entry) = op { Some(entry.key()) } else { None };
+        let is_again = |at: &usize| {
+            put(&ops[*at]).is_some() && ops[..*at].iter().any(|op| put(op) == put(&ops[*at]))
+        };
+        let at = (0..ops.len()).rev().find(is_again).unwrap_or(0);
+        if at > 0 {
+            self.write(&ops[..at]);
+        }
+        self.batch(&ops[at..]);
+    }
+
+    fn batch(&mut self, ops: &[Op]) {
         let before = self.entries.clone();
         for op in ops {
             match op {
@@ -272,7 +285,8 @@ pub(crate) fn endure(storm: &Storm) {
     node.write(&storm.world.entries.iter().cloned().map(Op::Put).collect::<Vec<_>>());
     for gust in &storm.steps {
         match gust {
-            Gust::Write(ops) => node.write(ops),
+            // What is refused as a whole is refused.
+            Gust::Write(ops) => drop(node.fabric.engine.write(ops)),
             Gust::Wait(ns) => node.fabric.wait(*ns),
             Gust::Frame { good, on_wire, at, bytes } => {
                 let says = |(pair, sayings): &(Pair, Vec<Saying>)| {
@@ -286,6 +300,7 @@ pub(crate) fn endure(storm: &Storm) {
                 frame.extend(bytes.iter().skip(30));
                 frame.truncate(1600);
                 let in_port = if *on_wire { UPLINK } else { in_port };
+                node.fabric.write(&[]);
                 drop(node.fabric.engine.trace(in_port, &frame));
                 let delivered = node.fabric.send(in_port, &frame);
                 assert!(delivered.out.len() <= 1, "{delivered:?}");

@@ -173,8 +173,22 @@ fn rule() -> impl Strategy<Value = RuleEntry> {
     let icmp = (kind, option::of(Just(0))).prop_map(|(kind, code)| IcmpMatch { kind, code });
     let flags = (0..32_u8, prop_oneof![Just(2), Just(18), Just(16), Just(1)])
         .prop_map(|(value, mask)| TcpFlagsMatch { value: value & mask, mask });
-    (world::rule(), option::weighted(0.3, icmp), option::weighted(0.3, flags))
-        .prop_map(|(rule, icmp, tcp_flags)| RuleEntry { icmp, tcp_flags, ..rule })
+    (world::rule(), option::weighted(0.3, icmp), option::weighted(0.3, flags)).prop_map(
+        |(rule, icmp, tcp_flags)| match (icmp, tcp_flags) {
+            // One that can't match would be refused.
+            (Some(icmp), _) => RuleEntry {
+                protocol: Some(if icmp.kind < 128 { 1 } else { 58 }),
+                icmp: Some(icmp),
+                src: None,
+                dst: None,
+                src_ports: None,
+                dst_ports: None,
+                ..rule
+            },
+            (None, Some(_)) => RuleEntry { protocol: Some(6), tcp_flags, ..rule },
+            (None, None) => rule,
+        },
+    )
 }
 
 fn mark() -> impl Strategy<Value = QosEntry> {

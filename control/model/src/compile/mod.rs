@@ -198,6 +198,14 @@ impl NodeView<'_> {
                 Direction::In => (peer, own),
                 Direction::Out => (own, peer),
             };
+            // A peer network with subnets of both families, an own address of one: no packet is
+            // of both, and the engine refuses a rule that says so.
+            if src
+                .zip(dst)
+                .is_some_and(|(src, dst)| src.address().is_ipv4() != dst.address().is_ipv4())
+            {
+                continue;
+            }
             entries.push(Entry::Rule(RuleEntry {
                 rule: rule.cookie,
                 seq,

@@ -380,6 +380,7 @@ proptest! {
             prop_assert_eq!(present, expected);
         }
         for entry in &entries {
+            prop_assert_eq!(entry.check(), Ok(()), "the engine takes what is compiled");
             if let Entry::Mac(mac) = entry {
                 let owner = intent.endpoints().find(|e| e.mac == mac.mac && intent.network(&e.network).map(|n| n.bd) == Some(mac.bd));
                 prop_assert!(owner.is_some());

@@ -378,4 +378,4 @@ fn settle(answer: Result<(), EngineError>) -> Result<Result<(), String>, EngineE
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

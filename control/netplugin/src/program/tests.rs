@@ -31,6 +31,8 @@ enum Told {
 
 /// Event streams: open as long as the engine is.
 type Clients = Arc<Mutex<Vec<tokio::sync::mpsc::Sender<Result<Event, Status>>>>>;
+/// Streams of dropped packets: likewise.
+type Followers = Arc<Mutex<Vec<tokio::sync::mpsc::Sender<Result<DroppedPacket, Status>>>>>;
 
 struct Fake {
     instance: String,
@@ -40,6 +42,7 @@ struct Fake {
     /// Takes the next batch, but its answer never arrives.
     loses_answer: Arc<AtomicBool>,
     alive: Clients,
+    followers: Followers,
 }
 
 #[tonic::async_trait]
@@ -114,9 +117,12 @@ impl Datapath for Fake {
 
     async fn drop_log(
         &self,
-        _: Request<DropLogRequest>,
+        r: Request<DropLogRequest>,
     ) -> Result<Response<Self::DropLogStream>, Status> {
-        Err(Status::unimplemented("netplugin reads no drop log"))
+        assert_eq!(r.into_inner(), DropLogRequest { follow: true, vrf: None });
+        let (sender, receiver) = tokio::sync::mpsc::channel(4);
+        self.followers.lock().unwrap().push(sender);
+        Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
     async fn events(
@@ -130,10 +136,11 @@ impl Datapath for Fake {
 }
 
 /// An engine process: gone, with its connections, when dropped.
-struct Process {
+pub(crate) struct Process {
     told: Arc<Mutex<Vec<Told>>>,
     loses_answer: Arc<AtomicBool>,
     alive: Clients,
+    followers: Followers,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -146,10 +153,11 @@ impl Drop for Process {
 }
 
 impl Process {
-    fn start(socket: &PathBuf, instance: &str, ports: &[(u32, &str)]) -> Self {
+    pub(crate) fn start(socket: &PathBuf, instance: &str, ports: &[(u32, &str)]) -> Self {
         drop(std::fs::remove_file(socket));
         let told = Arc::new(Mutex::new(Vec::new()));
         let (loses_answer, alive) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let followers = Followers::default();
         let fake = Fake {
             instance: instance.to_owned(),
             told: Arc::clone(&told),
@@ -157,6 +165,7 @@ impl Process {
             refused_device: "wrbad",
             loses_answer: Arc::clone(&loses_answer),
             alive: Arc::clone(&alive),
+            followers: Arc::clone(&followers),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -173,7 +182,7 @@ impl Process {
                 .await
                 .unwrap();
         });
-        Self { told, loses_answer, alive, runtime: Some(runtime) }
+        Self { told, loses_answer, alive, followers, runtime: Some(runtime) }
     }
 
     /// Waits until it was told this, at most 10 seconds.
@@ -197,20 +206,35 @@ impl Process {
         }
     }
 
+    /// Tells the one that follows the drop log, once there is one, at most 10 seconds later.
+    pub(crate) async fn drop_packet(&self, dropped: DroppedPacket) {
+        let follower = async {
+            loop {
+                let last = self.followers.lock().unwrap().last().cloned();
+                match last {
+                    Some(follower) => break follower,
+                    None => tokio::time::sleep(Duration::from_millis(1)).await,
+                }
+            }
+        };
+        let follower = tokio::time::timeout(Duration::from_secs(10), follower).await;
+        follower.expect("followed in time").send(Ok(dropped)).await.unwrap();
+    }
+
     fn take(&self) -> Vec<Told> {
         std::mem::take(&mut self.told.lock().unwrap())
     }
 }
 
-struct Bench {
+pub(crate) struct Bench {
     dir: tempfile::TempDir,
-    mirror: Arc<Mirror>,
-    programmer: Arc<Programmer>,
+    pub(crate) mirror: Arc<Mirror>,
+    pub(crate) programmer: Arc<Programmer>,
     task: tokio::task::JoinHandle<Infallible>,
 }
 
 impl Bench {
-    fn start(uplink: Option<&str>, ports: BTreeMap<PortId, Wanted>) -> Self {
+    pub(crate) fn start(uplink: Option<&str>, ports: BTreeMap<PortId, Wanted>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let empty = dir.path().join("empty.toml");
         std::fs::write(&empty, "").unwrap();
@@ -226,7 +250,7 @@ impl Bench {
         Self { dir, mirror, programmer, task }
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("vrouterd.sock")
     }
 

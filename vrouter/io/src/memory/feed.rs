@@ -7,6 +7,8 @@
 
 use std::collections::VecDeque;
 
+use crate::frame::{FRAME_BYTES, HEADROOM};
+
 const NS_PER_S: u64 = 1_000_000_000;
 /// Bursts whose delay is kept; later ones are not recorded.
 const DELAYS_MAX: usize = 1 << 22;
@@ -16,9 +18,10 @@ const DELAYS_MAX: usize = 1 << 22;
 pub struct Feed {
     /// All frames, without gaps.
     bytes: Vec<u8>,
-    lens: Vec<u16>,
-    /// Frame to be received next, and its first byte.
-    next: usize,
+    /// Frames of one length that follow each other: their length and where the last one ends.
+    runs: Vec<(u16, usize)>,
+    /// Run of the frame to be received next, and that frame's first byte.
+    run: usize,
     at: usize,
     fresh: Option<Fresh>,
     pace: Option<Pace>,
@@ -26,28 +29,37 @@ pub struct Feed {
 
 /// A number in each frame that grows with every turn of the ring.
 #[derive(Debug, Clone, Copy)]
-struct Fresh {
+pub(super) struct Fresh {
     offset: usize,
     turn: u16,
 }
 
+impl Fresh {
+    /// Adds the turn to the number; a frame that ends before it is left alone.
+    #[inline]
+    pub(super) fn apply(self, frame: &mut [u8]) {
+        if let Some(field) = frame.get_mut(self.offset..).and_then(<[u8]>::first_chunk_mut::<2>) {
+            *field = u16::from_be_bytes(*field).wrapping_add(self.turn).to_be_bytes();
+        }
+    }
+}
+
 impl Feed {
-    /// A ring of frames, received in order, for ever. A frame has at most [`crate::FRAME_BYTES`]
-    /// minus [`crate::HEADROOM`] bytes; what is beyond is cut off.
+    /// A ring of frames, received in order, for ever. A frame has at most [`FRAME_BYTES`] minus
+    /// [`HEADROOM`] bytes; what is beyond is cut off, and empty frames are left out.
     #[must_use]
     pub fn new(frames: Vec<Vec<u8>>) -> Self {
-        let mut feed = Self {
-            bytes: Vec::new(),
-            lens: Vec::with_capacity(frames.len()),
-            next: 0,
-            at: 0,
-            fresh: None,
-            pace: None,
-        };
-        for mut frame in frames {
-            frame.truncate(crate::FRAME_BYTES - crate::HEADROOM);
-            feed.lens.push(frame.len() as u16);
+        let (bytes, runs) = (Vec::new(), Vec::new());
+        let mut feed = Self { bytes, runs, run: 0, at: 0, fresh: None, pace: None };
+        for mut frame in frames.into_iter().filter(|frame| !frame.is_empty()) {
+            frame.truncate(FRAME_BYTES - HEADROOM);
+            let len = frame.len() as u16;
             feed.bytes.append(&mut frame);
+            let end = feed.bytes.len();
+            match feed.runs.last_mut() {
+                Some(run) if run.0 == len => run.1 = end,
+                Some(_) | None => feed.runs.push((len, end)),
+            }
         }
         feed
     }
@@ -68,33 +80,36 @@ impl Feed {
     /// How many of `max` frames are there.
     #[inline]
     pub(super) fn due(&mut self, max: usize) -> usize {
-        if self.lens.is_empty() {
+        if self.runs.is_empty() {
             return 0;
         }
         self.pace.as_mut().map_or(max, |pace| pace.take(max))
     }
 
-    /// Copies the next frame to the front of `out`; returns its length. `out` has room for it, and
-    /// [`Feed::due`] has said that there is one.
+    /// The next frames, at most `max` of them, that have one length: their bytes, that length, and
+    /// what is to be changed in them. [`Feed::due`] has said that there are as many.
     #[inline]
-    pub(super) fn emit(&mut self, out: &mut [u8]) -> usize {
-        let len = usize::from(self.lens[self.next]);
-        let out = &mut out[..len];
-        out.copy_from_slice(&self.bytes[self.at..self.at + len]);
-        if let Some(Fresh { offset, turn }) = self.fresh
-            && let Some(field) = out.get_mut(offset..).and_then(<[u8]>::first_chunk_mut::<2>)
-        {
-            *field = u16::from_be_bytes(*field).wrapping_add(turn).to_be_bytes();
+    pub(super) fn emit(&mut self, max: usize) -> (&[u8], u16, Option<Fresh>) {
+        let (len, end) = self.runs[self.run];
+        let (start, fresh) = (self.at, self.fresh);
+        self.at = end.min(start + max * usize::from(len));
+        let emitted = start..self.at;
+        if self.at == end {
+            self.next_run();
         }
-        self.next += 1;
-        self.at += len;
-        if self.next == self.lens.len() {
-            (self.next, self.at) = (0, 0);
-            if let Some(fresh) = &mut self.fresh {
-                fresh.turn = fresh.turn.wrapping_add(1);
-            }
+        (&self.bytes[emitted], len, fresh)
+    }
+
+    #[cold]
+    fn next_run(&mut self) {
+        self.run += 1;
+        if self.run < self.runs.len() {
+            return;
         }
-        len
+        (self.run, self.at) = (0, 0);
+        if let Some(fresh) = &mut self.fresh {
+            fresh.turn = fresh.turn.wrapping_add(1);
+        }
     }
 
     /// Everything received before has been handled.
@@ -106,7 +121,7 @@ impl Feed {
     }
 
     pub(super) fn arrivals(&mut self) -> Option<Arrivals> {
-        self.pace.as_mut().map(|pace| pace.arrivals())
+        self.pace.as_mut().map(Pace::arrivals)
     }
 }
 
@@ -233,9 +248,27 @@ mod tests {
     use super::*;
 
     fn emit(feed: &mut Feed) -> Vec<u8> {
-        let mut out = [0; 64];
-        let len = feed.emit(&mut out);
-        out[..len].to_vec()
+        let (bytes, len, fresh) = feed.emit(1);
+        assert_eq!(bytes.len(), usize::from(len));
+        let mut frame = bytes.to_vec();
+        if let Some(fresh) = fresh {
+            fresh.apply(&mut frame);
+        }
+        frame
+    }
+
+    #[test]
+    fn frames_of_one_length_come_together_and_a_turn_ends_at_the_last() {
+        let frames = [vec![1], vec![2], vec![], vec![3], vec![4, 4], vec![5, 5]];
+        let mut feed = Feed::new(frames.to_vec());
+        let mut next = |max| {
+            let (bytes, len, _) = feed.emit(max);
+            (bytes.to_vec(), len)
+        };
+        assert_eq!(next(2), (vec![1, 2], 1));
+        assert_eq!(next(64), (vec![3], 1));
+        assert_eq!(next(64), (vec![4, 4, 5, 5], 2));
+        assert_eq!(next(64), (vec![1, 2, 3], 1));
     }
 
     #[test]

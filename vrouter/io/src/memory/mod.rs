@@ -16,10 +16,6 @@ use crate::{PacketIo, QueueId, Wake};
 
 pub use feed::{Arrivals, Feed, Pace};
 
-const CACHE_LINE: usize = 64;
-/// From one buffer to the next: an odd number of cache lines, so that the fronts of the buffers do
-/// not compete for a few sets of the cache. DPDK's mempool spreads its buffers for the same reason.
-const STRIDE: usize = FRAME_BYTES + CACHE_LINE;
 /// Frames sent to a queue in a row that are inspected, or not, together.
 const INSPECTED_TOGETHER: u64 = 64;
 
@@ -61,7 +57,7 @@ impl Inspect {
     const fn takes(self, number: u64) -> bool {
         match self {
             Self::All => true,
-            Self::Sample => number / INSPECTED_TOGETHER % INSPECTED_TOGETHER == 0,
+            Self::Sample => (number / INSPECTED_TOGETHER).is_multiple_of(INSPECTED_TOGETHER),
         }
     }
 }
@@ -75,6 +71,19 @@ struct Queue {
     inspector: Option<(Inspect, Box<dyn Inspector>)>,
     /// Frames the queue takes before [`PacketIo::tx`] refuses.
     room: usize,
+}
+
+/// An odd number of cache lines, so that the fronts of the buffers do not compete for a few sets of
+/// the cache. DPDK's mempool spreads its buffers for the same reason.
+#[derive(Debug, Clone)]
+#[repr(align(64))]
+struct Buffer([u8; FRAME_BYTES + 64]);
+
+impl Buffer {
+    #[inline]
+    fn packet(&self, frame: &Frame) -> &[u8] {
+        &self.0[frame.start()..frame.start() + frame.len()]
+    }
 }
 
 #[derive(Debug, Default)]
@@ -93,9 +102,7 @@ impl Wake for Bell {
 /// A frame region with queues, all in memory.
 #[derive(Debug)]
 pub struct MemoryIo {
-    region: Vec<u8>,
-    /// The first buffer's place in the region: at the start of a cache line.
-    base: usize,
+    buffers: Vec<Buffer>,
     free: Vec<u32>,
     ids: Vec<QueueId>,
     queues: Vec<Queue>,
@@ -114,10 +121,8 @@ impl MemoryIo {
             inspector: None,
             room: usize::MAX,
         };
-        let region = vec![0; frames as usize * STRIDE + CACHE_LINE];
         Self {
-            base: region.as_ptr().align_offset(CACHE_LINE) % CACHE_LINE,
-            region,
+            buffers: vec![Buffer([0; FRAME_BYTES + 64]); frames as usize],
             free: (0..frames).rev().collect(),
             ids: ids.to_vec(),
             queues: ids.iter().map(|_| queue()).collect(),
@@ -127,7 +132,7 @@ impl MemoryIo {
 
     /// Makes `bytes` the next frame received on `queue`; says whether there was a buffer for it.
     pub fn inject(&mut self, queue: QueueId, bytes: &[u8]) -> bool {
-        let Some(frame) = self.copy_in(bytes) else { return false };
+        let Some(frame) = self.put(bytes) else { return false };
         let Some(q) = self.queue_mut(queue) else {
             self.free(frame);
             return false;
@@ -203,6 +208,11 @@ impl MemoryIo {
     }
 
     fn position(&self, queue: QueueId) -> Option<usize> {
+        // Queues are mostly numbered as they lie.
+        let at = usize::from(queue.0);
+        if self.ids.get(at) == Some(&queue) {
+            return Some(at);
+        }
         self.ids.iter().position(|id| *id == queue)
     }
 
@@ -210,7 +220,7 @@ impl MemoryIo {
         self.position(queue).map(|i| &mut self.queues[i])
     }
 
-    fn copy_in(&mut self, bytes: &[u8]) -> Option<Frame> {
+    fn put(&mut self, bytes: &[u8]) -> Option<Frame> {
         let mut frame = self.alloc()?;
         if frame.set_len(bytes.len()).is_err() {
             self.free(frame);
@@ -221,6 +231,32 @@ impl MemoryIo {
     }
 }
 
+/// Receives `count` frames of `feed` into free buffers, of which there are as many.
+fn copy_in(
+    feed: &mut Feed,
+    mut count: usize,
+    (buffers, free): (&mut [Buffer], &mut Vec<u32>),
+    frames: &mut Vec<Frame>,
+) {
+    while count > 0 {
+        let (bytes, len, fresh) = feed.emit(count);
+        let copies = bytes.len() / usize::from(len);
+        let indices = free.drain(free.len() - copies..).rev();
+        let place = HEADROOM..HEADROOM + usize::from(len);
+        let sources = bytes.chunks_exact(usize::from(len));
+        frames.extend(indices.zip(sources).map(|(index, bytes)| {
+            buffers[index as usize].0[place.clone()].copy_from_slice(bytes);
+            Frame::received(index, len)
+        }));
+        if let Some(fresh) = fresh {
+            let received = frames.len() - copies..;
+            let indices = frames[received].iter().map(|frame| frame.index() as usize);
+            indices.for_each(|at| fresh.apply(&mut buffers[at].0[place.clone()]));
+        }
+        count -= copies;
+    }
+}
+
 impl PacketIo for MemoryIo {
     fn queues(&self) -> &[QueueId] {
         &self.ids
@@ -228,22 +264,13 @@ impl PacketIo for MemoryIo {
 
     fn rx(&mut self, queue: QueueId, frames: &mut Vec<Frame>, max: usize) -> usize {
         let Some(at) = self.position(queue) else { return 0 };
-        let Self { region, base, free, queues, .. } = self;
-        let queue = &mut queues[at];
-        let mut count = max.min(queue.received.len());
-        frames.extend(queue.received.drain(..count));
-        let Some(feed) = &mut queue.feed else { return count };
-        let due = feed.due((max - count).min(free.len()));
-        frames.reserve(due);
-        for index in free.drain(free.len() - due..).rev() {
-            let start = *base + index as usize * STRIDE + HEADROOM;
-            let len = feed.emit(&mut region[start..start + FRAME_BYTES - HEADROOM]);
-            if let Ok(frame) = Frame::new(index, HEADROOM, len) {
-                frames.push(frame);
-                count += 1;
-            }
-        }
-        count
+        let queue = &mut self.queues[at];
+        let waiting = max.min(queue.received.len());
+        frames.extend(queue.received.drain(..waiting));
+        let Some(feed) = &mut queue.feed else { return waiting };
+        let due = feed.due((max - waiting).min(self.free.len()));
+        copy_in(feed, due, (&mut self.buffers, &mut self.free), frames);
+        waiting + due
     }
 
     fn tx(&mut self, queue: QueueId, frame: Frame) -> Result<(), Frame> {
@@ -258,8 +285,8 @@ impl PacketIo for MemoryIo {
                 if let Some((which, inspector)) = &mut queue.inspector
                     && which.takes(tally.packets)
                 {
-                    let start = self.base + frame.index() as usize * STRIDE + frame.start();
-                    inspector.sent(tally.packets, &self.region[start..start + frame.len()]);
+                    let bytes = self.buffers[frame.index() as usize].packet(&frame);
+                    inspector.sent(tally.packets, bytes);
                 }
                 tally.packets += 1;
                 tally.bytes += frame.len() as u64;
@@ -285,13 +312,12 @@ impl PacketIo for MemoryIo {
     }
 
     fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
-        let start = self.base + frame.index() as usize * STRIDE + frame.start();
-        &self.region[start..start + frame.len()]
+        self.buffers[frame.index() as usize].packet(frame)
     }
 
     fn bytes_mut<'a>(&'a mut self, frame: &'a mut Frame) -> &'a mut [u8] {
-        let start = self.base + frame.index() as usize * STRIDE + frame.start();
-        &mut self.region[start..start + frame.len()]
+        let buffer = &mut self.buffers[frame.index() as usize].0;
+        &mut buffer[frame.start()..frame.start() + frame.len()]
     }
 
     fn wait(&mut self, timeout: Duration) {
