@@ -54,9 +54,10 @@ pub struct EngineConfig {
     pub tenant_connections: u32,
     /// Connections opened from one container.
     pub port_connections: u32,
-    /// New flows a second, and at once, of a tenant whose entry does not say; 0 is no limit.
+    /// New flows a second of a tenant whose entry does not say, a tenth of them (at least 1,000) at
+    /// once; 0 is no limit.
     pub tenant_new_flows: u32,
-    /// New flows a second, and at once, of one port; 0 is no limit.
+    /// New flows a second of one container, a tenth of them (at least 1,000) at once; 0 is no limit.
     pub port_new_flows: u32,
     /// For how many seconds after the first tables TCP may be picked up in the middle: longer than
     /// peers wait before they send again, so that a restart cuts nothing.
@@ -65,6 +66,8 @@ pub struct EngineConfig {
     pub tracking: Tracking,
     /// Meters that can be in use.
     pub meter_slots: usize,
+    /// Milliseconds that packets above a single rate may wait for its tokens; 0: they are dropped.
+    pub meter_queue_ms: u32,
     /// Policy rules that can have counters.
     pub rule_slots: usize,
     /// Key of the flow hash and the sampler: random on a node, fixed in tests.
@@ -88,6 +91,7 @@ impl Default for EngineConfig {
             pickup_seconds: 0,
             tracking: Tracking::Stateful,
             meter_slots: 1 << 14,
+            meter_queue_ms: 0,
             rule_slots: 1 << 16,
             seed: 0,
             sample_queue: 1024,
@@ -247,7 +251,7 @@ impl Engine {
         let free_slots = (0..config.rule_slots as u32).rev().collect();
         let meters = (0..shared.meters.slot_count() as u32).rev();
         let control = Control {
-            master: Master::default(),
+            master: Master { meter_queue_ms: config.meter_queue_ms, ..Master::default() },
             free_slots,
             left_slots: Vec::new(),
             free_meters: meters.filter_map(|slot| MeterSlot::new(slot).ok()).collect(),

@@ -2,13 +2,16 @@
 //! [`MeterBank`](flowtable::meter::MeterBank), where workers lease tokens; a snapshot only says who
 //! is charged.
 
-use flowtable::entry::{MeterEntry, PORT_METERS_MAX, QosEntry};
+use flowtable::entry::{MeterEntry, MeterUnit, PORT_METERS_MAX, QosEntry};
 use flowtable::exact::ExactMap;
 use flowtable::ids::{Dscp, MeterId, PortId};
 use flowtable::meter::MeterSlot;
 
 /// Meters of a packet at most: those of its sender and of its receiver.
 const METERS_MAX: usize = 2 * PORT_METERS_MAX;
+
+/// The shortest line holds two full frames.
+const QUEUE_BYTES_MIN: usize = 2 * 1518;
 
 /// The meters a packet is charged to, in place so that a cached decision is one value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +60,8 @@ pub(crate) struct PortQos {
 struct Meter {
     id: MeterId,
     yellow: Option<Dscp>,
+    /// Bytes that may wait for its tokens.
+    queue_bytes: usize,
 }
 
 /// The section `qos` of a snapshot.
@@ -67,8 +72,12 @@ pub(crate) struct Qos {
 }
 
 impl Qos {
-    pub(crate) fn add_meter(&mut self, slot: MeterSlot, entry: &MeterEntry) {
-        let meter = Meter { id: entry.meter, yellow: entry.yellow_dscp };
+    /// Packets above the rate wait for up to `queue_ms`, when it is one rate in bits.
+    pub(crate) fn add_meter(&mut self, slot: MeterSlot, entry: &MeterEntry, queue_ms: u32) {
+        let shaped = entry.unit == MeterUnit::Bits && entry.peak.is_none() && queue_ms > 0;
+        let bytes = entry.committed.rate.saturating_mul(queue_ms.into()) / 8000;
+        let queue_bytes = if shaped { (bytes as usize).max(QUEUE_BYTES_MIN) } else { 0 };
+        let meter = Meter { id: entry.meter, yellow: entry.yellow_dscp, queue_bytes };
         self.meters.insert(slot.get(), meter);
     }
 
@@ -96,6 +105,11 @@ impl Qos {
     /// The mark of packets above the committed rate of the meter in `slot`.
     pub(crate) fn yellow(&self, slot: MeterSlot) -> Option<Dscp> {
         self.meters.get(&slot.get())?.yellow
+    }
+
+    /// Bytes that may wait for the meter in `slot`; 0: what is above the rate is dropped.
+    pub(crate) fn queue_bytes(&self, slot: MeterSlot) -> usize {
+        self.meters.get(&slot.get()).map_or(0, |meter| meter.queue_bytes)
     }
 
     pub(crate) fn id(&self, slot: MeterSlot) -> Option<MeterId> {

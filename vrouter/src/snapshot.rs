@@ -254,6 +254,8 @@ pub(crate) struct Master {
     pub(crate) specs: BTreeMap<PortId, PortSpec>,
     pub(crate) slots: BTreeMap<RuleId, u32>,
     pub(crate) meters: BTreeMap<MeterId, MeterSlot>,
+    /// How long packets above a meter's rate may wait; 0: they are dropped.
+    pub(crate) meter_queue_ms: u32,
     /// What the batch that is being published changed; empty between batches.
     pub(crate) changed: Before,
 }
@@ -343,7 +345,7 @@ impl Master {
             if let Entry::Meter(e) = entry
                 && let Some(slot) = self.meters.get(&e.meter)
             {
-                qos.add_meter(*slot, e);
+                qos.add_meter(*slot, e, self.meter_queue_ms);
             } else if let Entry::Qos(e) = entry {
                 qos.add_port(e, |id| self.meters.get(&id).copied());
             }

@@ -85,11 +85,26 @@ impl MeterLease {
         bytes: u32,
         now_ns: u64,
     ) -> Result<Colour, MeterSlot> {
+        let charged = self.offer(bank, slots, bytes, now_ns);
+        charged.inspect_err(|red| self.count_red(bank, *red, bytes))
+    }
+
+    /// As [`MeterLease::police`], for a packet that may come again: a red one is not counted.
+    ///
+    /// # Errors
+    /// The slot whose meter was red.
+    #[inline]
+    pub fn offer(
+        &mut self,
+        bank: &MeterBank,
+        slots: &[MeterSlot],
+        bytes: u32,
+        now_ns: u64,
+    ) -> Result<Colour, MeterSlot> {
         let mut worst = Colour::Green;
         for &slot in slots {
             let colour = self.judge(bank, slot, bytes, now_ns);
             if colour == Colour::Red {
-                bank.count(self.worker, slot, colour, bytes);
                 return Err(slot);
             }
             worst = worst.max(colour);
@@ -98,6 +113,11 @@ impl MeterLease {
             self.pay(bank, slot, bytes);
         }
         Ok(worst)
+    }
+
+    /// Counts a packet that [`MeterLease::offer`] has refused and that is dropped.
+    pub fn count_red(&self, bank: &MeterBank, slot: MeterSlot, bytes: u32) {
+        bank.count(self.worker, slot, Colour::Red, bytes);
     }
 
     /// Whether the last packet that the meter in `slot` judged was yellow.

@@ -23,6 +23,8 @@ const CONNECTIONS: u32 = 1 << 20;
 const CONNECTIONS_MAX: u32 = 1 << 26;
 const PORT_CONNECTIONS: u32 = 1 << 17;
 const PORT_NEW_FLOWS: u32 = 50_000;
+/// As long as a packet may wait: more would only fill up the senders' windows.
+const METER_QUEUE_MS: u32 = 50;
 /// Longer than a TCP sender waits between its first retransmissions (RFC 6298).
 const PICKUP_S: u32 = 30;
 const SFLOW_RATE: u32 = 400;
@@ -89,6 +91,9 @@ struct Options {
     /// Seconds after a start in which TCP connections from before are taken over; 0 is none [default: 30]
     #[arg(long, env = "WEIR_PICKUP_SECONDS", value_name = "S")]
     pickup_seconds: Option<u32>,
+    /// Milliseconds that packets above a rate may wait before they are dropped; 0 drops at once [default: 50]
+    #[arg(long, env = "WEIR_METER_QUEUE_MS", value_name = "MS")]
+    meter_queue_ms: Option<u32>,
     /// Where sFlow goes; without it nothing is sampled
     #[arg(long, env = "WEIR_SFLOW_COLLECTOR", value_name = "IP:PORT")]
     sflow_collector: Option<SocketAddr>,
@@ -158,6 +163,8 @@ pub(crate) struct FlowBounds {
     /// 0 is no limit.
     pub(crate) port_new_flows: u32,
     pub(crate) pickup_seconds: u32,
+    /// 0 polices.
+    pub(crate) meter_queue_ms: u32,
 }
 
 /// Why a configuration is refused.
@@ -179,6 +186,8 @@ pub(crate) enum ConfigError {
     Frames(u32),
     #[error("--frames {0}: huge pages take multiples of {FRAMES_PER_HUGE_PAGE}")]
     HugeFrames(u32),
+    #[error("--meter-queue-ms {0}: want 0 to {METER_QUEUE_MS}")]
+    MeterQueue(u32),
     #[error("--connections {0}: want 1 to {CONNECTIONS_MAX}")]
     Connections(u32),
     #[error("--sflow-rate 0: want 1 or more; without --sflow-collector nothing is sampled")]
@@ -230,6 +239,7 @@ impl Options {
             port_connections: self.port_connections.or(other.port_connections),
             port_new_flows: self.port_new_flows.or(other.port_new_flows),
             pickup_seconds: self.pickup_seconds.or(other.pickup_seconds),
+            meter_queue_ms: self.meter_queue_ms.or(other.meter_queue_ms),
             sflow_collector: self.sflow_collector.or(other.sflow_collector),
             sflow_rate: self.sflow_rate.or(other.sflow_rate),
             sflow_polling: self.sflow_polling.or(other.sflow_polling),
@@ -272,7 +282,12 @@ impl Options {
         if !(1..=CONNECTIONS_MAX).contains(&connections) {
             return Err(ConfigError::Connections(connections));
         }
+        let meter_queue_ms = self.meter_queue_ms.unwrap_or(METER_QUEUE_MS);
+        if meter_queue_ms > METER_QUEUE_MS {
+            return Err(ConfigError::MeterQueue(meter_queue_ms));
+        }
         Ok(FlowBounds {
+            meter_queue_ms,
             connections,
             port_connections: self.port_connections.unwrap_or(PORT_CONNECTIONS),
             port_new_flows: self.port_new_flows.unwrap_or(PORT_NEW_FLOWS),
@@ -325,8 +340,9 @@ mod tests {
         assert_eq!((config.frames, config.hugepages), (8192, HugePages::Auto));
         assert_eq!((config.cpu, config.sflow), (None, None));
         assert_eq!(config.limits, Limits::new(200_000, 2_500));
-        let FlowBounds { connections, port_connections, port_new_flows, pickup_seconds } =
+        let FlowBounds { connections, port_connections, port_new_flows, pickup_seconds, .. } =
             config.flows;
+        assert_eq!(config.flows.meter_queue_ms, 50);
         assert_eq!((connections, port_connections), (1_048_576, 131_072));
         assert_eq!((port_new_flows, pickup_seconds), (50_000, 30));
         assert_eq!(config.log_level, LevelFilter::INFO);
@@ -371,6 +387,7 @@ mod tests {
             (&["--frames", "100"], "--frames 100: want 4096 to 65536"),
             (&["--frames", "4100", "--hugepages", "on"], "--frames 4100: huge pages"),
             (&["--connections", "0"], "--connections 0: want 1 to 67108864"),
+            (&["--meter-queue-ms", "51"], "--meter-queue-ms 51: want 0 to 50"),
             (&["--sflow-rate", "0"], "--sflow-rate 0"),
             (&["--sflow-collector", "10.0.0.1:0"], "--sflow-collector 10.0.0.1:0"),
             (&["--sflow-agent", "0.0.0.0"], "--sflow-agent 0.0.0.0"),

@@ -148,6 +148,7 @@ fn engine_config(config: &Config, seed: u64) -> EngineConfig {
         port_connections: flows.port_connections,
         port_new_flows: flows.port_new_flows,
         pickup_seconds: flows.pickup_seconds,
+        meter_queue_ms: flows.meter_queue_ms,
         ..EngineConfig::default()
     }
 }

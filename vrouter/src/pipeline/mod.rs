@@ -124,6 +124,22 @@ impl Decision {
     }
 }
 
+impl Decision {
+    /// Of a packet that was not even looked at.
+    pub(crate) fn flow_limit(relation: Relation, snapshot: &Snapshot) -> Self {
+        Self {
+            verdict: Verdict::Drop(DropReason::FlowLimit),
+            slots: [NO_SLOT; 2],
+            rule: None,
+            meters: MeterList::EMPTY,
+            relation,
+            looked: Looked::default(),
+            sections: Sections::default(),
+            revision: snapshot.revision,
+        }
+    }
+}
+
 /// Where a packet entered the tenant.
 #[derive(Debug, Clone, Copy)]
 enum Origin<'s> {

@@ -88,10 +88,19 @@ impl PickupEnd {
     }
 }
 
+/// New flows at once, of so many a second: those of 100 ms, and of a low bound all.
+const fn at_once(per_second: u32) -> u32 {
+    let tenth = if per_second / 10 > 1000 { per_second / 10 } else { 1000 };
+    if tenth < per_second { tenth } else { per_second }
+}
+
 impl Tracker {
     pub(crate) fn new(bounds: Bounds) -> Self {
         Self {
-            ports: PortBudget::new(Rate::new(bounds.port_new_flows, bounds.port_new_flows)),
+            ports: PortBudget::new(Rate::new(
+                bounds.port_new_flows,
+                at_once(bounds.port_new_flows),
+            )),
             tenants: TenantBudget::default(),
             swept_ns: 0,
             bounds,
@@ -120,14 +129,23 @@ impl Tracker {
         table.sweep(now, share as usize + 1);
     }
 
-    /// Whether a port and its tenant may open one more flow.
-    fn may_open(&mut self, port: PortId, tenant: &TenantEntry, vrf: Vrf, now_ns: u64) -> bool {
+    /// Whether a port may have one more packet of no connection looked at: before the tables are
+    /// walked, which is what a flood would cost the others. All remote senders come by the uplink:
+    /// there the tenants' bounds hold.
+    fn may_try(&mut self, (port, kind): (PortId, PortKind), now_ns: u64) -> bool {
+        match kind {
+            PortKind::Container => self.ports.take(port, now_ns),
+            PortKind::Uplink => true,
+        }
+    }
+
+    /// Whether a tenant may open one more flow.
+    fn may_open(&mut self, tenant: &TenantEntry, vrf: Vrf, now_ns: u64) -> bool {
         let of_tenant = match tenant.new_flows_max {
             0 => self.bounds.tenant_new_flows,
             own => own,
         };
-        self.ports.take(port, now_ns)
-            && self.tenants.take(vrf, Rate::new(of_tenant, of_tenant), now_ns)
+        self.tenants.take(vrf, Rate::new(of_tenant, at_once(of_tenant)), now_ns)
     }
 
     fn limits(&self, kind: PortKind, tenant: &TenantEntry) -> Limits {
@@ -256,6 +274,9 @@ impl<I: PacketIo> Worker<I> {
     ) -> Decision {
         let now = seconds(now_ns);
         let mut standing = self.stand((frame, packet), snapshot, now);
+        if !self.may_try(packet, standing.relation, snapshot, now_ns) {
+            return Decision::flow_limit(standing.relation, snapshot);
+        }
         let mut decision = self.resolve(packet, snapshot, standing.relation);
         if self.picks_up(packet, &decision, now)
             && let Some(picked) = self.pick_up(packet, snapshot, now_ns)
@@ -281,6 +302,24 @@ impl<I: PacketIo> Worker<I> {
             );
         }
         decision
+    }
+
+    /// Whether the port's budget has room for a packet of no connection.
+    fn may_try(
+        &mut self,
+        packet: &Packet,
+        relation: Relation,
+        snapshot: &Snapshot,
+        now_ns: u64,
+    ) -> bool {
+        let port = packet.rx.port;
+        match relation {
+            Relation::Opening | Relation::Stray(_) => {
+                let kind = snapshot.ports.lookup(port).map_or(PortKind::Container, |p| p.spec.kind);
+                self.tracker.may_try((port, kind), now_ns)
+            }
+            Relation::Untracked | Relation::Original | Relation::Reply | Relation::Admitted => true,
+        }
     }
 
     fn remember(&mut self, packet: &Packet, mut flow: Flow, snapshot: &Snapshot) {
@@ -374,7 +413,7 @@ impl<I: PacketIo> Worker<I> {
         let (port, vrf) = (packet.rx.port, tuple.vrf);
         let tenant = snapshot.policy.tenant(vrf);
         let kind = snapshot.ports.lookup(port).map_or(PortKind::Container, |p| p.spec.kind);
-        if !self.tracker.may_open(port, tenant, vrf, now_ns) {
+        if !self.tracker.may_open(tenant, vrf, now_ns) {
             return Err(DropReason::FlowLimit);
         }
         let tcp_flags = match pickup {

@@ -13,6 +13,7 @@
 mod act;
 mod answer;
 mod decide;
+mod shape;
 mod watch;
 
 use std::mem::take;
@@ -47,6 +48,7 @@ use crate::slow::{PUNT_RATE, Punted, Reply};
 use crate::snapshot::Snapshot;
 use crate::trace::Charged;
 use decide::Flow;
+use shape::Shaper;
 use watch::Live;
 
 pub(crate) use decide::{Bounds, PickupEnd, Tracker};
@@ -60,6 +62,8 @@ const IDLE_SPIN_NS: u64 = 200_000;
 const ETHERNET_BYTES: usize = 14;
 /// Longest sleep: an upper bound on noticing a stop flag that nobody woke it for.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
+/// The same while packets wait for a meter's tokens.
+const SHAPING_WAIT: Duration = Duration::from_millis(1);
 
 /// What the control side and the worker share.
 #[derive(Debug)]
@@ -126,6 +130,7 @@ pub struct Worker<I: PacketIo> {
     masked: MaskedCache,
     tracker: Tracker,
     lease: MeterLease,
+    shaper: Shaper,
     hasher: KeyHasher,
     sampler: Sampler,
     budget: PortBudget,
@@ -155,6 +160,7 @@ impl<I: PacketIo> std::fmt::Debug for Worker<I> {
 
 impl<I: PacketIo> Drop for Worker<I> {
     fn drop(&mut self) {
+        self.empty_lines();
         self.shared.running.store(false, Ordering::Release);
     }
 }
@@ -198,6 +204,7 @@ impl<I: PacketIo> Worker<I> {
             masked: MaskedCache::new(parts.masked_entries, parts.seed),
             tracker: parts.tracker,
             lease: parts.lease,
+            shaper: Shaper::new(),
             hasher: KeyHasher::new(parts.seed),
             sampler: Sampler::new(parts.seed),
             budget: PortBudget::new(PUNT_RATE),
@@ -227,7 +234,8 @@ impl<I: PacketIo> Worker<I> {
             } else if now_ns.saturating_sub(busy_ns) < IDLE_SPIN_NS {
                 std::hint::spin_loop();
             } else {
-                self.io.wait(IDLE_WAIT);
+                let wait = if self.shaper.is_empty() { IDLE_WAIT } else { SHAPING_WAIT };
+                self.io.wait(wait);
             }
         }
         self.shared.running.store(false, Ordering::Release);
@@ -259,6 +267,9 @@ impl<I: PacketIo> Worker<I> {
             self.buffers = Buffers { received, ..burst };
         }
         self.shared.counters.add_tiers(&mut self.tiers);
+        if !self.shaper.is_empty() {
+            handled += self.release(&snapshot, now_ns);
+        }
         handled += self.send_replies(&snapshot);
         self.io.flush();
         handled
@@ -275,6 +286,23 @@ impl<I: PacketIo> Worker<I> {
         if let Some(tiers) = tiers {
             self.show(packet, &decision, (charged, tiers), snapshot);
         }
+        match (decision.verdict, charged) {
+            (Verdict::Forward(_), Some(Err(slot))) => {
+                self.hold(frame, packet, (decision, slot), (snapshot, now_ns));
+            }
+            _ => self.end_decided(frame, packet, &decision, (snapshot, now_ns)),
+        }
+    }
+
+    /// What was decided is done.
+    #[inline]
+    fn end_decided(
+        &mut self,
+        frame: Frame,
+        packet: &Packet,
+        decision: &Decision,
+        (snapshot, now_ns): (&Snapshot, u64),
+    ) {
         match decision.verdict {
             Verdict::Forward(actions) => self.act(frame, packet, &actions, snapshot),
             Verdict::Punt(punt) => self.punt(frame, packet, punt, (snapshot, now_ns)),
@@ -348,7 +376,11 @@ impl<I: PacketIo> Worker<I> {
             return None;
         }
         let (slots, bytes) = (decision.meters.slots(), packet.tenant_len() as u32);
-        let charged = self.lease.police(&self.shared.meters, slots, bytes, now_ns);
+        // Who comes later does not overtake who waits.
+        if let Some(slot) = self.shaper.line_of(slots) {
+            return Some(Err(slot));
+        }
+        let charged = self.lease.offer(&self.shared.meters, slots, bytes, now_ns);
         match charged {
             Ok(Colour::Green) => {}
             // ARP has no place for a mark.
@@ -358,7 +390,11 @@ impl<I: PacketIo> Worker<I> {
                 let mark = yellow.find_map(|slot| snapshot.qos.yellow(*slot));
                 actions.dscp = mark.or(actions.dscp);
             }
-            Err(_red) => decision.verdict = Verdict::Drop(DropReason::RateLimit),
+            Err(slot) if snapshot.qos.queue_bytes(slot) > 0 => {}
+            Err(slot) => {
+                self.lease.count_red(&self.shared.meters, slot, bytes);
+                decision.verdict = Verdict::Drop(DropReason::RateLimit);
+            }
         }
         Some(charged)
     }

@@ -1,0 +1,199 @@
+//! Packets that wait for a meter's tokens: shaping.
+//!
+//! Policing alone holds no TCP to its rate: it sends a window at once, loses what is above the burst,
+//! and waits for a timer. So what is above a single rate waits, in order, for up to the time that the
+//! engine is given (50 ms on a node), and is dropped when the line is full. Lines are bounded in
+//! bytes by their meter's rate and in packets, all lines together in packets; a place is taken once
+//! at the start, so that waiting allocates nothing.
+
+use flowtable::exact::ExactMap;
+use flowtable::meter::MeterSlot;
+use flowtable::{DropReason, Verdict};
+use packet_io::{Frame, PacketIo};
+
+use super::{Packet, Worker};
+use crate::pipeline::Decision;
+use crate::snapshot::Snapshot;
+
+/// Packets of all lines: an eighth of a node's frames.
+const PLACES: usize = 1024;
+/// Packets of one line.
+const LINE_PACKETS_MAX: usize = 256;
+/// A packet that waited longer, because its meter's rate was lowered, is dropped.
+const AGE_MAX_NS: u64 = 200_000_000;
+const NOWHERE: u32 = u32::MAX;
+
+/// A packet that waits: decided, counted as received, and not yet charged.
+struct Waiting {
+    frame: Frame,
+    packet: Packet,
+    decision: Decision,
+    since_ns: u64,
+}
+
+struct Place {
+    waiting: Option<Waiting>,
+    next: u32,
+}
+
+/// Packets of one meter, oldest first.
+#[derive(Debug, Clone, Copy)]
+struct Line {
+    first: u32,
+    last: u32,
+    packets: usize,
+    bytes: usize,
+}
+
+/// All lines of a worker.
+pub(super) struct Shaper {
+    places: Vec<Place>,
+    free: u32,
+    lines: ExactMap<u16, Line>,
+    /// Meters that somebody waits for.
+    active: Vec<MeterSlot>,
+}
+
+impl Shaper {
+    pub(super) fn new() -> Self {
+        let place = |at: usize| Place { waiting: None, next: at as u32 + 1 };
+        let mut places: Vec<Place> = (0..PLACES).map(place).collect();
+        if let Some(last) = places.last_mut() {
+            last.next = NOWHERE;
+        }
+        let mut lines = ExactMap::default();
+        lines.reserve(PLACES);
+        Self { places, free: 0, lines, active: Vec::with_capacity(PLACES) }
+    }
+
+    /// Nobody waits.
+    #[inline]
+    pub(super) const fn is_empty(&self) -> bool {
+        self.active.is_empty()
+    }
+
+    /// The first of these meters that somebody waits for: who comes later waits behind.
+    #[inline]
+    pub(super) fn line_of(&self, slots: &[MeterSlot]) -> Option<MeterSlot> {
+        if self.is_empty() {
+            return None;
+        }
+        slots.iter().copied().find(|slot| self.lines.contains_key(&slot.get()))
+    }
+
+    /// Puts a packet at the end of a line of at most `bytes_max`; gives it back when there is no room.
+    fn push(&mut self, slot: MeterSlot, waiting: Waiting, bytes_max: usize) -> Result<(), Waiting> {
+        let bytes = waiting.packet.tenant_len();
+        let empty = Line { first: NOWHERE, last: NOWHERE, packets: 0, bytes: 0 };
+        let line = self.lines.get(&slot.get()).copied().unwrap_or(empty);
+        let full = line.packets >= LINE_PACKETS_MAX || line.bytes + bytes > bytes_max;
+        if full || self.free == NOWHERE {
+            return Err(waiting);
+        }
+        let at = self.free;
+        let place = &mut self.places[at as usize];
+        self.free = place.next;
+        *place = Place { waiting: Some(waiting), next: NOWHERE };
+        let first = if line.packets == 0 { at } else { line.first };
+        if let Some(last) = self.places.get_mut(line.last as usize) {
+            last.next = at;
+        }
+        let grown = Line { first, last: at, packets: line.packets + 1, bytes: line.bytes + bytes };
+        if self.lines.insert(slot.get(), grown).is_none() {
+            self.active.push(slot);
+        }
+        Ok(())
+    }
+
+    fn front(&self, slot: MeterSlot) -> Option<&Waiting> {
+        let line = self.lines.get(&slot.get())?;
+        self.places.get(line.first as usize)?.waiting.as_ref()
+    }
+
+    fn pop(&mut self, slot: MeterSlot) -> Option<Waiting> {
+        let line = self.lines.get_mut(&slot.get())?;
+        let at = line.first;
+        let place = self.places.get_mut(at as usize)?;
+        let waiting = place.waiting.take()?;
+        line.first = place.next;
+        line.packets -= 1;
+        line.bytes -= waiting.packet.tenant_len();
+        place.next = self.free;
+        self.free = at;
+        if line.packets == 0 {
+            self.lines.remove(&slot.get());
+            self.active.retain(|active| *active != slot);
+        }
+        Some(waiting)
+    }
+}
+
+impl<I: PacketIo> Worker<I> {
+    /// A packet above the rate of the meter in `slot`: it waits, or ends as `rate-limit`.
+    #[cold]
+    pub(super) fn hold(
+        &mut self,
+        frame: Frame,
+        packet: &Packet,
+        (decision, slot): (Decision, MeterSlot),
+        (snapshot, now_ns): (&Snapshot, u64),
+    ) {
+        let waiting = Waiting { frame, packet: *packet, decision, since_ns: now_ns };
+        let bytes_max = snapshot.qos.queue_bytes(slot);
+        if let Err(Waiting { frame, .. }) = self.shaper.push(slot, waiting, bytes_max) {
+            let bytes = packet.tenant_len() as u32;
+            self.lease.count_red(&self.shared.meters, slot, bytes);
+            self.refuse(frame, packet, (DropReason::RateLimit, None), (snapshot, now_ns));
+        }
+    }
+
+    /// Sends what has waited long enough; returns how many packets that were.
+    pub(super) fn release(&mut self, snapshot: &Snapshot, now_ns: u64) -> usize {
+        let mut released = 0;
+        let mut at = 0;
+        while let Some(slot) = self.shaper.active.get(at).copied() {
+            while let Some(waiting) = self.next_of(slot, now_ns) {
+                self.leave(waiting, (snapshot, now_ns));
+                released += 1;
+            }
+            // An emptied line has left the list, and another is in its place.
+            at += usize::from(self.shaper.active.get(at) == Some(&slot));
+        }
+        released
+    }
+
+    /// The first packet of a line, when its meters let it go now or it has waited too long.
+    fn next_of(&mut self, slot: MeterSlot, now_ns: u64) -> Option<Waiting> {
+        let front = self.shaper.front(slot)?;
+        let (slots, bytes) = (front.decision.meters.slots(), front.packet.tenant_len() as u32);
+        let old = now_ns.saturating_sub(front.since_ns) > AGE_MAX_NS;
+        if self.lease.offer(&self.shared.meters, slots, bytes, now_ns).is_ok() {
+            return self.shaper.pop(slot);
+        }
+        old.then(|| self.shaper.pop(slot)).flatten().map(|mut waiting| {
+            self.lease.count_red(&self.shared.meters, slot, bytes);
+            waiting.decision.verdict = Verdict::Drop(DropReason::RateLimit);
+            waiting
+        })
+    }
+
+    /// A packet that has waited: it meets the tables of this moment.
+    fn leave(&mut self, waiting: Waiting, (snapshot, now_ns): (&Snapshot, u64)) {
+        let Waiting { frame, packet, mut decision, .. } = waiting;
+        let forwarded = matches!(decision.verdict, Verdict::Forward(_));
+        if forwarded && decision.revision < snapshot.valid_since(decision.sections) {
+            decision = self.decide(&frame, &packet, snapshot, now_ns);
+        }
+        self.end_decided(frame, &packet, &decision, (snapshot, now_ns));
+    }
+
+    /// Takes every frame out of the lines: the worker ends.
+    pub(super) fn empty_lines(&mut self) {
+        while let Some(slot) = self.shaper.active.first().copied() {
+            match self.shaper.pop(slot) {
+                Some(waiting) => self.io.free(waiting.frame),
+                None => return,
+            }
+        }
+    }
+}
