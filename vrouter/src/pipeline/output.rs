@@ -4,10 +4,12 @@ use flowtable::action::{Exit, Pop, Rewrite};
 use flowtable::entry::NextHop;
 use flowtable::ids::{Bd, Dscp, Mac, PortId, Vrf};
 use flowtable::key::ethertype;
+use flowtable::meter::MeterSlot;
 use flowtable::{ActionList, DropReason};
 
 use super::{Ingress, Origin, Stop, Target, Walk, describe};
 use crate::port::PortKind;
+use crate::qos::Qos;
 use crate::snapshot::Section;
 use crate::trace::Recorder;
 
@@ -40,13 +42,7 @@ impl<'s> Walk<'s> {
             recorder.step(
                 "qos",
                 None,
-                || {
-                    let names = |way: &str, slots: &[_]| {
-                        let name = |slot: &_| qos.id(*slot).map(|id| format!("{way}=meter:{id}"));
-                        slots.iter().filter_map(name).collect::<Vec<_>>()
-                    };
-                    [names("from", from), names("to", to)].concat().join(",")
-                },
+                || [names(qos, "from", from), names(qos, "to", to)].concat().join(","),
                 || dscp.map_or_else(String::new, |dscp| format!("set(ip_dscp={dscp})")),
             );
         }
@@ -128,6 +124,12 @@ impl<'s> Walk<'s> {
             Some(PortKind::Container) | None => Err(DropReason::PortGone),
         }
     }
+}
+
+/// Meters of one way, as flow text.
+fn names(qos: &Qos, way: &str, slots: &[MeterSlot]) -> Vec<String> {
+    let ids = slots.iter().filter_map(|slot| qos.id(*slot));
+    ids.map(|id| format!("{way}=meter:{id}")).collect()
 }
 
 /// Tables never name another tenant's VNI or VLAN as a way out; were one to, the packet ends here.
