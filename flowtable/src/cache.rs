@@ -166,6 +166,7 @@ impl<V: Copy> FlowCache<V> {
     /// Where a lookup of `hash` will most likely end; asks for the memory there without waiting for
     /// it: a burst of these before a burst of lookups lets their cache misses overlap.
     #[inline]
+    #[must_use]
     pub fn touch(&self, hash: u64) -> Hint {
         let set = &self.sets[self.set_index(hash)];
         let Some(way) = set.candidates(tag_of(hash)).next() else { return Hint(UNPLACED) };

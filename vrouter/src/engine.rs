@@ -13,13 +13,14 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use crossbeam::queue::ArrayQueue;
 use flowtable::DropReason;
 use flowtable::conn::{ConnConfig, ConnCounts, ConnStats, ConnTable, Seconds, Timeouts};
-use flowtable::entry::{Entry, EntryKey, Op, PortEntry, Tracking};
+use flowtable::entry::{Entry, EntryKey, Op, PortEntry};
 use flowtable::fragment::FragTable;
 use flowtable::ids::{MeterId, PortId, RuleId, Vrf};
-use flowtable::key;
 use flowtable::meter::{MeterBank, MeterCounts, MeterLease, MeterSlot, MeterSpec};
-use packet_io::{PacketIo, Wake};
+use packet_io::PacketIo;
 
+use crate::batch::{self, Control};
+use crate::config::EngineConfig;
 use crate::connections::Memory;
 use crate::counters::{Count, Counters};
 use crate::droplog::{DROP_QUEUE, Dropped};
@@ -40,65 +41,6 @@ const WORKER_PATIENCE: Duration = Duration::from_secs(2);
 const WORKER_CHECK: Duration = Duration::from_micros(50);
 /// Longest pause.
 const WORKER_CHECK_MAX: Duration = Duration::from_millis(10);
-
-/// Sizes and settings of an engine.
-#[derive(Debug, Clone)]
-pub struct EngineConfig {
-    /// Flows the exact cache holds; rounded up to a power of two.
-    pub flow_entries: usize,
-    /// Decisions the masked cache holds; rounded up to a power of two.
-    pub masked_entries: usize,
-    /// Connections of all tenants.
-    pub connections: usize,
-    /// Connections of a tenant whose entry does not say.
-    pub tenant_connections: u32,
-    /// Connections opened from one container.
-    pub port_connections: u32,
-    /// New flows a second of a tenant whose entry does not say, a tenth of them (at least 1,000) at
-    /// once; 0 is no limit.
-    pub tenant_new_flows: u32,
-    /// New flows a second of one container, a tenth of them (at least 1,000) at once; 0 is no limit.
-    pub port_new_flows: u32,
-    /// For how many seconds after the first tables TCP may be picked up in the middle: longer than
-    /// peers wait before they send again, so that a restart cuts nothing.
-    pub pickup_seconds: u32,
-    /// Whether connections of tenants without an entry are tracked.
-    pub tracking: Tracking,
-    /// Meters that can be in use.
-    pub meter_slots: usize,
-    /// Milliseconds that packets above a single rate may wait for its tokens; 0: they are dropped.
-    pub meter_queue_ms: u32,
-    /// Policy rules that can have counters.
-    pub rule_slots: usize,
-    /// Key of the flow hash and the sampler: random on a node, fixed in tests.
-    pub seed: u64,
-    /// Samples waiting for the exporter.
-    pub sample_queue: usize,
-    /// sFlow: one packet in this many, for ports whose entry does not say; 0 is none.
-    pub sample_rate: u32,
-}
-
-impl Default for EngineConfig {
-    fn default() -> Self {
-        Self {
-            flow_entries: 1 << 18,
-            masked_entries: 1 << 15,
-            connections: 1 << 20,
-            tenant_connections: 1 << 19,
-            port_connections: 1 << 17,
-            tenant_new_flows: 200_000,
-            port_new_flows: 50_000,
-            pickup_seconds: 0,
-            tracking: Tracking::Stateful,
-            meter_slots: 1 << 14,
-            meter_queue_ms: 0,
-            rule_slots: 1 << 16,
-            seed: 0,
-            sample_queue: 1024,
-            sample_rate: 0,
-        }
-    }
-}
 
 /// Why a batch was not applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -204,18 +146,6 @@ pub struct CacheStats {
     pub masked_entries: u64,
     /// Masks that they are under.
     pub masks: u64,
-}
-
-#[derive(Debug)]
-struct Control {
-    master: Master,
-    free_slots: Vec<u32>,
-    /// Slots of rules that are gone, until the worker is known to have left them.
-    left_slots: Vec<u32>,
-    free_meters: Vec<MeterSlot>,
-    /// As `left_slots`.
-    left_meters: Vec<MeterSlot>,
-    waker: Option<Arc<dyn Wake>>,
 }
 
 /// The engine's control side. Clones share it.
@@ -353,19 +283,19 @@ impl Engine {
     pub fn write(&self, ops: &[Op]) -> Result<u64, WriteError> {
         validate::steps(ops)?;
         let mut control = self.lock();
-        let mut before = apply(&mut control.master, ops);
+        let mut before = batch::apply(&mut control.master, ops);
         if let Err(refused) = validate::outcome(&control.master.entries, &before, ops)
-            .and_then(|()| room_for_meters(&control, &before))
-            .and_then(|()| assign_slots(&mut control, &before))
+            .and_then(|()| batch::room_for_meters(&control, &before))
+            .and_then(|()| batch::assign_slots(&mut control, &before))
         {
-            restore(&mut control.master, before);
+            batch::restore(&mut control.master, before);
             return Err(refused);
         }
         // A replacement of all entries by the same ones changes nothing.
         before.retain(|key, was| control.master.entries.get(key) != was.as_ref());
         let changed: Sections = before.keys().map(Sections::of).collect();
         self.assign_meters(&mut control, &before);
-        let left = left_endpoints(&before);
+        let left = batch::left_endpoints(&before);
         control.master.changed = before;
         let published = self.publish(&control, changed);
         control.master.changed.clear();
@@ -564,85 +494,4 @@ fn memory(config: &EngineConfig) -> Memory {
         timeouts: Timeouts::default(),
     });
     Memory::new(connections, FragTable::new(FRAGMENTED, config.seed))
-}
-
-/// Addresses whose endpoint a batch has changed or taken away: their connections end, so that who
-/// gets an address gets none of its rights.
-fn left_endpoints(changed: &Before) -> BTreeSet<(Vrf, [u8; 16])> {
-    let left = changed.iter().filter_map(|(key, was)| match (key, was) {
-        (EntryKey::Route(vrf, prefix), Some(_)) => {
-            let host = if prefix.address().is_ipv4() { 32 } else { 128 };
-            (prefix.length() == host).then(|| (*vrf, key::stored(prefix.address())))
-        }
-        _ => None,
-    });
-    left.collect()
-}
-
-/// Applies the steps; returns what the entries they touched were.
-fn apply(master: &mut Master, ops: &[Op]) -> Before {
-    let mut before = Before::new();
-    for op in ops {
-        match op {
-            Op::Put(entry) => {
-                let key = entry.key();
-                let was = master.entries.insert(key, entry.clone());
-                before.entry(key).or_insert(was);
-            }
-            Op::Delete(key) => {
-                let was = master.entries.remove(key);
-                before.entry(*key).or_insert(was);
-            }
-            // The underlay is the engine's own view of the node, not the controller's.
-            Op::Clear => {
-                let cleared = |key: &EntryKey| !matches!(key, EntryKey::Underlay(_));
-                for (key, was) in master.entries.extract_if(.., |key, _| cleared(key)) {
-                    before.entry(key).or_insert(Some(was));
-                }
-            }
-        }
-    }
-    before
-}
-
-fn restore(master: &mut Master, before: Before) {
-    for (key, was) in before {
-        match was {
-            Some(entry) => master.entries.insert(key, entry),
-            None => master.entries.remove(&key),
-        };
-    }
-}
-
-/// Gives new rules a slot and takes those of rules that are gone. They are not given out before
-/// the worker has left them, so a batch needs free slots for all of its new rules.
-fn assign_slots(control: &mut Control, before: &Before) -> Result<(), WriteError> {
-    let Control { master, free_slots, left_slots, .. } = control;
-    // Entries of one rule are neighbours.
-    let mut touched: Vec<RuleId> = before.keys().filter_map(rule_of).collect();
-    touched.dedup();
-    let (kept, gone): (Vec<_>, Vec<_>) = touched.into_iter().partition(|id| master.has_rule(*id));
-    let fresh = kept.into_iter().filter(|id| !master.slots.contains_key(id));
-    let fresh: Vec<RuleId> = fresh.collect();
-    let room = free_slots.len();
-    if fresh.len() > room {
-        return Err(WriteError::TooManyRules { needed: fresh.len(), room });
-    }
-    left_slots.extend(gone.iter().filter_map(|id| master.slots.remove(id)));
-    let given = free_slots.split_off(room - fresh.len());
-    master.slots.extend(fresh.into_iter().zip(given));
-    Ok(())
-}
-
-const fn rule_of(key: &EntryKey) -> Option<RuleId> {
-    if let EntryKey::Rule(id, _) = key { Some(*id) } else { None }
-}
-
-/// Whether there is a slot for every meter that a batch adds. Slots of meters it removes are not
-/// given out before the worker has left them.
-fn room_for_meters(control: &Control, before: &Before) -> Result<(), WriteError> {
-    let added = |key: &EntryKey| matches!(key, EntryKey::Meter(id) if !control.master.meters.contains_key(id));
-    let needed = before.keys().filter(|key| added(key)).count();
-    let room = control.free_meters.len();
-    if needed > room { Err(WriteError::TooManyMeters { needed, room }) } else { Ok(()) }
 }

@@ -6,7 +6,9 @@
 //! The slow path ([`SlowPath`]) answers ARP and ICMP for the distributed gateway. No tokio, no
 //! clock in the logic, no unsafe code; frames come from any [`packet_io::PacketIo`].
 
+mod batch;
 mod budget;
+mod config;
 mod connections;
 mod counters;
 mod droplog;
@@ -25,10 +27,11 @@ mod trace;
 mod validate;
 mod worker;
 
+pub use config::EngineConfig;
 pub use connections::opening_key;
 pub use counters::{Count, Tier};
 pub use droplog::Dropped;
-pub use engine::{CacheStats, Engine, EngineConfig, EntryStats, PortError, PortStats, WriteError};
+pub use engine::{CacheStats, Engine, EntryStats, PortError, PortStats, WriteError};
 pub use mailbox::{WorkerGone, WorkerHandle};
 pub use port::{Framing, PortKind, PortSpec};
 pub use sample::{SAMPLE_HEADER_BYTES, Sample};

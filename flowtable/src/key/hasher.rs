@@ -36,14 +36,14 @@ impl KeyHasher {
     pub fn hash(&self, key: &FlowKey) -> u64 {
         let words: &[[u8; 8]; 10] = transmute_ref!(key);
         let word = |at: usize| u64::from_le_bytes(words[at]);
-        let [a, b, c, d, e, f, g, h] = self.secrets;
+        let secret = |at: usize| self.secrets[at];
         // Layout of the key, in bytes: 0 port, tag, types, flags; 8 MACs; 20 VNI; 24 tunnel; 40
         // source; 56 destination; 72 ports, echo identifier, TCP flags.
         let tunnel = u64::from(key.vni) << 40;
-        let first = fold(word(0) ^ a, word(5) ^ b);
-        let second = fold(word(6) ^ c, word(7) ^ d);
-        let third = fold(word(8) ^ e, word(9) ^ tunnel ^ f);
-        fold(first ^ second.rotate_left(23) ^ g, third ^ h)
+        let first = fold(word(0) ^ secret(0), word(5) ^ secret(1));
+        let second = fold(word(6) ^ secret(2), word(7) ^ secret(3));
+        let third = fold(word(8) ^ secret(4), word(9) ^ tunnel ^ secret(5));
+        fold(first ^ second.rotate_left(23) ^ secret(6), third ^ secret(7))
     }
 }
 

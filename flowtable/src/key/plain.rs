@@ -21,9 +21,10 @@ pub(super) fn plain(frame: &[u8], in_port: u16) -> Option<Parsed> {
     let total = usize::from(word(16));
     let (ttl, proto) = (head[22], head[23]);
     let ipv4 = word(12) == super::ethertype::IPV4 && head[14] == 0x45;
-    let whole = word(20) & 0x3fff == 0;
+    // Neither an offset nor "more fragments".
+    let fragment = word(20) & 0x3fff;
     let fits = total >= IPV4_BYTES + 8 && ETHERNET_BYTES + total <= frame.len();
-    if !(ipv4 && whole && fits && has_good_checksum(head)) {
+    if !(ipv4 && fragment == 0 && fits && has_good_checksum(head)) {
         return None;
     }
     let payload = total - IPV4_BYTES;

@@ -94,6 +94,18 @@ enum Encapsulation {
     Vxlan,
 }
 
+/// The engine alone is measured, not the budgets of senders.
+fn unbounded() -> EngineConfig {
+    EngineConfig {
+        connections: 1 << 22,
+        tenant_connections: u32::MAX,
+        port_connections: u32::MAX,
+        tenant_new_flows: 0,
+        port_new_flows: 0,
+        ..EngineConfig::default()
+    }
+}
+
 impl Options {
     fn flow_count(&self) -> u32 {
         self.flows.unwrap_or(if self.new_flows { 100_000 } else { 1000 })
@@ -115,12 +127,14 @@ impl Options {
         let rules = self.acl_rules as usize * 2 + 1024;
         EngineConfig {
             flow_entries: self.flow_entries(),
+            masked_entries: match self.caches {
+                Caches::On => EngineConfig::default().masked_entries,
+                Caches::Off => 0,
+            },
             rule_slots: EngineConfig::default().rule_slots.max(rules),
             seed: 0x5eed,
             sample_rate: SAMPLE_RATE,
-            // PLACE: port_new_flows and port_connections, unlimited for --new-flows and the
-            // node's defaults for --attack.
-            ..EngineConfig::default()
+            ..if self.new_flows { unbounded() } else { EngineConfig::default() }
         }
     }
 

@@ -107,7 +107,7 @@ fn recovers(stream: &mut TcpStream) -> Result<()> {
 fn replies(scene: &mut Scene) -> Result<()> {
     let _server = scene.serve()?;
     for client in [&scene.c, &scene.d] {
-        tcp_echo(client.namespace(), scene.service(), &[7; 20_000])?;
+        tcp_echo(client.namespace(), scene.service(), &vec![7; 20_000])?;
         ensure!(ping(client.namespace(), scene.s.address(), 3)?.received == 3, "no ping");
         // The server may answer; it may not ask.
         let back = ping(scene.s.namespace(), client.address(), 1)?;

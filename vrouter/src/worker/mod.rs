@@ -62,8 +62,6 @@ const IDLE_SPIN_NS: u64 = 200_000;
 const ETHERNET_BYTES: usize = 14;
 /// Longest sleep: an upper bound on noticing a stop flag that nobody woke it for.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
-/// The same while packets wait for a meter's tokens.
-const SHAPING_WAIT: Duration = Duration::from_millis(1);
 
 /// What the control side and the worker share.
 #[derive(Debug)]
@@ -234,8 +232,7 @@ impl<I: PacketIo> Worker<I> {
             } else if now_ns.saturating_sub(busy_ns) < IDLE_SPIN_NS {
                 std::hint::spin_loop();
             } else {
-                let wait = if self.shaper.is_empty() { IDLE_WAIT } else { SHAPING_WAIT };
-                self.io.wait(wait);
+                self.io.wait(self.shaper.wait());
             }
         }
         self.shared.running.store(false, Ordering::Release);

@@ -6,12 +6,14 @@
 //! bytes by their meter's rate and in packets, all lines together in packets; a place is taken once
 //! at the start, so that waiting allocates nothing.
 
+use std::time::Duration;
+
 use flowtable::exact::ExactMap;
 use flowtable::meter::MeterSlot;
 use flowtable::{DropReason, Verdict};
 use packet_io::{Frame, PacketIo};
 
-use super::{Packet, Worker};
+use super::{IDLE_WAIT, Packet, Worker};
 use crate::pipeline::Decision;
 use crate::snapshot::Snapshot;
 
@@ -19,6 +21,8 @@ use crate::snapshot::Snapshot;
 const PLACES: usize = 1024;
 /// Packets of one line.
 const LINE_PACKETS_MAX: usize = 256;
+/// Longest sleep while packets wait.
+const SHAPING_WAIT: Duration = Duration::from_millis(1);
 /// A packet that waited longer, because its meter's rate was lowered, is dropped.
 const AGE_MAX_NS: u64 = 200_000_000;
 const NOWHERE: u32 = u32::MAX;
@@ -81,15 +85,23 @@ impl Shaper {
         slots.iter().copied().find(|slot| self.lines.contains_key(&slot.get()))
     }
 
-    /// Puts a packet at the end of a line of at most `bytes_max`; gives it back when there is no room.
-    fn push(&mut self, slot: MeterSlot, waiting: Waiting, bytes_max: usize) -> Result<(), Waiting> {
+    /// Longest sleep.
+    pub(super) const fn wait(&self) -> Duration {
+        if self.is_empty() { IDLE_WAIT } else { SHAPING_WAIT }
+    }
+
+    /// Whether a line of at most `bytes_max` takes `bytes` more.
+    fn has_room(&self, slot: MeterSlot, bytes: usize, bytes_max: usize) -> bool {
+        let (packets, waiting) =
+            self.lines.get(&slot.get()).map_or((0, 0), |line| (line.packets, line.bytes));
+        packets < LINE_PACKETS_MAX && waiting + bytes <= bytes_max && self.free != NOWHERE
+    }
+
+    /// Puts a packet at the end of a line that has room for it.
+    fn push(&mut self, slot: MeterSlot, waiting: Waiting) {
         let bytes = waiting.packet.tenant_len();
         let empty = Line { first: NOWHERE, last: NOWHERE, packets: 0, bytes: 0 };
         let line = self.lines.get(&slot.get()).copied().unwrap_or(empty);
-        let full = line.packets >= LINE_PACKETS_MAX || line.bytes + bytes > bytes_max;
-        if full || self.free == NOWHERE {
-            return Err(waiting);
-        }
         let at = self.free;
         let place = &mut self.places[at as usize];
         self.free = place.next;
@@ -102,7 +114,6 @@ impl Shaper {
         if self.lines.insert(slot.get(), grown).is_none() {
             self.active.push(slot);
         }
-        Ok(())
     }
 
     fn front(&self, slot: MeterSlot) -> Option<&Waiting> {
@@ -138,13 +149,13 @@ impl<I: PacketIo> Worker<I> {
         (decision, slot): (Decision, MeterSlot),
         (snapshot, now_ns): (&Snapshot, u64),
     ) {
-        let waiting = Waiting { frame, packet: *packet, decision, since_ns: now_ns };
-        let bytes_max = snapshot.qos.queue_bytes(slot);
-        if let Err(Waiting { frame, .. }) = self.shaper.push(slot, waiting, bytes_max) {
-            let bytes = packet.tenant_len() as u32;
-            self.lease.count_red(&self.shared.meters, slot, bytes);
-            self.refuse(frame, packet, (DropReason::RateLimit, None), (snapshot, now_ns));
+        let (bytes, bytes_max) = (packet.tenant_len(), snapshot.qos.queue_bytes(slot));
+        if self.shaper.has_room(slot, bytes, bytes_max) {
+            let waiting = Waiting { frame, packet: *packet, decision, since_ns: now_ns };
+            return self.shaper.push(slot, waiting);
         }
+        self.lease.count_red(&self.shared.meters, slot, bytes as u32);
+        self.refuse(frame, packet, (DropReason::RateLimit, None), (snapshot, now_ns));
     }
 
     /// Sends what has waited long enough; returns how many packets that were.
