@@ -51,7 +51,8 @@ impl Default for EngineConfig {
             port_new_flows: 50_000,
             pickup_seconds: 0,
             tracking: Tracking::Stateful,
-            meter_slots: 1 << 15,
+            // As many as the table holds, and some for what comes before others have left.
+            meter_slots: (1 << 15) + (1 << 12),
             meter_queue_ms: 0,
             rule_slots: 1 << 16,
             seed: 0,

@@ -61,15 +61,15 @@ mod tests {
     use super::*;
     use crate::key::mapped;
 
-    fn flow(n: u32) -> FlowKey {
-        let [a, b, c, d] = n.to_be_bytes();
+    fn flow(number: u32) -> FlowKey {
+        let [a, b, c, d] = number.to_be_bytes();
         FlowKey {
             in_port: 1,
             eth_type: 0x0800,
             proto: 17,
             src: mapped([10, a, b, 1]),
             dst: mapped([172, 16, c, d]),
-            src_port: 1024 + n as u16 % 7,
+            src_port: 1024 + number as u16 % 7,
             dst_port: 80,
             ..FlowKey::default()
         }
