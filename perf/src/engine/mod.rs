@@ -118,7 +118,7 @@ impl Options {
             (Caches::Off, _) => 0,
             (Caches::On, Some(entries)) => entries,
             (Caches::On, None) => {
-                EngineConfig::default().flow_entries.max(self.flow_count() as usize * 2)
+                EngineConfig::default().flow_entries.max(self.flow_count() as usize * 4)
             }
         }
     }
@@ -134,7 +134,7 @@ impl Options {
             rule_slots: EngineConfig::default().rule_slots.max(rules),
             seed: 0x5eed,
             sample_rate: SAMPLE_RATE,
-            ..if self.new_flows { unbounded() } else { EngineConfig::default() }
+            ..if self.attack.is_none() { unbounded() } else { EngineConfig::default() }
         }
     }
 
