@@ -7,8 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use kit::frame::{Addresses, tcp_syn};
 use kit::{
-    CONTAINER_IFNAME, Container, Purpose, TcpSink, Topology, TwoNodes, capture, tcp_connect,
+    CONTAINER_IFNAME, Container, ContainerSpec, Purpose, TcpSink, Topology, TwoNodes, capture,
+    tcp_connect,
 };
 
 use crate::Test;
@@ -31,6 +33,7 @@ pub(crate) fn tests() -> Vec<Test> {
             ("qos_1_a_rate_changes_and_goes_while_packets_flow", live),
             ("qos_2_a_mark_is_seen_on_one_node_and_on_another", marks),
             ("qos_3_members_of_a_group_share_its_rate", aggregate),
+            ("qos_4_a_flood_of_syns_costs_another_tenant_no_packet", flooded),
         ],
     )
 }
@@ -238,4 +241,75 @@ fn marks(scene: &mut Scene) -> Result<()> {
     })?;
     ensure!(mark(scene, &scene.u)? == 0, "a mark without a profile");
     Ok(())
+}
+
+/// Asks and answers once every 2 ms; how long each answer took. One that is lost is an error.
+fn round_trips(client: &UdpSocket, server: &UdpSocket, count: usize) -> Result<Vec<Duration>> {
+    let mut times = Vec::with_capacity(count);
+    let mut buffer = [0; 64];
+    for number in 0..count {
+        let start = Instant::now();
+        client.send(b"?")?;
+        let (len, from) = server.recv_from(&mut buffer).with_context(|| format!("ask {number}"))?;
+        server.send_to(&buffer[..len], from)?;
+        client.recv(&mut buffer).with_context(|| format!("answer {number}"))?;
+        times.push(start.elapsed());
+        thread::sleep(Duration::from_millis(2));
+    }
+    times.sort_unstable();
+    Ok(times)
+}
+
+/// Every SYN is the first packet of a connection; as many as the sender's core makes.
+fn flood_syns(scene: &Scene, stop: &AtomicBool) -> Result<()> {
+    let socket = capture(scene.x.namespace(), CONTAINER_IFNAME)?;
+    let addresses = Addresses {
+        src_mac: scene.x.mac()?,
+        dst_mac: scene.u.mac()?,
+        src: scene.x.address(),
+        dst: scene.u.address(),
+    };
+    for number in 0_u32.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let (port, service) = (number as u16, 1 + (number >> 16) as u16);
+        // A full queue of its own device is the flooder's affair.
+        drop(socket.send(&tcp_syn(addresses, port, service)?));
+    }
+    Ok(())
+}
+
+fn flooded(scene: &mut Scene) -> Result<()> {
+    let node = &scene.nodes.one;
+    let lines = ["tenant create red", "network create -t red -s 10.1.1.0/24 -g 10.1.1.254 front"];
+    configure(node, &lines)?;
+    let red = |name| {
+        let spec = ContainerSpec { name, tenant: "red", network: "front", group: None, args: "" };
+        Container::attach(node, &spec)
+    };
+    let (client, server) = (red("rc")?, red("rs")?);
+    reach_soon(&client, server.address())?;
+    let listener = server.namespace().run(|| UdpSocket::bind((server.address(), PORT)))??;
+    let asker = client.namespace().run(|| UdpSocket::bind((client.address(), 0)))??;
+    asker.connect((server.address(), PORT))?;
+    for socket in [&listener, &asker] {
+        socket.set_read_timeout(Some(BOUND))?;
+    }
+    let quiet = round_trips(&asker, &listener, 500)?;
+    let stop = AtomicBool::new(false);
+    let flooded = thread::scope(|scope| {
+        let flooder = scope.spawn(|| flood_syns(scene, &stop));
+        let flooded = round_trips(&asker, &listener, 500);
+        stop.store(true, Ordering::Relaxed);
+        flooder.join().map_err(|_panic| anyhow::anyhow!("the flooder panicked"))??;
+        flooded
+    })?;
+    let p99 = |times: &[Duration]| times[times.len() * 99 / 100];
+    let limits = crate::site::all_drops(node)?;
+    eprintln!("p99 {:?} alone, {:?} beside a flood; {limits:?}", p99(&quiet), p99(&flooded));
+    ensure!(limits["flow-limit"] + limits["rate-limit"] > 0, "no flood was held back: {limits:?}");
+    client.detach(node)?;
+    server.detach(node)?;
+    configure(node, &["network rm -t red front", "tenant rm red"])
 }
