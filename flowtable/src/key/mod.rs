@@ -17,7 +17,7 @@ use zerocopy::{ByteHash, FromBytes, Immutable, IntoBytes, KnownLayout, transmute
 use crate::ids::{Mac, PortId};
 
 pub use hasher::KeyHasher;
-pub use parse::parse;
+pub use parse::{parse, parse_into};
 
 pub(crate) use parse::is_echo;
 
@@ -230,7 +230,7 @@ pub enum Decap {
 
 /// A frame's key and where its headers are. Offsets count from the first byte of the frame and
 /// are at most its length.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Parsed {
     /// What the tables look at.
     pub key: FlowKey,

@@ -41,17 +41,33 @@ enum Tags {
 /// - [`DropReason::TooBig`]: over 65535 bytes.
 #[inline]
 pub fn parse(frame: &[u8], origin: Origin) -> Result<Parsed, DropReason> {
+    let mut parsed = Parsed::default();
+    parse_into(frame, origin, &mut parsed)?;
+    Ok(parsed)
+}
+
+/// As [`parse`], into a place in a burst: a result of this size would be copied twice. After an
+/// error, what is there means nothing.
+///
+/// # Errors
+/// Those of [`parse`].
+#[inline(always)]
+pub fn parse_into(frame: &[u8], origin: Origin, out: &mut Parsed) -> Result<(), DropReason> {
     if frame.len() > usize::from(u16::MAX) {
         return Err(DropReason::TooBig);
     }
-    match (plain(frame, origin.in_port.get()), origin.decap) {
-        (Some(parsed), Decap::Never) => Ok(parsed),
-        (Some(parsed), Decap::Vxlan) if !is_tunnel(&parsed.key) => Ok(parsed),
-        (Some(_) | None, _) => general(frame, origin),
+    if let Some(parsed) = plain(frame, origin.in_port.get())
+        && (origin.decap == Decap::Never || !is_tunnel(&parsed.key))
+    {
+        *out = parsed;
+        return Ok(());
     }
+    *out = general(frame, origin)?;
+    Ok(())
 }
 
 /// Any frame of at most 65,535 bytes.
+#[inline(never)]
 pub(super) fn general(frame: &[u8], origin: Origin) -> Result<Parsed, DropReason> {
     let mut parsed = Parsed {
         key: FlowKey { in_port: origin.in_port.get(), ..FlowKey::default() },

@@ -147,6 +147,7 @@ pub struct Worker<I: PacketIo> {
 struct Buffers {
     received: Vec<Frame>,
     frames: Vec<Frame>,
+    /// One for each of `frames`; what is behind them is of former bursts.
     packets: Vec<Packet>,
 }
 
@@ -176,6 +177,17 @@ struct Packet {
 }
 
 impl Packet {
+    /// A place for one.
+    fn unread() -> Self {
+        Self {
+            parsed: Parsed::default(),
+            rx: Rx { port: PortId::MAX, len: 0 },
+            sample_rate: 0,
+            hint: Hint::NONE,
+            hash: 0,
+        }
+    }
+
     /// Length of the tenant's frame: without the headers of a tunnel and the tag of the wire.
     const fn tenant_len(&self) -> usize {
         self.rx.len + ETHERNET_BYTES - self.parsed.l3 as usize
@@ -251,16 +263,18 @@ impl<I: PacketIo> Worker<I> {
             let mut burst = take(&mut self.buffers);
             handled += self.io.rx(queue, &mut burst.received, BURST);
             let mut received = take(&mut burst.received);
+            if burst.packets.len() < received.len() {
+                burst.packets.resize(received.len(), Packet::unread());
+            }
             for frame in received.drain(..) {
                 self.receive(queue, frame, &snapshot, &mut burst);
             }
-            for packet in &mut burst.packets {
+            for packet in burst.packets.iter_mut().take(burst.frames.len()) {
                 packet.hint = self.cache.touch(packet.hash);
             }
             for (frame, packet) in burst.frames.drain(..).zip(&burst.packets) {
                 self.forward(frame, packet, &snapshot, now_ns);
             }
-            burst.packets.clear();
             self.buffers = Buffers { received, ..burst };
         }
         self.shared.counters.add_tiers(&mut self.tiers);
@@ -338,16 +352,17 @@ impl<I: PacketIo> Worker<I> {
             PortKind::Container => Decap::Never,
             PortKind::Uplink => Decap::Vxlan,
         };
-        match key::parse(self.io.bytes(&frame), Origin { in_port: rx.port, decap }) {
-            Ok(mut parsed) => {
-                parsed.key.tcp_flags = parsed.tcp_flags & snapshot.policy.rules.tcp_flags_mask();
-                let hash = self.hasher.hash(&parsed.key);
-                let sample_rate = port.binding.as_ref().map_or(0, |b| b.sample_rate);
-                burst.packets.push(Packet { parsed, rx, sample_rate, hint: Hint::NONE, hash });
-                burst.frames.push(frame);
-            }
-            Err(reason) => self.end(frame, rx, reason),
+        let packet = &mut burst.packets[burst.frames.len()];
+        let origin = Origin { in_port: rx.port, decap };
+        if let Err(reason) = key::parse_into(self.io.bytes(&frame), origin, &mut packet.parsed) {
+            return self.end(frame, rx, reason);
         }
+        let key = &mut packet.parsed.key;
+        key.tcp_flags = packet.parsed.tcp_flags & snapshot.policy.rules.tcp_flags_mask();
+        packet.hash = self.hasher.hash(key);
+        packet.rx = rx;
+        packet.sample_rate = port.binding.as_ref().map_or(0, |b| b.sample_rate);
+        burst.frames.push(frame);
     }
 
     #[inline]
