@@ -7,6 +7,8 @@
 //! grows. An entry that was never hit can't evict one that was hit lately, so a flood of new flows
 //! leaves the established ones in place.
 
+use wide::u16x8;
+
 use crate::key::FlowKey;
 
 const WAYS: usize = 8;
@@ -44,8 +46,8 @@ pub struct FlowCache<V> {
 #[derive(Debug, Clone)]
 #[repr(C, align(64))]
 struct Set {
-    /// The tag of way n in bits 16n..16n + 16, so that all are compared by three operations.
-    tags: u128,
+    /// The tag of each way, so that all are compared at once.
+    tags: u16x8,
     /// Where each way's entry is; a way keeps its place once it has one.
     places: [u32; WAYS],
     /// Bit per way: holds a flow.
@@ -56,7 +58,8 @@ struct Set {
     hand: u8,
 }
 
-const EMPTY_SET: Set = Set { tags: 0, places: [UNPLACED; WAYS], used: 0, hit: 0, hand: 0 };
+const EMPTY_SET: Set =
+    Set { tags: u16x8::ZERO, places: [UNPLACED; WAYS], used: 0, hit: 0, hand: 0 };
 
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
@@ -71,34 +74,21 @@ impl Set {
     /// The used ways whose tag may be `tag`, lowest first.
     #[inline(always)]
     fn candidates(&self, tag: u16) -> Candidates {
-        const LOW: u128 = u128::MAX / 0xffff;
-        const HIGH: u128 = LOW << 15;
-        // A lane of the difference is zero where the tag is equal. The high bit of every zero lane
-        // is set then, and now and then that of a lane above one: the key tells.
-        let difference = self.tags ^ (u128::from(tag) * LOW);
-        Candidates { lanes: difference.wrapping_sub(LOW) & !difference & HIGH, used: self.used }
+        Candidates(self.tags.simd_eq(u16x8::splat(tag)).to_bitmask() as u8 & self.used)
     }
 }
 
-/// Ways to look at: the high bit of each lane of 16.
-struct Candidates {
-    lanes: u128,
-    used: u8,
-}
+/// Bit per way.
+struct Candidates(u8);
 
 impl Iterator for Candidates {
     type Item = usize;
 
     #[inline(always)]
     fn next(&mut self) -> Option<usize> {
-        while self.lanes != 0 {
-            let way = self.lanes.trailing_zeros() as usize / 16 % WAYS;
-            self.lanes &= self.lanes - 1;
-            if self.used & 1 << way != 0 {
-                return Some(way);
-            }
-        }
-        None
+        let way = self.0.trailing_zeros() as usize;
+        self.0 &= self.0.wrapping_sub(1);
+        (way < WAYS).then_some(way)
     }
 }
 
@@ -237,8 +227,7 @@ impl<V: Copy> FlowCache<V> {
         } else {
             self.entries[set.places[way] as usize] = entry;
         }
-        let shift = 16 * way;
-        set.tags = set.tags & !(0xffff << shift) | u128::from(tag_of(hash)) << shift;
+        set.tags.as_mut_array()[way] = tag_of(hash);
         set.used |= bit;
         self.len += usize::from(fresh);
         Some(Slot(set.places[way]))
