@@ -88,7 +88,7 @@ impl ConnTable {
         let places = capacity.min(2 * capacity / shards + 1024).max(CHUNK as usize);
         let places = places.next_power_of_two();
         Self {
-            secrets: RapidSecrets::seed_cpp(config.seed),
+            secrets: RapidSecrets::seed(config.seed),
             lifetimes: Lifetimes::new(&config.timeouts),
             places_log2: places.trailing_zeros(),
             shards: (0..shards).map(|_| Padded::default()).collect(),

@@ -73,8 +73,8 @@ impl Tuple {
     }
 
     /// Keyed hash, the same for both directions.
-    // PROTECTED: without it, an address chosen to equal one of the public multipliers would
-    // cancel everything hashed before it, whatever the seed.
+    // PROTECTED: without it, an address that equals one of the secrets would cancel everything
+    // hashed before it.
     #[inline]
     pub(super) fn hash(&self, secrets: &RapidSecrets) -> u64 {
         let src = (u128::from_be_bytes(self.src), self.src_port);
