@@ -56,14 +56,23 @@ pub fn parse_into(frame: &[u8], origin: Origin, out: &mut Parsed) -> Result<(), 
     if frame.len() > usize::from(u16::MAX) {
         return Err(DropReason::TooBig);
     }
-    if let Some(parsed) = plain(frame, origin.in_port.get())
-        && (origin.decap == Decap::Never || !is_tunnel(&parsed.key))
-    {
+    if let Some(parsed) = plain(frame, origin.in_port.get()) {
         *out = parsed;
+        if origin.decap == Decap::Vxlan && is_tunnel(&out.key) {
+            *out = decap_plain(frame, out)?;
+        }
         return Ok(());
     }
     *out = general(frame, origin)?;
     Ok(())
+}
+
+/// [`decap`] of a packet that [`plain`] has read: its UDP length is known to be good.
+#[inline(never)]
+fn decap_plain(frame: &[u8], outer: &Parsed) -> Result<Parsed, DropReason> {
+    let at = usize::from(outer.l4);
+    let len = u16::from_be_bytes(*chunk(frame, at + 4)?);
+    decap(frame, at + usize::from(len), outer)
 }
 
 /// Any frame of at most 65,535 bytes.
@@ -71,11 +80,7 @@ pub fn parse_into(frame: &[u8], origin: Origin, out: &mut Parsed) -> Result<(), 
 pub(super) fn general(frame: &[u8], origin: Origin) -> Result<Parsed, DropReason> {
     let mut parsed = Parsed {
         key: FlowKey { in_port: origin.in_port.get(), ..FlowKey::default() },
-        l3: 0,
-        l4: 0,
-        inner: 0,
-        tcp_flags: 0,
-        fragment_id: 0,
+        ..Parsed::default()
     };
     match origin.decap {
         Decap::Never => {
@@ -381,11 +386,8 @@ fn decap(frame: &[u8], end: usize, outer: &Parsed) -> Result<Parsed, DropReason>
             tun_src: outer.key.src,
             ..FlowKey::default()
         },
-        l3: 0,
-        l4: 0,
         inner: inner as u16,
-        tcp_flags: 0,
-        fragment_id: 0,
+        ..Parsed::default()
     };
     link(frame, inner, Tags::Inner, &mut parsed)?;
     network(frame, &mut parsed)?;

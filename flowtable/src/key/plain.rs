@@ -81,7 +81,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::parse::general;
-    use super::super::{Decap, Origin};
+    use super::super::{Decap, Origin, VXLAN_PORT, parse};
     use super::*;
     use crate::ids::PortId;
 
@@ -96,6 +96,16 @@ mod tests {
         frame.extend(payload);
         frame.resize(frame.len() + pad, 0);
         frame
+    }
+
+    /// A tunnel's packet with `inner` in it.
+    fn frame_to_vxlan(inner: &[u8]) -> Vec<u8> {
+        let mut payload = vec![0xc0, 0];
+        payload.extend(VXLAN_PORT.to_be_bytes());
+        payload.extend((16 + inner.len() as u16).to_be_bytes());
+        payload.extend([0, 0, 8, 0, 0, 0, 0, 0, 7, 0]);
+        payload.extend(inner);
+        frame(17, &payload, 0)
     }
 
     fn sign(ip: &mut [u8]) {
@@ -133,7 +143,13 @@ mod tests {
             if resign {
                 sign(&mut frame[14..34]);
             }
-            let origin = Origin { in_port: PortId::new(7).unwrap(), decap: Decap::Never };
+            let in_port = PortId::new(7).unwrap();
+            let wire = Origin { in_port, decap: Decap::Vxlan };
+            let tunnelled = frame_to_vxlan(&frame);
+            for frame in [&frame, &tunnelled] {
+                prop_assert_eq!(parse(frame, wire), general(frame, wire));
+            }
+            let origin = Origin { in_port, decap: Decap::Never };
             if let Some(parsed) = plain(&frame, 7) {
                 prop_assert_eq!(general(&frame, origin), Ok(parsed));
             } else if let Ok(parsed) = general(&frame, origin) {
