@@ -23,6 +23,8 @@ pub(crate) struct Control {
     pub(crate) free_meters: Vec<MeterSlot>,
     /// As `left_slots`.
     pub(crate) left_meters: Vec<MeterSlot>,
+    /// Addresses whose connections end then.
+    pub(crate) left_addresses: BTreeSet<(Vrf, [u8; 16])>,
     pub(crate) waker: Option<Arc<dyn Wake>>,
 }
 
@@ -101,7 +103,11 @@ const fn rule_of(key: &EntryKey) -> Option<RuleId> {
 /// Whether there is a slot for every meter that a batch adds. Slots of meters it removes are not
 /// given out before the worker has left them.
 pub(crate) fn room_for_meters(control: &Control, before: &Before) -> Result<(), WriteError> {
-    let added = |key: &EntryKey| matches!(key, EntryKey::Meter(id) if !control.master.meters.contains_key(id));
+    let master = &control.master;
+    let added = |key: &EntryKey| {
+        matches!(key, EntryKey::Meter(id) if !master.meters.contains_key(id))
+            && master.entries.contains_key(key)
+    };
     let needed = before.keys().filter(|key| added(key)).count();
     let room = control.free_meters.len();
     if needed > room { Err(WriteError::TooManyMeters { needed, room }) } else { Ok(()) }

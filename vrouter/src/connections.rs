@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use flowtable::DropReason;
 use flowtable::conn::{ConnTable, Hit, Seconds, Tuple, Way};
-use flowtable::entry::{TenantEntry, Tracking};
+use flowtable::entry::Tracking;
 use flowtable::fragment::{FragKey, FragTable};
 use flowtable::ids::Vrf;
 use flowtable::key::{FlowKey, Parsed, ethertype, flag, ipproto, tcp_flag};
@@ -124,13 +124,34 @@ impl Memory {
     ) -> Standing {
         // Without a tenant the walk ends before anyone asks.
         let Some(vrf) = pipeline::tenant(snapshot, &parsed.key) else { return Standing::UNTRACKED };
-        let tenant = snapshot.policy.tenant(vrf);
-        let later =
-            tenant.tracking == Tracking::Stateful && Part::of(&parsed.key) == Part::Fragment;
-        if later && self.first_has_passed(parsed, vrf, now) {
-            return Standing::none(Relation::Admitted);
+        if snapshot.policy.tenant(vrf).tracking == Tracking::Stateless {
+            return Standing::UNTRACKED;
         }
-        relate(&self.connections, (parsed, frame), tenant, vrf, now)
+        let known = |tuple: &Tuple, flags| self.connections.lookup(tuple, flags, now);
+        let stray = Relation::Stray(DropReason::NoConnection);
+        match Part::of(&parsed.key) {
+            Part::None => Standing::UNTRACKED,
+            Part::Fragment => Standing::none(if self.first_has_passed(parsed, vrf, now) {
+                Relation::Admitted
+            } else {
+                Relation::Stray(DropReason::Fragment)
+            }),
+            Part::Error => {
+                let about = quoted(parsed, frame, vrf);
+                let known = about.is_some_and(|about| known(&about, tcp_flag::ACK).is_some());
+                Standing::none(if known { Relation::Admitted } else { stray })
+            }
+            Part::Packet => {
+                let hit = known(&tuple(&parsed.key, vrf), parsed.tcp_flags);
+                let relation = match hit.map(|hit| hit.way) {
+                    Some(Way::Original) => Relation::Original,
+                    Some(Way::Reply) => Relation::Reply,
+                    None if opens(parsed) => Relation::Opening,
+                    None => stray,
+                };
+                Standing { relation, hit }
+            }
+        }
     }
 
     fn first_has_passed(&self, parsed: &Parsed, vrf: Vrf, now: Seconds) -> bool {
@@ -152,41 +173,6 @@ fn fragment(parsed: &Parsed, vrf: Vrf) -> Option<FragKey> {
     let key = &parsed.key;
     let addresses = key.src_ip().zip(key.dst_ip())?;
     Some(FragKey::new(vrf, key.proto, addresses, parsed.fragment_id))
-}
-
-/// The relation of a packet that is no later fragment. `frame` is the packet as parsed.
-fn relate(
-    table: &ConnTable,
-    (parsed, frame): (&Parsed, &[u8]),
-    tenant: &TenantEntry,
-    vrf: Vrf,
-    now: Seconds,
-) -> Standing {
-    let key = &parsed.key;
-    if tenant.tracking == Tracking::Stateless {
-        return Standing::UNTRACKED;
-    }
-    match Part::of(key) {
-        Part::None => Standing::UNTRACKED,
-        Part::Fragment => Standing::none(Relation::Stray(DropReason::Fragment)),
-        Part::Error => {
-            let about = quoted(parsed, frame, vrf);
-            let known =
-                about.is_some_and(|about| table.lookup(&about, tcp_flag::ACK, now).is_some());
-            let stray = Relation::Stray(DropReason::NoConnection);
-            Standing::none(if known { Relation::Admitted } else { stray })
-        }
-        Part::Packet => {
-            let hit = table.lookup(&tuple(key, vrf), parsed.tcp_flags, now);
-            let relation = match hit.map(|hit| hit.way) {
-                Some(Way::Original) => Relation::Original,
-                Some(Way::Reply) => Relation::Reply,
-                None if opens(parsed) => Relation::Opening,
-                None => Relation::Stray(DropReason::NoConnection),
-            };
-            Standing { relation, hit }
-        }
-    }
 }
 
 /// What a packet is if the table is assumed to say so. Where nobody asks the table, nothing can be

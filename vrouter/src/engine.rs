@@ -15,7 +15,7 @@ use flowtable::DropReason;
 use flowtable::conn::{ConnConfig, ConnCounts, ConnStats, ConnTable, Seconds, Timeouts};
 use flowtable::entry::{Entry, EntryKey, Op, PortEntry};
 use flowtable::fragment::FragTable;
-use flowtable::ids::{MeterId, PortId, RuleId, Vrf};
+use flowtable::ids::{MeterId, PortId, RuleId};
 use flowtable::meter::{MeterBank, MeterCounts, MeterLease, MeterSlot, MeterSpec};
 use packet_io::PacketIo;
 
@@ -186,6 +186,7 @@ impl Engine {
             left_slots: Vec::new(),
             free_meters: meters.filter_map(|slot| MeterSlot::new(slot).ok()).collect(),
             left_meters: Vec::new(),
+            left_addresses: BTreeSet::new(),
             waker: None,
         };
         Self {
@@ -295,12 +296,12 @@ impl Engine {
         before.retain(|key, was| control.master.entries.get(key) != was.as_ref());
         let changed: Sections = before.keys().map(Sections::of).collect();
         self.assign_meters(&mut control, &before);
-        let left = batch::left_endpoints(&before);
+        control.left_addresses.extend(batch::left_endpoints(&before));
         control.master.changed = before;
         let published = self.publish(&control, changed);
         control.master.changed.clear();
         let revision = published?;
-        self.forget_left(&mut control, &left);
+        self.forget_left(&mut control);
         Ok(revision)
     }
 
@@ -327,7 +328,7 @@ impl Engine {
 
     /// The worker is past every decision that used what is gone: its counters may start at zero, and
     /// nobody inherits the connections of an address.
-    fn forget_left(&self, control: &mut Control, left: &BTreeSet<(Vrf, [u8; 16])>) {
+    fn forget_left(&self, control: &mut Control) {
         for slot in control.left_slots.drain(..) {
             self.shared.counters.rule(slot).reset();
             control.free_slots.push(slot);
@@ -336,6 +337,7 @@ impl Engine {
             self.shared.meters.clear(slot);
             control.free_meters.push(slot);
         }
+        let left = std::mem::take(&mut control.left_addresses);
         if !left.is_empty() {
             let gone = |vrf, address| left.contains(&(vrf, address));
             self.shared.memory.connections.purge(|t| gone(t.vrf, t.src) || gone(t.vrf, t.dst));

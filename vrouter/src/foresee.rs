@@ -53,17 +53,14 @@ impl Engine {
         let (memory, now) = (&self.shared.memory, self.shared.seconds());
         let standing = memory.stand(snapshot, (parsed, frame), now);
         let (mut decision, notes) = walk(snapshot, parsed, standing.relation);
-        if decision.is_stray()
-            && self.shared.pickup.is_after(now)
-            && connections::may_be_midstream(parsed)
-        {
+        if self.shared.pickup.takes(&decision, parsed, now) {
             let picked = [Relation::Original, Relation::Reply];
             let picked = picked.map(|relation| walk(snapshot, parsed, relation));
-            let passes =
-                |(decision, _): &(Decision, Notes)| matches!(decision.verdict, Verdict::Forward(_));
-            return picked.into_iter().find(passes).unwrap_or((decision, notes));
+            let passing = picked.into_iter().find(|(decision, _)| decision.passes());
+            return passing.unwrap_or((decision, notes));
         }
-        if let (Some(Hit { conn, way }), Verdict::Forward(_)) = (standing.hit, decision.verdict)
+        if let Some(Hit { conn, way }) = standing.hit
+            && decision.passes()
             && memory.connections.foresee(conn, way, parsed.tcp_flags, now) == Step::Invalid
         {
             decision.verdict = Verdict::Drop(DropReason::NoConnection);

@@ -54,9 +54,7 @@ impl MaskedCache {
         MASKS.iter().enumerate().filter(|(n, _)| self.used[*n]).any(|(number, looked)| {
             let masked = masked(key, *looked, number as u32, class);
             let found = flows.peek(self.hasher.hash(&masked), &masked);
-            found.map(|slot| flows.entry(slot)).is_some_and(|decision| {
-                decision.revision >= snapshot.valid_since(decision.sections)
-            })
+            found.is_some_and(|slot| flows.entry(slot).holds_on(snapshot))
         })
     }
 
@@ -73,7 +71,7 @@ impl MaskedCache {
             let masked = masked(key, *looked, number as u32, class);
             let Some(slot) = flows.lookup(self.hasher.hash(&masked), &masked) else { continue };
             let decision = flows.entry(slot);
-            if decision.revision >= snapshot.valid_since(decision.sections) {
+            if decision.holds_on(snapshot) {
                 return Some(Decision { relation, ..*decision });
             }
         }
@@ -88,7 +86,7 @@ impl MaskedCache {
         let number = MASKS.iter().position(|mask| *mask == decision.looked);
         let (Some(number), Some(class)) = (number, class(decision.relation)) else { return };
         let masked = masked(key, decision.looked, number as u32, class);
-        let stale = |old: &Decision| old.revision < snapshot.valid_since(old.sections);
+        let stale = |old: &Decision| !old.holds_on(snapshot);
         flows.insert(self.hasher.hash(&masked), masked, *decision, stale);
         self.used[number] = true;
     }

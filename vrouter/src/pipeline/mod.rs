@@ -122,9 +122,17 @@ impl Decision {
         );
         refused && matches!(self.relation, Relation::Stray(DropReason::NoConnection))
     }
-}
 
-impl Decision {
+    pub(crate) const fn passes(&self) -> bool {
+        matches!(self.verdict, Verdict::Forward(_))
+    }
+
+    /// No table that was looked at has changed since.
+    #[inline]
+    pub(crate) fn holds_on(&self, snapshot: &Snapshot) -> bool {
+        self.revision >= snapshot.valid_since(self.sections)
+    }
+
     /// Of a packet that was not even looked at.
     pub(crate) fn flow_limit(relation: Relation, snapshot: &Snapshot) -> Self {
         Self {

@@ -83,8 +83,12 @@ impl PickupEnd {
         }
     }
 
-    pub(crate) fn is_after(&self, now: Seconds) -> bool {
-        now.0 < self.0.load(Ordering::Relaxed)
+    /// Whether a packet that was refused is taken for one of a connection from before the start. Also
+    /// one that the rules refuse: it may be a reply, about which they would be asked otherwise.
+    pub(crate) fn takes(&self, decision: &Decision, parsed: &Parsed, now: Seconds) -> bool {
+        decision.is_stray()
+            && now.0 < self.0.load(Ordering::Relaxed)
+            && connections::may_be_midstream(parsed)
     }
 }
 
@@ -193,7 +197,7 @@ impl<I: PacketIo> Worker<I> {
     ) -> Option<Decision> {
         let now = seconds(now_ns);
         let flow = self.cache.entry_mut(slot);
-        if flow.decision.revision < snapshot.valid_since(flow.decision.sections) {
+        if !flow.decision.holds_on(snapshot) {
             return None;
         }
         flow.count.add(packet.1.rx.len);
@@ -219,11 +223,14 @@ impl<I: PacketIo> Worker<I> {
         let decision = flow.decision;
         let Some(Hit { conn, way }) = flow.hit else {
             let standing = self.stand((frame, packet), snapshot, now);
-            self.note_fragment(packet, &decision, snapshot, now);
             let same = standing.relation == decision.relation && standing.hit.is_none();
             // What one segment could not, the next one may.
-            let picked = self.picks_up(packet, &decision, now);
-            return (same && !picked).then_some((decision, flow.quiet_until));
+            let picked = self.shared.pickup.takes(&decision, &packet.parsed, now);
+            if !same || picked {
+                return None;
+            }
+            self.note_fragment(packet, &decision, snapshot, now);
+            return Some((decision, flow.quiet_until));
         };
         match self.shared.memory.connections.advance(conn, way, packet.parsed.tcp_flags, now) {
             Step::Gone => None,
@@ -252,8 +259,7 @@ impl<I: PacketIo> Worker<I> {
         let cached = self.cache.peek(self.hasher.hash(&parsed.key), &parsed.key);
         let holds = cached.map(|slot| self.cache.entry(slot)).is_some_and(|flow| {
             let same = flow.hit.is_some() || flow.decision.relation == standing.relation;
-            same && flow.hit == standing.hit
-                && flow.decision.revision >= snapshot.valid_since(flow.decision.sections)
+            same && flow.hit == standing.hit && flow.decision.holds_on(&snapshot)
         });
         Some(if holds {
             Tier::Exact
@@ -278,7 +284,7 @@ impl<I: PacketIo> Worker<I> {
             return Decision::flow_limit(standing.relation, snapshot);
         }
         let mut decision = self.resolve(packet, snapshot, standing.relation);
-        if self.picks_up(packet, &decision, now)
+        if self.shared.pickup.takes(&decision, &packet.parsed, now)
             && let Some(picked) = self.pick_up(packet, snapshot, now_ns)
         {
             (standing, decision) = picked;
@@ -324,8 +330,7 @@ impl<I: PacketIo> Worker<I> {
 
     fn remember(&mut self, packet: &Packet, mut flow: Flow, snapshot: &Snapshot) {
         flow.count.add(packet.rx.len);
-        let stale =
-            |flow: &Flow| flow.decision.revision < snapshot.valid_since(flow.decision.sections);
+        let stale = |flow: &Flow| !flow.decision.holds_on(snapshot);
         // A set full of flows that were all hit lately takes no new one: it is not cached then.
         self.cache.insert(packet.hash, packet.parsed.key, flow, stale);
         let (exact, masked) = (self.cache.len(), self.masked.len());
@@ -346,7 +351,7 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// What the packet is to the connections of its tenant.
-    fn stand(
+    pub(super) fn stand(
         &self,
         (frame, packet): (&Frame, &Packet),
         snapshot: &Snapshot,
@@ -430,14 +435,6 @@ impl<I: PacketIo> Worker<I> {
         })
     }
 
-    /// Whether a packet that was refused is taken for one of a connection from before the start. Also
-    /// one that the rules refuse: it may be a reply, about which they would be asked otherwise.
-    fn picks_up(&self, packet: &Packet, decision: &Decision, now: Seconds) -> bool {
-        decision.is_stray()
-            && self.shared.pickup.is_after(now)
-            && connections::may_be_midstream(&packet.parsed)
-    }
-
     /// Takes a TCP segment for one of a connection that was opened before this engine started: from
     /// its sender if the rules let it open one, else to it.
     fn pick_up(
@@ -472,8 +469,7 @@ impl<I: PacketIo> Worker<I> {
         snapshot: &Snapshot,
         now: Seconds,
     ) {
-        let passes = matches!(decision.verdict, Verdict::Forward(_));
-        if packet.parsed.key.flags & flag::FRAG_FIRST == 0 || !passes {
+        if packet.parsed.key.flags & flag::FRAG_FIRST == 0 || !decision.passes() {
             return;
         }
         if let Some(vrf) = pipeline::tenant(snapshot, &packet.parsed.key) {
