@@ -2,13 +2,16 @@
 //!
 //! ```text
 //! rx burst -> untag (trunk) -> parse -> T1 exact -> T2 masked -> T3 pipeline -> meters -> act -> tx
+//!                                                                                 '-> wait -'
 //! \____________ the whole burst ___________/ \__________________ packet by packet _______________/
 //! ```
 //!
-//! The worker owns its I/O, its flow caches, its share of the meters and its counters. It reads the
-//! published snapshot once a burst and allocates nothing, locks nothing and makes no system call for
-//! a packet of a cached flow; only [`PacketIo::flush`] and, when idle, [`PacketIo::wait`] do. The
-//! connection table is shared: a shard of it is locked when a flow is new to this worker.
+//! The worker owns its I/O, its flow caches, its share of the meters, the packets that wait for
+//! tokens, the budgets of ports and tenants, and its counters. It reads the published snapshot once a
+//! burst and allocates nothing and makes no system call for a packet; only [`PacketIo::flush`] and,
+//! when idle, [`PacketIo::wait`] do. It locks nothing for a packet of a settled connection or of a
+//! stateless tenant. What all workers share: a shard of the connection table, locked when a flow is
+//! new to this worker or belongs to no connection, and the fragments, locked for fragments.
 
 mod act;
 mod answer;
@@ -188,6 +191,13 @@ impl Packet {
         }
     }
 
+    /// Puts those TCP flags into the key that a rule looks at.
+    #[inline]
+    fn read_flags(&mut self, snapshot: &Snapshot) {
+        let looked_at = snapshot.policy.rules.tcp_flags_mask();
+        self.parsed.key.tcp_flags = self.parsed.tcp_flags & looked_at;
+    }
+
     /// Length of the tenant's frame: without the headers of a tunnel and the tag of the wire.
     const fn tenant_len(&self) -> usize {
         self.rx.len + ETHERNET_BYTES - self.parsed.l3 as usize
@@ -299,7 +309,7 @@ impl<I: PacketIo> Worker<I> {
         }
         match (decision.verdict, charged) {
             (Verdict::Forward(_), Some(Err(slot))) => {
-                self.hold(frame, packet, (decision, slot), (snapshot, now_ns));
+                self.shaper.hold(frame, packet, (decision, slot), now_ns);
             }
             _ => self.end_decided(frame, packet, &decision, (snapshot, now_ns)),
         }
@@ -357,9 +367,8 @@ impl<I: PacketIo> Worker<I> {
         if let Err(reason) = key::parse_into(self.io.bytes(&frame), origin, &mut packet.parsed) {
             return self.end(frame, rx, reason);
         }
-        let key = &mut packet.parsed.key;
-        key.tcp_flags = packet.parsed.tcp_flags & snapshot.policy.rules.tcp_flags_mask();
-        packet.hash = self.hasher.hash(key);
+        packet.read_flags(snapshot);
+        packet.hash = self.hasher.hash(&packet.parsed.key);
         packet.rx = rx;
         packet.sample_rate = port.binding.as_ref().map_or(0, |b| b.sample_rate);
         burst.frames.push(frame);
@@ -374,7 +383,8 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
-    /// Charges the packet to its meters. Red ends it; yellow may change its mark.
+    /// Charges the packet to its meters. Yellow may change its mark; red ends it, or, if the verdict
+    /// is still to forward it, there is room where it waits for tokens.
     #[inline]
     fn charge(
         &mut self,
@@ -383,32 +393,39 @@ impl<I: PacketIo> Worker<I> {
         snapshot: &Snapshot,
         now_ns: u64,
     ) -> Option<Charged> {
-        let Verdict::Forward(actions) = &mut decision.verdict else { return None };
-        if decision.meters.is_empty() {
+        if decision.meters.is_empty() || !decision.passes() {
             return None;
         }
-        let (slots, bytes) = (decision.meters.slots(), packet.tenant_len() as u32);
-        // Who comes later does not overtake who waits.
-        if let Some(slot) = self.shaper.line_of(slots) {
-            return Some(Err(slot));
-        }
-        let charged = self.lease.offer(&self.shared.meters, slots, bytes, now_ns);
+        let (slots, bytes) = (decision.meters.slots(), packet.tenant_len());
+        let charged = match self.shaper.line_of(slots) {
+            // Who comes later does not overtake who waits.
+            Some(slot) => Err(slot),
+            None => self.lease.offer(&self.shared.meters, slots, bytes as u32, now_ns),
+        };
         match charged {
-            Ok(Colour::Green) => {}
-            // ARP has no place for a mark.
-            Ok(Colour::Yellow | Colour::Red) if packet.parsed.key.eth_type == ethertype::ARP => {}
-            Ok(Colour::Yellow | Colour::Red) => {
-                let mut yellow = slots.iter().filter(|slot| self.lease.was_yellow(**slot));
-                let mark = yellow.find_map(|slot| snapshot.qos.yellow(*slot));
-                actions.dscp = mark.or(actions.dscp);
-            }
-            Err(slot) if snapshot.qos.queue_bytes(slot) > 0 => {}
+            Ok(colour) => self.mark(packet, decision, colour, snapshot),
+            Err(slot) if self.shaper.has_room(slot, bytes, snapshot.qos.queue_bytes(slot)) => {}
             Err(slot) => {
-                self.lease.count_red(&self.shared.meters, slot, bytes);
+                self.lease.count_red(&self.shared.meters, slot, bytes as u32);
                 decision.verdict = Verdict::Drop(DropReason::RateLimit);
             }
         }
         Some(charged)
+    }
+
+    /// The mark of a packet whose meters have just been paid.
+    #[inline]
+    fn mark(&self, packet: &Packet, decision: &mut Decision, colour: Colour, snapshot: &Snapshot) {
+        // ARP has no place for a mark.
+        if colour == Colour::Green || packet.parsed.key.eth_type == ethertype::ARP {
+            return;
+        }
+        let slots = decision.meters.slots().iter();
+        let mut yellow = slots.filter(|slot| self.lease.was_yellow(**slot));
+        let mark = yellow.find_map(|slot| snapshot.qos.yellow(*slot));
+        if let Verdict::Forward(actions) = &mut decision.verdict {
+            actions.dscp = mark.or(actions.dscp);
+        }
     }
 
     /// A packet that the tables or its limits end: counted and logged.

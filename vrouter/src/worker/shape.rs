@@ -13,11 +13,12 @@ use flowtable::meter::MeterSlot;
 use flowtable::{DropReason, Verdict};
 use packet_io::{Frame, PacketIo};
 
-use super::{IDLE_WAIT, Packet, Worker};
-use crate::pipeline::Decision;
+use super::{IDLE_WAIT, Packet, Worker, seconds};
+use crate::pipeline::{self, Decision};
 use crate::snapshot::Snapshot;
+use crate::trace::Silent;
 
-/// Packets of all lines: an eighth of a node's frames.
+/// Packets of all lines: an eighth of the default number of frames.
 const PLACES: usize = 1024;
 /// Packets of one line.
 const LINE_PACKETS_MAX: usize = 256;
@@ -91,15 +92,24 @@ impl Shaper {
     }
 
     /// Whether a line of at most `bytes_max` takes `bytes` more.
-    fn has_room(&self, slot: MeterSlot, bytes: usize, bytes_max: usize) -> bool {
+    #[inline]
+    pub(super) fn has_room(&self, slot: MeterSlot, bytes: usize, bytes_max: usize) -> bool {
         let (packets, waiting) =
             self.lines.get(&slot.get()).map_or((0, 0), |line| (line.packets, line.bytes));
         packets < LINE_PACKETS_MAX && waiting + bytes <= bytes_max && self.free != NOWHERE
     }
 
     /// Puts a packet at the end of a line that has room for it.
-    fn push(&mut self, slot: MeterSlot, waiting: Waiting) {
-        let bytes = waiting.packet.tenant_len();
+    #[cold]
+    pub(super) fn hold(
+        &mut self,
+        frame: Frame,
+        packet: &Packet,
+        (decision, slot): (Decision, MeterSlot),
+        now_ns: u64,
+    ) {
+        let bytes = packet.tenant_len();
+        let waiting = Waiting { frame, packet: *packet, decision, since_ns: now_ns };
         let empty = Line { first: NOWHERE, last: NOWHERE, packets: 0, bytes: 0 };
         let line = self.lines.get(&slot.get()).copied().unwrap_or(empty);
         let at = self.free;
@@ -121,6 +131,11 @@ impl Shaper {
         self.places.get(line.first as usize)?.waiting.as_ref()
     }
 
+    fn front_mut(&mut self, slot: MeterSlot) -> Option<&mut Waiting> {
+        let line = self.lines.get(&slot.get())?;
+        self.places.get_mut(line.first as usize)?.waiting.as_mut()
+    }
+
     fn pop(&mut self, slot: MeterSlot) -> Option<Waiting> {
         let line = self.lines.get_mut(&slot.get())?;
         let at = line.first;
@@ -140,31 +155,15 @@ impl Shaper {
 }
 
 impl<I: PacketIo> Worker<I> {
-    /// A packet above the rate of the meter in `slot`: it waits, or ends as `rate-limit`.
-    #[cold]
-    pub(super) fn hold(
-        &mut self,
-        frame: Frame,
-        packet: &Packet,
-        (decision, slot): (Decision, MeterSlot),
-        (snapshot, now_ns): (&Snapshot, u64),
-    ) {
-        let (bytes, bytes_max) = (packet.tenant_len(), snapshot.qos.queue_bytes(slot));
-        if self.shaper.has_room(slot, bytes, bytes_max) {
-            let waiting = Waiting { frame, packet: *packet, decision, since_ns: now_ns };
-            return self.shaper.push(slot, waiting);
-        }
-        self.lease.count_red(&self.shared.meters, slot, bytes as u32);
-        self.refuse(frame, packet, (DropReason::RateLimit, None), (snapshot, now_ns));
-    }
-
     /// Sends what has waited long enough; returns how many packets that were.
     pub(super) fn release(&mut self, snapshot: &Snapshot, now_ns: u64) -> usize {
         let mut released = 0;
         let mut at = 0;
         while let Some(slot) = self.shaper.active.get(at).copied() {
-            while let Some(waiting) = self.next_of(slot, now_ns) {
-                self.leave(waiting, (snapshot, now_ns));
+            while let Some(Waiting { frame, packet, decision, .. }) =
+                self.next_of(slot, snapshot, now_ns)
+            {
+                self.end_decided(frame, &packet, &decision, (snapshot, now_ns));
                 released += 1;
             }
             // An emptied line has left the list, and another is in its place.
@@ -174,28 +173,55 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// The first packet of a line, when its meters let it go now or it has waited too long.
-    fn next_of(&mut self, slot: MeterSlot, now_ns: u64) -> Option<Waiting> {
+    fn next_of(&mut self, slot: MeterSlot, snapshot: &Snapshot, now_ns: u64) -> Option<Waiting> {
+        self.renew(slot, snapshot, now_ns);
         let front = self.shaper.front(slot)?;
         let (slots, bytes) = (front.decision.meters.slots(), front.packet.tenant_len() as u32);
-        let old = now_ns.saturating_sub(front.since_ns) > AGE_MAX_NS;
-        if self.lease.offer(&self.shared.meters, slots, bytes, now_ns).is_ok() {
+        if !front.decision.passes() {
             return self.shaper.pop(slot);
         }
-        old.then(|| self.shaper.pop(slot)).flatten().map(|mut waiting| {
-            self.lease.count_red(&self.shared.meters, slot, bytes);
-            waiting.decision.verdict = Verdict::Drop(DropReason::RateLimit);
-            waiting
-        })
+        let old = now_ns.saturating_sub(front.since_ns) > AGE_MAX_NS;
+        match self.lease.offer(&self.shared.meters, slots, bytes, now_ns) {
+            Ok(colour) => {
+                let mut waiting = self.shaper.pop(slot)?;
+                self.mark(&waiting.packet, &mut waiting.decision, colour, snapshot);
+                Some(waiting)
+            }
+            Err(red) if old => {
+                self.lease.count_red(&self.shared.meters, red, bytes);
+                let mut waiting = self.shaper.pop(slot)?;
+                waiting.decision.verdict = Verdict::Drop(DropReason::RateLimit);
+                Some(waiting)
+            }
+            Err(_) => None,
+        }
     }
 
-    /// A packet that has waited: it meets the tables of this moment.
-    fn leave(&mut self, waiting: Waiting, (snapshot, now_ns): (&Snapshot, u64)) {
-        let Waiting { frame, packet, mut decision, .. } = waiting;
-        let forwarded = matches!(decision.verdict, Verdict::Forward(_));
-        if forwarded && decision.revision < snapshot.valid_since(decision.sections) {
-            decision = self.decide(&frame, &packet, snapshot, now_ns);
+    /// The first packet of a line meets the tables of this moment: it pays the meters and has the way
+    /// out that they give it. It was counted when it came.
+    fn renew(&mut self, slot: MeterSlot, snapshot: &Snapshot, now_ns: u64) {
+        let Some(Waiting { frame, packet, decision, .. }) = self.shaper.front(slot) else { return };
+        if decision.holds_on(snapshot) {
+            return;
         }
-        self.end_decided(frame, &packet, &decision, (snapshot, now_ns));
+        let mut packet = *packet;
+        packet.read_flags(snapshot);
+        let standing = self.stand((frame, &packet), snapshot, seconds(now_ns));
+        let decision = pipeline::walk(snapshot, &packet.parsed, standing.relation, &mut Silent);
+        if let Some(front) = self.shaper.front_mut(slot) {
+            (front.packet, front.decision) = (packet, decision);
+        }
+    }
+
+    /// Packets that wait for tokens.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.shaper
+            .active
+            .iter()
+            .filter_map(|slot| self.shaper.lines.get(&slot.get()))
+            .map(|line| line.packets)
+            .sum()
     }
 
     /// Takes every frame out of the lines: the worker ends.

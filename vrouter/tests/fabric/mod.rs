@@ -449,7 +449,12 @@ impl Fabric {
 
     /// Runs worker and slow path until nothing moves; a tenth of a second goes by.
     pub(crate) fn settle(&mut self) -> Delivered {
-        self.now_ns += 100_000_000;
+        self.settle_after(100_000_000)
+    }
+
+    /// As [`Fabric::settle`], when `ns` have gone by.
+    pub(crate) fn settle_after(&mut self, ns: u64) -> Delivered {
+        self.now_ns += ns;
         self.run()
     }
 
@@ -460,7 +465,8 @@ impl Fabric {
         let mut out: Vec<_> = self.worker.io_mut().take_sent(QueueId::TRUNK);
         let mut out: Vec<_> = out.drain(..).map(|frame| untagged(&frame)).collect();
         out.extend(self.worker.io_mut().take_sent(WIRE).into_iter().map(|frame| (UPLINK, frame)));
-        assert_eq!(self.worker.io_mut().free_count(), FRAMES as usize, "frames are lost");
+        let held = self.worker.io_mut().free_count() + self.worker.waiting();
+        assert_eq!(held, FRAMES as usize, "frames are lost");
         let after = counters(&self.engine);
         let changed = after.iter().filter_map(|(counter, now)| {
             let then = self.before.get(counter).copied().unwrap_or_default();

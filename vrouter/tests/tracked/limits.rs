@@ -10,13 +10,6 @@ use crate::fabric::{A1, A2, A9, Counter, R1, R2, RED};
 
 const LIMIT: Fate = Err(DropReason::FlowLimit);
 
-fn limited(config: &EngineConfig, entries: impl IntoIterator<Item = Entry>) -> Fabric {
-    let mut fabric = Fabric::stateful(config);
-    fabric.put(entries);
-    fabric.wait(SECOND);
-    fabric
-}
-
 /// How many of so many SYNs from a host, each of a flow of its own, arrive.
 fn flood(fabric: &mut Fabric, from: &Host, to: &Host, count: u16) -> usize {
     let arrives = |port: &u16| {
@@ -30,7 +23,7 @@ fn flood(fabric: &mut Fabric, from: &Host, to: &Host, count: u16) -> usize {
 #[test]
 fn qos_4_new_flows_of_a_port_are_bounded_by_the_second() {
     let config = EngineConfig { port_new_flows: 100, ..EngineConfig::default() };
-    let mut fabric = limited(&config, []);
+    let mut fabric = configured(&config, []);
     connect(&mut fabric, (&A1, 1), (&A2, 80));
     assert_eq!(flood(&mut fabric, &A1, &A2, 1000), 99);
     // What is established goes on, and others have their own share.
@@ -46,7 +39,7 @@ fn qos_4_new_flows_of_a_port_are_bounded_by_the_second() {
 #[test]
 fn qos_4_new_flows_of_a_tenant_are_bounded_over_its_ports() {
     let bounded = TenantEntry { new_flows_max: 40, ..tenant(Permit::Allow) };
-    let mut fabric = limited(&EngineConfig::default(), [Entry::Tenant(bounded)]);
+    let mut fabric = configured(&EngineConfig::default(), [Entry::Tenant(bounded)]);
     let all = flood(&mut fabric, &A1, &A2, 30) + flood(&mut fabric, &A2, &A1, 30);
     assert_eq!(all, 40);
     assert_eq!(flood(&mut fabric, &A9, &A2, 5), 0);
@@ -63,7 +56,7 @@ fn qos_4_a_flood_of_new_flows_leaves_the_flows_of_other_tenants_alone() {
         tenant_new_flows: 0,
         ..EngineConfig::default()
     };
-    let mut fabric = limited(&config, []);
+    let mut fabric = configured(&config, []);
     let ports = 2000..2100_u16;
     for src in ports.clone() {
         connect(&mut fabric, (&R1, src), (&R2, 80));
@@ -88,7 +81,7 @@ fn qos_4_a_flood_of_new_flows_leaves_the_flows_of_other_tenants_alone() {
 #[test]
 fn qos_4_half_open_connections_go_first_and_established_ones_stay() {
     let bounded = TenantEntry { connections_max: 1024, ..tenant(Permit::Allow) };
-    let mut fabric = limited(&EngineConfig::default(), [Entry::Tenant(bounded)]);
+    let mut fabric = configured(&EngineConfig::default(), [Entry::Tenant(bounded)]);
     for src in 0..512 {
         connect(&mut fabric, (&A1, src), (&A2, 80));
     }
@@ -112,7 +105,7 @@ fn qos_4_half_open_connections_go_first_and_established_ones_stay() {
 #[test]
 fn qos_4_a_tenant_full_of_established_connections_gets_no_more() {
     let bounded = TenantEntry { connections_max: 10, ..tenant(Permit::Allow) };
-    let mut fabric = limited(&EngineConfig::default(), [Entry::Tenant(bounded)]);
+    let mut fabric = configured(&EngineConfig::default(), [Entry::Tenant(bounded)]);
     for src in 0..10 {
         connect(&mut fabric, (&A1, src), (&A2, 80));
     }

@@ -16,6 +16,7 @@ mod meters;
 mod moves;
 mod pickup;
 mod replies;
+mod shaping;
 mod tenants;
 
 use flowtable::DropReason;
@@ -43,7 +44,11 @@ const STRAY: Fate = Err(DropReason::NoConnection);
 
 /// The node with tracked tenants and these entries.
 fn with(entries: impl IntoIterator<Item = Entry>) -> Fabric {
-    let mut fabric = Fabric::stateful(&EngineConfig::default());
+    configured(&EngineConfig::default(), entries)
+}
+
+fn configured(config: &EngineConfig, entries: impl IntoIterator<Item = Entry>) -> Fabric {
+    let mut fabric = Fabric::stateful(config);
     fabric.put(entries);
     fabric.wait(SECOND);
     fabric

@@ -7,7 +7,7 @@ use flowtable::entry::{
 use flowtable::ids::Dscp;
 
 use super::*;
-use crate::fabric::{A1, A2, A9, B1, DB, Host, LOCAL, REMOTE, WEB, prefix, underlay};
+use crate::fabric::{A1, A2, A9, DB, Host, LOCAL, REMOTE, WEB, prefix};
 
 /// Packets decided by each tier since.
 fn tiers(fabric: &Fabric, before: vrouter::CacheStats) -> [u64; 3] {
@@ -167,7 +167,4 @@ fn a_new_mark_is_on_the_next_flow_of_a_masked_decision() {
         let delivered = send(&mut fabric, &A1, &A1.to(&A2).l4(L4::Udp(src, 53)));
         assert_eq!(delivered.out[0].1[15], dscp << 2);
     }
-    let route = A1.via_gateway(&B1).l4(L4::Udp(1, 1));
-    assert_eq!(fate(&send(&mut fabric, &A1, &route)), Ok(()));
-    fabric.put([underlay(REMOTE)]);
 }

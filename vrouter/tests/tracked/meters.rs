@@ -13,24 +13,24 @@ use crate::fabric::{A1, A2, A9, B1, Host, R1, R2, WIRE};
 
 const RED_METER: Fate = Err(DropReason::RateLimit);
 
-fn id(id: u32) -> MeterId {
+pub(super) fn id(id: u32) -> MeterId {
     MeterId::new(id).unwrap()
 }
 
 /// A meter of bits per second that lets 10 ms pass at once, at least ten full frames.
-fn meter(number: u32, rate: u64) -> Entry {
+pub(super) fn meter(number: u32, rate: u64) -> Entry {
     let committed = Band { rate, burst: (rate / 800).max(15_180) };
     let (unit, peak) = (MeterUnit::Bits, None);
     Entry::Meter(MeterEntry { meter: id(number), unit, committed, peak, yellow_dscp: None })
 }
 
-fn qos(port: PortId, from: &[u32], to: &[u32]) -> Entry {
+pub(super) fn qos(port: PortId, from: &[u32], to: &[u32]) -> Entry {
     let ids = |numbers: &[u32]| numbers.iter().map(|number| id(*number)).collect();
     Entry::Qos(QosEntry { port, from: ids(from), to: ids(to), dscp: None })
 }
 
 /// A UDP packet with a frame of this length.
-fn sized(from: &Host, to: &Host, len: usize) -> Packet {
+pub(super) fn sized(from: &Host, to: &Host, len: usize) -> Packet {
     let packet = if from.bd == to.bd { from.to(to) } else { from.via_gateway(to) };
     Packet { payload: vec![0x55; len - 42], ..packet }
 }
@@ -229,7 +229,7 @@ fn qos_1_a_tunnel_s_headers_are_not_charged() {
 }
 
 /// A meter with a peak, and a mark for what is between.
-fn three_colours(number: u32, committed: u64, yellow: Option<u32>) -> Entry {
+pub(super) fn three_colours(number: u32, committed: u64, yellow: Option<u32>) -> Entry {
     Entry::Meter(MeterEntry {
         meter: id(number),
         unit: MeterUnit::Packets,

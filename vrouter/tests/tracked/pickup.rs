@@ -8,10 +8,7 @@ use crate::fabric::{A1, A2, A9};
 
 fn started(entries: impl IntoIterator<Item = Entry>) -> Fabric {
     let config = EngineConfig { pickup_seconds: 60, ..EngineConfig::default() };
-    let mut fabric = Fabric::stateful(&config);
-    fabric.put(entries);
-    fabric.wait(SECOND);
-    fabric
+    configured(&config, entries)
 }
 
 fn closed() -> Fabric {
