@@ -169,7 +169,8 @@ reasons! {
     /// Unknown rule.
     RuleNotFound => NotFound, "rule not found", "see `netctl policy rule-ls`";
     /// Unknown profile.
-    NetprofileNotFound => NotFound, "netprofile not found", "create the netprofile first";
+    NetprofileNotFound => NotFound, "netprofile not found",
+        "see `netctl netprofile ls`, or create it first";
     /// Unknown endpoint.
     EndpointNotFound => NotFound, "endpoint not found", "see `netctl endpoint ls`";
     /// Unknown node.

@@ -148,21 +148,22 @@ impl DropLog {
 struct Lines {
     /// When the last ones were written.
     recent: VecDeque<Instant>,
-    suppressed: u64,
+    /// Packets of all tenants, dropped for whatever reason, that have no line.
+    unshown: u64,
 }
 
 impl Lines {
     fn write(&mut self, dropped: &Dropped, now: Instant) {
-        let Some(suppressed) = self.admit(dropped, now) else { return };
+        let Some(unshown) = self.admit(dropped, now) else { return };
         let vrf = dropped.vrf.map_or(0, Vrf::get);
         let rule = dropped.rule.map_or(0, |r| r.0);
         let (group, flow) = (dropped.src_group.get(), &dropped.key);
-        tracing::info!(vrf, group, rule, %flow, suppressed, "policy denied a packet");
+        tracing::info!(vrf, group, rule, %flow, unshown, "policy denied a packet; `vrctl drops --log` shows more");
     }
 
     /// `Some`: a line is to be written, with this number of packets before it that had none.
     fn admit(&mut self, dropped: &Dropped, now: Instant) -> Option<u64> {
-        self.suppressed += dropped.suppressed;
+        self.unshown += dropped.suppressed;
         if dropped.reason != DropReason::PolicyDeny {
             return None;
         }
@@ -171,11 +172,11 @@ impl Lines {
             self.recent.pop_front();
         }
         if self.recent.len() >= LINES_PER_SECOND {
-            self.suppressed += 1;
+            self.unshown += 1;
             return None;
         }
         self.recent.push_back(now);
-        Some(std::mem::take(&mut self.suppressed))
+        Some(std::mem::take(&mut self.unshown))
     }
 }
 

@@ -58,6 +58,7 @@ pub(crate) fn drops(engine: Vec<(DropReason, Count)>, kernel: &[DropCount]) -> v
             reason: reason.name().to_owned(),
             packets: count.packets + of_reason().map(|d| d.packets).sum::<u64>(),
             bytes: count.bytes + of_reason().map(|d| d.bytes).sum::<u64>(),
+            advice: reason.advice().to_owned(),
         }
     });
     v1::DropsReply { drops: drops.collect() }
@@ -210,12 +211,11 @@ impl ConnFilter {
         if all { self.limit.saturating_add(1) } else { usize::MAX }
     }
 
-    /// Whether the packet that opened it could be one of the flow's. A connection knows no more than
-    /// its tuple and its port: the rest is not compared.
-    fn wants(&self, conn: &ConnStats) -> bool {
+    /// What of the flow a connection knows: its tuple and its port. The rest is not compared.
+    fn known(&self) -> FlowSpec {
         let FlowSpec { in_port, eth_type, src, dst, proto, src_port, dst_port, icmp_id, .. } =
             self.spec.clone();
-        let known = FlowSpec {
+        FlowSpec {
             in_port,
             eth_type,
             src,
@@ -225,7 +225,11 @@ impl ConnFilter {
             dst_port,
             icmp_id,
             ..FlowSpec::default()
-        };
+        }
+    }
+
+    /// Whether the packet that opened it could be one of the flow's.
+    fn wants(&self, known: &FlowSpec, conn: &ConnStats) -> bool {
         let key = FlowKey { in_port: conn.owner.port.get(), ..opening_key(&conn.tuple) };
         let vrf = Some(conn.tuple.vrf);
         known.matches(&key)
@@ -236,7 +240,8 @@ impl ConnFilter {
 
 /// The first connections that pass the filter.
 pub(crate) fn connections(all: &[ConnStats], filter: &ConnFilter) -> v1::ListReply {
-    let mut listed = all.iter().filter(|conn| filter.wants(conn)).map(connection);
+    let known = filter.known();
+    let mut listed = all.iter().filter(|conn| filter.wants(&known, conn)).map(connection);
     let connections = listed.by_ref().take(filter.limit).collect();
     v1::ListReply { connections, truncated: listed.next().is_some(), ..v1::ListReply::default() }
 }

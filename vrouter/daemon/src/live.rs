@@ -44,14 +44,8 @@ impl Seat {
     pub(crate) fn take(&self, worker: WorkerHandle<XskIo>) -> Option<Watcher> {
         let free = !self.taken.swap(true, Ordering::Acquire);
         let queue = Arc::new(ArrayQueue::new(SHOWN));
-        free.then(|| Watcher { worker, seat: self.clone(), queue, shown: Shown::Nothing })
+        free.then(|| Watcher { worker, seat: self.clone(), queue })
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shown {
-    Nothing,
-    Packets,
 }
 
 /// A client on the seat.
@@ -60,15 +54,13 @@ pub(crate) struct Watcher {
     worker: WorkerHandle<XskIo>,
     seat: Seat,
     queue: Arc<ArrayQueue<LiveTrace>>,
-    shown: Shown,
 }
 
 impl Watcher {
     /// From its return on the worker shows packets.
-    pub(crate) fn start(&mut self, spec: FlowSpec, limit: u32) -> Result<(), WorkerGone> {
+    pub(crate) fn start(&self, spec: FlowSpec, limit: u32) -> Result<(), WorkerGone> {
         let count = if limit == 0 { u32::MAX } else { limit };
         let queue = Arc::clone(&self.queue);
-        self.shown = Shown::Packets;
         self.worker.call(move |worker| worker.watch(spec, count, queue))
     }
 
@@ -92,6 +84,7 @@ impl Watcher {
         let mut sent = 0;
         while let Some(reply) = waiting.take().or_else(|| self.queue.pop().map(explain::live)) {
             if let Err(refused) = client.try_send(Ok(reply)) {
+                // Only replies are sent, never a status.
                 *waiting = refused.into_inner().ok();
                 break;
             }
@@ -103,10 +96,8 @@ impl Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        if self.shown == Shown::Packets {
-            // Fails when the worker has ended, which shows nothing either.
-            self.worker.call(Worker::unwatch).ok();
-        }
+        // Fails when the worker has ended, which shows nothing either.
+        self.worker.call(Worker::unwatch).ok();
         self.seat.taken.store(false, Ordering::Release);
     }
 }

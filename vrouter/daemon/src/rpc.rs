@@ -15,6 +15,7 @@ use flowtable::text::{FlowSpec, PortRef, TenantSpec};
 use offload::{DropCount, Offload};
 use packet_io::QueueId;
 use tokio::sync::mpsc;
+use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Request, Response, Status};
@@ -172,7 +173,9 @@ impl Datapath for Service {
         }
         let later = BroadcastStream::new(later).filter_map(move |logged| match logged {
             Ok(logged) => logged.is_of(vrf).then(|| Ok(logged.message())),
-            Err(_behind) => Some(Err(Status::data_loss("too far behind; ask again"))),
+            Err(BroadcastStreamRecvError::Lagged(count)) => Some(Err(Status::data_loss(format!(
+                "the reader is too slow and missed {count} dropped packets: follow the log again"
+            )))),
         });
         Ok(Response::new(Box::pin(history.chain(later))))
     }
@@ -298,8 +301,12 @@ impl Service {
                 "filter: bd, src_group, dst_group: live packets are told apart by vrf only",
             ));
         }
-        let taken = || Status::resource_exhausted("another client watches live packets; try later");
-        let mut watcher = self.live.take(self.worker.clone()).ok_or_else(taken)?;
+        let taken = || {
+            Status::resource_exhausted(
+                "another client watches live packets, and one may at a time: try later",
+            )
+        };
+        let watcher = self.live.take(self.worker.clone()).ok_or_else(taken)?;
         watcher.start(spec, request.limit).map_err(|e| status(Code::Internal, &e))?;
         Ok(watcher)
     }

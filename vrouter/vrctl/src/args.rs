@@ -135,7 +135,8 @@ pub(crate) struct DropsArgs {
     /// Print what is added each second, or with --log each packet, until interrupted
     #[arg(long)]
     pub(crate) follow: bool,
-    /// The last dropped packets: when, why, by which rule
+    /// The last packets that tables and limits refused: when, why, by which rule; others are only
+    /// counted
     #[arg(long)]
     pub(crate) log: bool,
     /// With --log: only of this VRF

@@ -34,7 +34,8 @@ impl From<v1::DroppedPacket> for DroppedView {
     }
 }
 
-/// The table of `drops --log`. SUPPRESSED are the packets like it that were not logged.
+/// The table of `drops --log`. SUPPRESSED are the packets of its tenant that were
+/// dropped before it and not logged.
 pub(crate) fn dropped_table(packets: &[DroppedView]) -> String {
     const COLUMNS: &[(&str, Side)] = &[
         ("TIME", Side::Left),

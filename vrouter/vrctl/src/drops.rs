@@ -12,11 +12,14 @@ pub(crate) struct DropView {
     reason: String,
     packets: u64,
     bytes: u64,
+    /// For people: the counters are what scripts read.
+    #[serde(skip)]
+    advice: String,
 }
 
 impl From<v1::Drop> for DropView {
     fn from(drop: v1::Drop) -> Self {
-        Self { reason: drop.reason, packets: drop.packets, bytes: drop.bytes }
+        Self { reason: drop.reason, packets: drop.packets, bytes: drop.bytes, advice: drop.advice }
     }
 }
 
@@ -32,16 +35,23 @@ pub(crate) fn added(before: &[DropView], now: &[DropView]) -> Vec<DropView> {
             }
             Some(_) | None => (drop.packets, drop.bytes),
         };
-        DropView { reason: drop.reason.clone(), packets, bytes }
+        DropView { packets, bytes, ..drop.clone() }
     };
     now.iter().map(since).filter(|drop| drop.packets > 0).collect()
 }
 
-/// The table of `drops`.
+/// The table of `drops`. WHAT TO DO is said of what there was.
 pub(crate) fn drop_table(drops: &[DropView]) -> String {
-    const COLUMNS: &[(&str, Side)] =
-        &[("REASON", Side::Left), ("PACKETS", Side::Right), ("BYTES", Side::Right)];
-    let row = |d: &DropView| vec![d.reason.clone(), d.packets.to_string(), d.bytes.to_string()];
+    const COLUMNS: &[(&str, Side)] = &[
+        ("REASON", Side::Left),
+        ("PACKETS", Side::Right),
+        ("BYTES", Side::Right),
+        ("WHAT TO DO", Side::Left),
+    ];
+    let row = |d: &DropView| {
+        let advice = if d.packets > 0 { d.advice.clone() } else { String::new() };
+        vec![d.reason.clone(), d.packets.to_string(), d.bytes.to_string(), advice]
+    };
     table::render(COLUMNS, &drops.iter().map(row).collect::<Vec<_>>())
 }
 
@@ -60,6 +70,7 @@ mod tests {
             reason: reason.to_owned(),
             packets,
             bytes,
+            advice: "see the rules".to_owned(),
         };
         list.iter().map(view).collect()
     }
@@ -84,11 +95,16 @@ mod tests {
 
     #[test]
     fn drops_are_a_table_and_promised_json() {
-        let list = drops(&[("policy-deny", 5, 500)]);
-        assert_eq!(drop_table(&list), "REASON       PACKETS  BYTES\npolicy-deny        5    500\n");
+        let list = drops(&[("policy-deny", 5, 500), ("no-route", 0, 0)]);
+        assert_eq!(
+            drop_table(&list),
+            "REASON       PACKETS  BYTES  WHAT TO DO\n\
+             policy-deny        5    500  see the rules\n\
+             no-route           0      0\n"
+        );
         assert_eq!(
             serde_json::to_string(&list).unwrap(),
-            r#"[{"reason":"policy-deny","packets":5,"bytes":500}]"#
+            r#"[{"reason":"policy-deny","packets":5,"bytes":500},{"reason":"no-route","packets":0,"bytes":0}]"#
         );
     }
 }

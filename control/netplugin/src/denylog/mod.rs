@@ -61,7 +61,10 @@ pub(crate) async fn run(mirror: &Mirror, programmer: &Programmer) -> Infallible 
         if let Some(engine) = engine {
             match log.follow(&engine).await {
                 EngineError::Refused(reason) if reason != reported => {
-                    warn!(reason, "vrouterd tells of no dropped packets");
+                    warn!(
+                        reason,
+                        "the deny log may lack packets here; it goes on: see `vrctl drops --log`"
+                    );
                     reported = reason;
                 }
                 // The programmer says so when the engine is away.
