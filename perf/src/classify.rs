@@ -187,13 +187,7 @@ fn entry(rule: &Rule, number: usize, vrf: Vrf) -> Result<RuleEntry> {
     let has_flags = |protocol| rule.protocol == Some(protocol) && rule.flags.1 != 0;
     let code = (low_mask != 0).then_some(low);
     Ok(RuleEntry {
-        rule: RuleId(number as u64),
-        seq: 0,
         priority: u16::MAX - u16::try_from(number)?,
-        direction: Direction::Out,
-        vrf,
-        src_group: None,
-        dst_group: None,
         src: block(rule.src)?,
         dst: block(rule.dst)?,
         protocol: rule.protocol,
@@ -201,7 +195,12 @@ fn entry(rule: &Rule, number: usize, vrf: Vrf) -> Result<RuleEntry> {
         dst_ports: ports(rule.dst_ports),
         icmp: has_flags(1).then_some(IcmpMatch { kind: high, code }),
         tcp_flags: has_flags(6).then_some(TcpFlagsMatch { value: high, mask: high_mask }),
-        permit: if number.is_multiple_of(2) { Permit::Allow } else { Permit::Deny },
+        ..RuleEntry::any(
+            RuleId(number as u64),
+            vrf,
+            Direction::Out,
+            if number.is_multiple_of(2) { Permit::Allow } else { Permit::Deny },
+        )
     })
 }
 

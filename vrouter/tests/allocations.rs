@@ -64,21 +64,8 @@ fn kinds() -> [Kind; 9] {
 fn measure(kind: &Kind) -> Stats {
     let mut fabric = Fabric::new();
     let deny = RuleEntry {
-        rule: RuleId(1),
-        seq: 0,
-        priority: 1,
-        direction: Direction::In,
-        vrf: BLUE,
-        src_group: None,
-        dst_group: None,
-        src: None,
-        dst: None,
         protocol: Some(6),
-        src_ports: None,
-        dst_ports: None,
-        icmp: None,
-        tcp_flags: None,
-        permit: Permit::Deny,
+        ..RuleEntry::any(RuleId(1), BLUE, Direction::In, Permit::Deny)
     };
     // Every packet is sampled, and nobody takes the samples: the queue is full most of the time.
     let sampled = PortEntry { sample_rate: 1, ..A1.binding() };

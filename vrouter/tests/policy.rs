@@ -21,23 +21,7 @@ use fabric::{
 
 /// A rule that matches everything of blue in one direction.
 fn rule(id: u64, direction: Direction, permit: Permit) -> RuleEntry {
-    RuleEntry {
-        rule: RuleId(id),
-        seq: 0,
-        priority: 10,
-        direction,
-        vrf: BLUE,
-        src_group: None,
-        dst_group: None,
-        src: None,
-        dst: None,
-        protocol: None,
-        src_ports: None,
-        dst_ports: None,
-        icmp: None,
-        tcp_flags: None,
-        permit,
-    }
+    RuleEntry { priority: 10, ..RuleEntry::any(RuleId(id), BLUE, direction, permit) }
 }
 
 fn deny(id: u64, direction: Direction) -> RuleEntry {

@@ -13,21 +13,9 @@ use vrouter::{Engine, EngineConfig, WriteError};
 
 fn rule(id: u64, seq: u32) -> RuleEntry {
     RuleEntry {
-        rule: RuleId(id),
         seq,
         priority: 10,
-        direction: Direction::Out,
-        vrf: Vrf::MIN,
-        src_group: None,
-        dst_group: None,
-        src: None,
-        dst: None,
-        protocol: None,
-        src_ports: None,
-        dst_ports: None,
-        icmp: None,
-        tcp_flags: None,
-        permit: Permit::Allow,
+        ..RuleEntry::any(RuleId(id), Vrf::MIN, Direction::Out, Permit::Allow)
     }
 }
 

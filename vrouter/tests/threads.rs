@@ -224,21 +224,9 @@ impl Prober {
 /// A rule about UDP from one source port.
 fn rule(id: u64, port: u16, permit: Permit) -> Op {
     Op::Put(Entry::Rule(RuleEntry {
-        rule: RuleId(id),
-        seq: 0,
-        priority: 1,
-        direction: Direction::In,
-        vrf: BLUE,
-        src_group: None,
-        dst_group: None,
-        src: None,
-        dst: None,
         protocol: Some(17),
         src_ports: Some(PortRange { first: port, last: port }),
-        dst_ports: None,
-        icmp: None,
-        tcp_flags: None,
-        permit,
+        ..RuleEntry::any(RuleId(id), BLUE, Direction::In, permit)
     }))
 }
 

@@ -227,23 +227,7 @@ mod tests {
     use crate::ids::{Bd, Group, Mac, PortId, RuleId, Vrf};
 
     fn base() -> RuleEntry {
-        RuleEntry {
-            rule: RuleId(1),
-            seq: 0,
-            priority: 1,
-            direction: Direction::In,
-            vrf: Vrf::MIN,
-            src_group: None,
-            dst_group: None,
-            src: None,
-            dst: None,
-            protocol: None,
-            src_ports: None,
-            dst_ports: None,
-            icmp: None,
-            tcp_flags: None,
-            permit: Permit::Allow,
-        }
+        RuleEntry::any(RuleId(1), Vrf::MIN, Direction::In, Permit::Allow)
     }
 
     fn field(entry: &Entry) -> Option<&'static str> {

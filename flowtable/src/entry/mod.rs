@@ -295,6 +295,30 @@ pub struct RuleEntry {
     pub permit: Permit,
 }
 
+impl RuleEntry {
+    /// What matches every packet of the tenant in this direction, with the lowest priority.
+    #[must_use]
+    pub const fn any(rule: RuleId, vrf: Vrf, direction: Direction, permit: Permit) -> Self {
+        Self {
+            rule,
+            seq: 0,
+            priority: 1,
+            direction,
+            vrf,
+            src_group: None,
+            dst_group: None,
+            src: None,
+            dst: None,
+            protocol: None,
+            src_ports: None,
+            dst_ports: None,
+            icmp: None,
+            tcp_flags: None,
+            permit,
+        }
+    }
+}
+
 /// `route` table: where an address of the tenant is (longest prefix wins).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RouteEntry {

@@ -50,21 +50,8 @@ proptest! {
 
 pub(crate) fn any_rule(number: u64) -> RuleEntry {
     RuleEntry {
-        rule: RuleId(number),
-        seq: 0,
         priority: 10,
-        direction: Direction::In,
-        vrf: Vrf::new(1).unwrap(),
-        src_group: None,
-        dst_group: None,
-        src: None,
-        dst: None,
-        protocol: None,
-        src_ports: None,
-        dst_ports: None,
-        icmp: None,
-        tcp_flags: None,
-        permit: Permit::Allow,
+        ..RuleEntry::any(RuleId(number), Vrf::new(1).unwrap(), Direction::In, Permit::Allow)
     }
 }
 

@@ -90,21 +90,8 @@ pub(super) fn allow_some(tenant: &Tenant, (port, sink): (PortId, PortId)) -> Res
     let anywhere = Bd::new(tenant.number + 20_000)?;
     let (mac, next_hop) = (Mac([2, 3, 0, 0, 0, 1]), NextHop::Local(sink));
     let blank = |number: u64| RuleEntry {
-        rule: RuleId(1 << 60 | number),
-        seq: 0,
         priority: PRIORITY,
-        direction: Direction::Out,
-        vrf,
-        src_group: None,
-        dst_group: None,
-        src: None,
-        dst: None,
-        protocol: None,
-        src_ports: None,
-        dst_ports: None,
-        icmp: None,
-        tcp_flags: None,
-        permit: Permit::Allow,
+        ..RuleEntry::any(RuleId(1 << 60 | number), vrf, Direction::Out, Permit::Allow)
     };
     let one = |port: u16| Some(PortRange { first: port, last: port });
     let entries = [

@@ -32,21 +32,14 @@ pub(super) fn rules(count: u32, vrf: Vrf, direction: Direction) -> Result<Vec<Ru
 
 fn blank(number: u32, vrf: Vrf, direction: Direction) -> RuleEntry {
     RuleEntry {
-        rule: RuleId((u64::from(vrf.get()) << 32) + u64::from(number) + 1),
-        seq: 0,
         priority: (PRIORITIES + 2 - number.min(PRIORITIES)) as u16,
-        direction,
-        vrf,
-        src_group: None,
-        dst_group: None,
-        src: None,
-        dst: None,
         protocol: Some(UDP),
-        src_ports: None,
-        dst_ports: None,
-        icmp: None,
-        tcp_flags: None,
-        permit: Permit::Allow,
+        ..RuleEntry::any(
+            RuleId((u64::from(vrf.get()) << 32) + u64::from(number) + 1),
+            vrf,
+            direction,
+            Permit::Allow,
+        )
     }
 }
 

@@ -21,23 +21,7 @@ use crate::fabric::{
 };
 
 fn rule(id: u64, permit: Permit) -> RuleEntry {
-    RuleEntry {
-        rule: RuleId(id),
-        seq: 0,
-        priority: 10,
-        direction: Direction::Out,
-        vrf: BLUE,
-        src_group: None,
-        dst_group: None,
-        src: None,
-        dst: None,
-        protocol: None,
-        src_ports: None,
-        dst_ports: None,
-        icmp: None,
-        tcp_flags: None,
-        permit,
-    }
+    RuleEntry { priority: 10, ..RuleEntry::any(RuleId(id), BLUE, Direction::Out, permit) }
 }
 
 fn watch(fabric: &mut Fabric, filter: &str, count: u32) -> Arc<ArrayQueue<LiveTrace>> {

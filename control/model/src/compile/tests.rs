@@ -193,21 +193,11 @@ fn every_rule_has_one_entry_per_group_and_block() {
     assert_eq!(ids, [(1, 0), (1, 1), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2), (3, 3)]);
     let group = |number| Some(Group::new(number).unwrap());
     let base = RuleEntry {
-        rule: entries[0].rule,
-        seq: 0,
         priority: 100,
-        direction: Direction::In,
-        vrf: Vrf::new(1).unwrap(),
-        src_group: None,
         dst_group: group(1),
-        src: None,
-        dst: None,
         protocol: Some(6),
-        src_ports: None,
         dst_ports: Some(PortRange { first: 8000, last: 8000 }),
-        icmp: None,
-        tcp_flags: None,
-        permit: Permit::Deny,
+        ..RuleEntry::any(entries[0].rule, Vrf::new(1).unwrap(), Direction::In, Permit::Deny)
     };
     assert_eq!(entries[0], base);
     assert_eq!(entries[1], RuleEntry { seq: 1, dst_group: group(2), ..base.clone() });

@@ -20,21 +20,10 @@ const PORT: u16 = 9;
 /// Denies UDP to [`PORT`].
 fn deny() -> RuleEntry {
     RuleEntry {
-        rule: RuleId(RULE),
-        seq: 0,
         priority: 10,
-        direction: Direction::Out,
-        vrf: vrf(),
-        src_group: None,
-        dst_group: None,
-        src: None,
-        dst: None,
         protocol: Some(17),
-        src_ports: None,
         dst_ports: Some(PortRange { first: PORT, last: PORT }),
-        icmp: None,
-        tcp_flags: None,
-        permit: Permit::Deny,
+        ..RuleEntry::any(RuleId(RULE), vrf(), Direction::Out, Permit::Deny)
     }
 }
 
