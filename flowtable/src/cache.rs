@@ -159,7 +159,7 @@ impl<V: Copy> FlowCache<V> {
     #[must_use]
     pub fn touch(&self, hash: u64) -> Hint {
         let set = &self.sets[self.set_index(hash)];
-        let Some(way) = set.candidates(tag_of(hash)).next() else { return Hint(UNPLACED) };
+        let Some(way) = set.candidates(tag_of(hash)).next() else { return Hint::NONE };
         let place = set.places[way];
         let entry = &self.entries[place as usize];
         std::hint::black_box((entry.key.in_port, entry.home));

@@ -1,6 +1,7 @@
 //! What became of the first fragment of a datagram, for the fragments without ports that follow.
 //!
-//! Private to a worker, of a fixed number of datagrams, all memory reserved at the start. Entries
+//! One for all workers, behind a lock: a later fragment has no ports, so it may come to another
+//! worker than the first. Of a fixed number of datagrams, all memory reserved at the start. Entries
 //! are kept in the order in which they were noted, all together and by sender. When the table is
 //! full the oldest goes; when a sender (a source address within a VRF) has a quarter of the table,
 //! its own oldest goes, so that no sender pushes out the others. Lookup is by a keyed hash.
@@ -12,6 +13,7 @@ use std::net::IpAddr;
 use rapidhash::v3::{RapidSecrets, rapidhash_v3_inline};
 
 use crate::ids::Vrf;
+use crate::key::stored;
 
 /// How long a datagram is remembered, seconds. RFC 791, section 3.2 starts at 15 s and RFC 8200,
 /// section 4.5 ends reassembly at 60 s; that is the receiver's time. A forwarder sees the fragments
@@ -53,8 +55,8 @@ impl FragKey {
 
     fn hash(&self, secrets: &RapidSecrets) -> u64 {
         let mut bytes = [0; 41];
-        bytes[..16].copy_from_slice(&octets(self.src));
-        bytes[16..32].copy_from_slice(&octets(self.dst));
+        bytes[..16].copy_from_slice(&stored(self.src));
+        bytes[16..32].copy_from_slice(&stored(self.dst));
         bytes[32..36].copy_from_slice(&self.id.to_le_bytes());
         bytes[36..40].copy_from_slice(&self.vrf.get().to_le_bytes());
         bytes[40] = self.protocol;
@@ -63,17 +65,9 @@ impl FragKey {
 
     fn sender_hash(&self, secrets: &RapidSecrets) -> u64 {
         let mut bytes = [0; 20];
-        bytes[..16].copy_from_slice(&octets(self.src));
+        bytes[..16].copy_from_slice(&stored(self.src));
         bytes[16..].copy_from_slice(&self.vrf.get().to_le_bytes());
         rapidhash_v3_inline::<true, true, true>(&bytes, secrets)
-    }
-}
-
-/// IPv4 as IPv4-mapped IPv6 (RFC 4291, section 2.5.5.2); good enough for a hash.
-const fn octets(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-        IpAddr::V6(address) => address.octets(),
     }
 }
 

@@ -5,6 +5,8 @@
 //! free one, weight many turns each. Nearly all slots of a backend survive a change of the others,
 //! and every node makes the same table of the same backends, in whatever order they are given.
 //!
+//! The pipeline does not ask it yet: services are to come.
+//!
 //! Immutable: a changed service is made anew and the unchanged ones are handed on by [`Arc`].
 
 use std::fmt;

@@ -34,6 +34,8 @@ pub struct ConnTable {
     places_log2: u32,
     shards: Box<[Padded]>,
     slots: Slots,
+    /// Slots that were ever used, of all shards.
+    used: AtomicU32,
     budget: Budget,
     /// Where the next sweep begins.
     broom: Mutex<Broom>,
@@ -93,6 +95,7 @@ impl ConnTable {
             places_log2: places.trailing_zeros(),
             shards: (0..shards).map(|_| Padded::default()).collect(),
             slots: Slots::new((places * shards) as u32),
+            used: AtomicU32::new(0),
             budget: Budget::new(capacity as u32),
             broom: Mutex::default(),
         }
@@ -245,7 +248,7 @@ impl ConnTable {
     /// Slots made so far, which is what a whole sweep looks at.
     #[must_use]
     pub fn slots(&self) -> usize {
-        (0..self.shards.len()).map(|shard| self.hold(shard).shard.used() as usize).sum()
+        self.used.load(Ordering::Relaxed) as usize
     }
 
     /// Removes the connections for which `gone` is true, given their tuple in the original
@@ -466,7 +469,9 @@ impl Held<'_> {
         state: State,
         now: Seconds,
     ) -> ConnRef {
+        let used = self.shard.used();
         let place = self.shard.insert(tag, tuple, owner);
+        self.table.used.fetch_add(self.shard.used() - used, Ordering::Relaxed);
         if state.is_half_open() {
             self.shard.list(place);
             self.padded.half_open.fetch_add(1, Ordering::Relaxed);

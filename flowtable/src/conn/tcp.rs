@@ -7,11 +7,7 @@
 
 use super::state::{Outcome, State};
 use super::tuple::Way;
-
-const FIN: u8 = 0x01;
-const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
-const ACK: u8 = 0x10;
+use crate::key::tcp_flag::{ACK, FIN, RST, SYN};
 
 /// Kind of a segment. PSH, URG and the ECN bits make no difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

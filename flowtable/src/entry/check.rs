@@ -12,13 +12,7 @@ use super::{
 };
 use crate::ids::MeterId;
 use crate::key::ipproto;
-
-/// Rates of meters that count bits, per second.
-const BIT_RATES: std::ops::RangeInclusive<u64> = 1_000..=400_000_000_000;
-/// Bursts of meters that count bits, in bytes: from one frame on.
-const BYTE_BURSTS: std::ops::RangeInclusive<u64> = 1_518..=1_000_000_000;
-/// Rates and bursts of meters that count packets.
-const PACKETS: std::ops::RangeInclusive<u64> = 1..=1_000_000_000;
+use crate::meter::{BURST_BYTES, BURST_PACKETS, RATE_BITS, RATE_PACKETS};
 
 /// A field that no entry may have like this.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -182,14 +176,14 @@ fn meter(entry: &MeterEntry) -> Result<(), BadEntry> {
 fn band([rate, burst]: [&'static str; 2], unit: MeterUnit, band: Band) -> Result<(), BadEntry> {
     let (rates, bursts, rate_reason, burst_reason) = match unit {
         MeterUnit::Bits => (
-            BIT_RATES,
-            BYTE_BURSTS,
+            RATE_BITS,
+            BURST_BYTES,
             "want 1000 to 400000000000 bits per second",
             "want 1518 to 1000000000 bytes",
         ),
         MeterUnit::Packets => (
-            PACKETS,
-            PACKETS,
+            RATE_PACKETS,
+            BURST_PACKETS,
             "want 1 to 1000000000 packets per second",
             "want 1 to 1000000000 packets",
         ),

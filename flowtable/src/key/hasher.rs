@@ -1,4 +1,4 @@
-//! The hash of a flow key: three multiplications over what tells flows apart.
+//! The hash of a flow key: four multiplications over what tells flows apart.
 //!
 //! The words of the key are mixed with secret ones and multiplied in pairs, 64 by 64 to 128 bits, and
 //! the halves are folded (the construction of wyhash and rapidhash, with every constant a secret of
@@ -49,7 +49,7 @@ impl KeyHasher {
 
 /// Both halves of the product.
 #[inline(always)]
-const fn fold(a: u64, b: u64) -> u64 {
+pub(crate) const fn fold(a: u64, b: u64) -> u64 {
     let product = a as u128 * b as u128;
     product as u64 ^ (product >> 64) as u64
 }

@@ -17,6 +17,7 @@ use zerocopy::{ByteHash, FromBytes, Immutable, IntoBytes, KnownLayout, transmute
 use crate::ids::{Mac, PortId};
 
 pub use hasher::KeyHasher;
+pub(crate) use hasher::fold;
 pub use parse::{parse, parse_into};
 
 pub(crate) use parse::is_echo;

@@ -158,7 +158,7 @@ pub struct MeterBank {
 
 impl MeterBank {
     /// A bank of `slots` meters (at most 65,535), none of them set, for `workers` (1..=1024).
-    /// 192 bytes per slot, and 64 per slot and worker.
+    /// 128 bytes per slot, and 64 per slot and worker.
     #[must_use]
     pub fn new(slots: usize, workers: usize) -> Self {
         let slots = slots.min(usize::from(u16::MAX));

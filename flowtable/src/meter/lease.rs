@@ -37,7 +37,9 @@ struct Held {
     listed: bool,
 }
 
-/// A worker's share of the meters of a [`MeterBank`]; one per worker, 208 bytes per slot.
+const _: () = assert!(size_of::<Held>() == 128, "two cache lines");
+
+/// A worker's share of the meters of a [`MeterBank`]; one per worker, 130 bytes per slot.
 #[derive(Debug)]
 pub struct MeterLease {
     worker: usize,

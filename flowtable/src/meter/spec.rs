@@ -9,7 +9,7 @@ pub const RATE_BITS: RangeInclusive<u64> = 1_000..=400_000_000_000;
 pub const RATE_PACKETS: RangeInclusive<u64> = 1..=1_000_000_000;
 /// Accepted bursts of [`Unit::Bits`], bytes; the least is one full frame without FCS, rounded up
 /// for a tag (IEEE 802.3: 1518 bytes).
-pub const BURST_BYTES: RangeInclusive<u64> = FULL_FRAME_BYTES..=10_000_000_000;
+pub const BURST_BYTES: RangeInclusive<u64> = FULL_FRAME_BYTES..=1_000_000_000;
 /// Accepted bursts of [`Unit::Packets`], packets.
 pub const BURST_PACKETS: RangeInclusive<u64> = 1..=1_000_000_000;
 
@@ -206,7 +206,7 @@ impl Price {
             Unit::Packets => (NS_PER_S, 1),
         };
         let price = (u128::from(units_per_s) << FRACTION).div_ceil(u128::from(band.rate)) as u64;
-        // Largest: 10^10 bytes at 1 kbit/s, 8e16 ns; or 10^9 packets at 1 per second, 1e18 ns.
+        // Largest: 10^9 bytes at 1 kbit/s, 8e15 ns; or 10^9 packets at 1 per second, 1e18 ns.
         let burst_ns = ns(u128::from(price) * u128::from(band.burst));
         let two_frames_ns = ns(u128::from(price) * u128::from(2 * frame));
         let portion_ns = (LEASE_NS / workers).max(two_frames_ns).min(burst_ns / (2 * workers));

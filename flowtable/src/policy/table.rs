@@ -11,6 +11,7 @@ use foldhash::fast::RandomState;
 
 use super::words::{Check, Class, Rule, Words};
 use super::{PolicyMatch, Rank, Wildcards};
+use crate::key::fold;
 
 /// Multipliers of the hash: bits of pi.
 const MIX: [u64; 3] = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0];
@@ -34,11 +35,6 @@ pub(super) struct Table<const N: usize> {
     /// Length of the longest bucket.
     longest: usize,
     looked_at: [Wildcards; Class::ALL.len()],
-}
-
-const fn fold(a: u64, b: u64) -> u64 {
-    let product = (a as u128) * (b as u128);
-    (product as u64) ^ ((product >> 64) as u64)
 }
 
 /// A keyed hash of the words' masked bits.

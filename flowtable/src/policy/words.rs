@@ -313,7 +313,7 @@ impl Last {
         mask: Words<N>,
         found: PolicyMatch,
     ) -> Rule<N> {
-        let order = (found.rank() >> 81) as u32;
+        let order = found.order();
         let (src_ports, dst_ports) = (self.src_ports, self.dst_ports);
         Rule { check: Check { value, mask, src_ports, dst_ports, order, last: false }, found }
     }

@@ -9,7 +9,7 @@ use super::bits::BitMatch;
 use super::spec::{FlowSpec, Frag};
 use crate::entry::Prefix;
 use crate::ids::Mac;
-use crate::key::{VXLAN_PORT, ethertype, ipproto, is_echo};
+use crate::key::{VXLAN_PORT, ethertype, ipproto, is_echo, tcp_flag};
 
 const SRC_MAC: Mac = Mac([0x02, 0, 0, 0, 0, 0x01]);
 const V4: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
@@ -19,7 +19,6 @@ const V6: [Ipv6Addr; 2] = [
 ];
 const VTEPS_V4: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 51, 100, 1), Ipv4Addr::new(198, 51, 100, 2)];
 const TTL: u8 = 64;
-const TCP_SYN: u8 = 2;
 const ICMP_ID: u16 = 1;
 /// Where a later fragment lies in its packet, in units of 8 bytes. Not 1: RFC 3128.
 const LATER_OFFSET: u16 = 3;
@@ -125,8 +124,8 @@ impl FlowSpec {
     /// The TCP flags: those asked for, or a SYN unless it is asked not to be one.
     fn flags_byte(&self) -> u8 {
         match self.tcp_flags {
-            None => TCP_SYN,
-            Some(BitMatch { value: 0, mask }) => TCP_SYN & !mask,
+            None => tcp_flag::SYN,
+            Some(BitMatch { value: 0, mask }) => tcp_flag::SYN & !mask,
             Some(BitMatch { value, .. }) => value,
         }
     }

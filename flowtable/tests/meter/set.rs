@@ -98,7 +98,7 @@ fn the_worst_colour_of_several_meters_is_the_result() {
 
 #[test]
 fn a_frame_too_large_for_any_price_is_refused() {
-    let (bank, mut leases) = metered(&bits(1_000, 10_000_000_000), 1);
+    let (bank, mut leases) = metered(&bits(1_000, 1_000_000_000), 1);
     assert_eq!(leases[0].police(&bank, &[slot(0)], u32::MAX, 9), Err(slot(0)));
     assert_eq!(leases[0].police(&bank, &[slot(0)], 65_549, 9), Ok(Colour::Green));
 }
@@ -120,7 +120,7 @@ fn refused_parameters_name_the_field_the_value_and_the_range() {
     );
     assert_eq!(
         refusal(Unit::Bits, [1_000, 1_517], None),
-        "committed burst 1517 is not in 1518..=10000000000 bytes"
+        "committed burst 1517 is not in 1518..=1000000000 bytes"
     );
     assert_eq!(
         refusal(Unit::Packets, [1_000_000_001, 1], None),
