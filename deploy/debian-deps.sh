@@ -20,6 +20,11 @@ if ! command -v cargo >/dev/null; then
     exit 1
 fi
 
+if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
+    echo "deps: no rustfmt or clippy; run: rustup component add rustfmt clippy" >&2
+    exit 1
+fi
+
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
     echo "deps: not a Debian system; these packages, by whatever name, are needed: ${packages[*]}"
     exit 0

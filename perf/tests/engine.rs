@@ -46,6 +46,16 @@ fn no_new_flow_is_found_in_a_cache() {
 }
 
 #[test]
+fn without_caches_every_packet_walks_the_tables() {
+    let report = vrperf(&["--caches", "off"]);
+    assert_eq!(number(&report, "/pipeline_pct"), 100.0, "{report}");
+    let args = ["engine", "--json", "--seconds", "0.1", "--caches", "off", "--flows", "1"];
+    let output = Command::new(env!("CARGO_BIN_EXE_vrperf")).args(args).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("want more --flows"), "{said}");
+}
+
+#[test]
 fn victims_are_counted_without_and_with_each_attack() {
     for attack in ["tse", "new-flows", "syn"] {
         let report = vrperf(&["--attack", attack, "--victim-pps", "1000"]);

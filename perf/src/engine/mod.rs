@@ -52,7 +52,7 @@ pub(crate) struct Options {
     /// CPU to run on.
     #[arg(long)]
     cpu: Option<usize>,
-    /// Flows the exact cache holds [default: twice the flows, at least the engine's default].
+    /// Flows the exact cache holds [default: four times the flows, at least the engine's default].
     #[arg(long)]
     flow_entries: Option<usize>,
     /// Whether decisions are cached.
@@ -112,8 +112,7 @@ impl Options {
     }
 
     fn flow_entries(&self) -> usize {
-        // PLACE: the engine's own way to say that nothing is cached; its smallest cache today has
-        // 8 entries.
+        // The smallest cache has 8 entries: that none of them is hit is checked afterwards.
         match (self.caches, self.flow_entries) {
             (Caches::Off, _) => 0,
             (Caches::On, Some(entries)) => entries,

@@ -61,6 +61,10 @@ impl Report {
         ensure!(packets > 0, "nothing was forwarded");
         let count = float(packets)?;
         let exact = after.cache.exact_hits - before.cache.exact_hits;
+        ensure!(
+            options.caches == Caches::On || exact == 0,
+            "{exact} packets found their flow with --caches off: want more --flows"
+        );
         let masked = after.cache.masked_hits - before.cache.masked_hits;
         let pipeline = after.cache.pipeline - before.cache.pipeline;
         let decided = float(exact + masked + pipeline)?.max(1.0);

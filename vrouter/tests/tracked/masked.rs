@@ -93,7 +93,6 @@ fn an_allowed_echo_does_not_let_other_messages_pass() {
 /// A change of a table, and what becomes of new flows from A1 to a host by it.
 fn changes() -> Vec<(Vec<Op>, Host, Fate)> {
     let put = |entry| vec![Op::Put(entry)];
-    let drop = |reason| Err(reason);
     let deny = rule(9, Direction::In, Permit::Deny);
     let group = RuleEntry { dst_group: Some(WEB), ..deny.clone() };
     let moved = GroupEntry { vrf: BLUE, prefix: prefix([10, 1, 1, 9], 32), group: DB };
@@ -122,15 +121,15 @@ fn changes() -> Vec<(Vec<Op>, Host, Fate)> {
             A2,
             DENIED,
         ),
-        (vec![Op::Delete(EntryKey::Port(A2.port()))], A2, drop(DropReason::PortGone)),
+        (vec![Op::Delete(EntryKey::Port(A2.port()))], A2, Err(DropReason::PortGone)),
         (
             vec![Op::Delete(A2.entries()[0].key()), Op::Delete(A2.entries()[1].key())],
             A2,
-            drop(DropReason::UnknownEndpoint),
+            Err(DropReason::UnknownEndpoint),
         ),
-        (vec![Op::Delete(EntryKey::Vtep(REMOTE))], A9, drop(DropReason::UnknownVtep)),
-        (vec![Op::Delete(EntryKey::Underlay(REMOTE))], A9, drop(DropReason::UnresolvedUnderlay)),
-        (put(Entry::Tunnel(foreign)), A9, drop(DropReason::NoRoute)),
+        (vec![Op::Delete(EntryKey::Vtep(REMOTE))], A9, Err(DropReason::UnknownVtep)),
+        (vec![Op::Delete(EntryKey::Underlay(REMOTE))], A9, Err(DropReason::UnresolvedUnderlay)),
+        (put(Entry::Tunnel(foreign)), A9, Err(DropReason::NoRoute)),
         (put(Entry::Network(wire)), A2, Ok(())),
         (put(Entry::Vtep(VtepEntry { ip: REMOTE, local: LOCAL })), A9, Ok(())),
     ]
