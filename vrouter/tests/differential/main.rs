@@ -16,6 +16,7 @@ mod fabric;
 mod oracle;
 mod packets;
 mod run;
+mod tables;
 mod world;
 
 use proptest::prelude::*;

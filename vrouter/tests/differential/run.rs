@@ -1,25 +1,23 @@
 //! Runs a plan on the engine and asks the oracle about every step.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use flowtable::DropReason;
 use flowtable::action::Punt;
-use flowtable::entry::{Entry, EntryKey, Op};
-use flowtable::ids::{PortId, RuleId, Vrf};
+use flowtable::entry::Op;
+use flowtable::ids::{PortId, Vrf};
 use flowtable::key::{self, Decap, Origin};
-use flowtable::{DropReason, Verdict};
-use vrouter::{Count, PortKind, PortSpec};
+use vrouter::PortKind;
 
-use crate::fabric::{Counter, Delivered, Fabric, Host, UPLINK, container, port, received, uplink};
+use crate::fabric::{Counter, Delivered, Fabric, Host, UPLINK, received};
 use crate::oracle::bytes::without_entropy;
 use crate::oracle::{Fate, Judgement, Oracle, parse};
-use crate::world::{PORTS, Step, World};
+use crate::tables::{Tables, batches};
+use crate::world::{Step, World};
 
 /// The engine, and beside it what its tables hold.
 pub(crate) struct Node {
-    fabric: Fabric,
-    entries: Vec<Entry>,
-    ports: Vec<PortSpec>,
-    rules: BTreeMap<RuleId, Count>,
+    tables: Tables,
     seen: Seen,
 }
 
@@ -43,14 +41,7 @@ struct Seen {
 
 impl Node {
     pub(crate) fn new(world: &World) -> Self {
-        let fabric = Fabric::empty(64);
-        let mut ports = vec![uplink()];
-        ports.extend((1..=PORTS).map(|id| container(port(id))));
-        for spec in &ports {
-            fabric.engine.add_port(spec.clone()).unwrap();
-        }
-        let (entries, rules) = (Vec::new(), BTreeMap::new());
-        let mut node = Self { fabric, entries, ports, rules, seen: Seen::default() };
+        let mut node = Self { tables: Tables::over(Fabric::empty(64)), seen: Seen::default() };
         let ops: Vec<_> = world.entries.iter().cloned().map(Op::Put).collect();
         node.write(&ops);
         node
@@ -63,71 +54,27 @@ impl Node {
                 self.send(port, &frame);
             }
             Step::Write(ops) => self.write(ops),
-            Step::RemovePort(id) => {
-                self.fabric.engine.remove_port(*id).unwrap();
-                self.ports.retain(|spec| spec.id != *id);
-                self.entries.retain(|entry| entry.key() != EntryKey::Port(*id));
-                self.fabric.write(&[]);
-            }
-            Step::AddPort(id) => {
-                let spec = if *id == UPLINK { uplink() } else { container(*id) };
-                self.fabric.engine.add_port(spec.clone()).unwrap();
-                self.ports.retain(|spec| spec.id != *id);
-                self.ports.push(spec);
-                self.fabric.write(&[]);
-            }
+            Step::RemovePort(id) => self.tables.remove_port(*id),
+            Step::AddPort(id) => self.tables.add_port(*id),
         }
     }
 
-    /// In as many batches as it takes: one with two values for a key would be refused.
     fn write(&mut self, ops: &[Op]) {
-        let repeats = |at: &usize| {
-            let again =
-                |op: &Op| matches!((op, &ops[*at]), (Op::Put(a), Op::Put(b)) if a.key() == b.key());
-            ops[..*at].iter().any(again)
-        };
-        match (0..ops.len()).rev().find(repeats) {
-            Some(at) => {
-                self.write(&ops[..at]);
-                self.batch(&ops[at..]);
-            }
-            None => self.batch(ops),
-        }
-    }
-
-    fn batch(&mut self, ops: &[Op]) {
-        for op in ops {
-            match op {
-                Op::Put(entry) => {
-                    self.entries.retain(|known| known.key() != entry.key());
-                    self.entries.push(entry.clone());
-                }
-                Op::Delete(key) => self.entries.retain(|known| known.key() != *key),
-                Op::Clear => self.entries.retain(|known| matches!(known, Entry::Underlay(_))),
-            }
-        }
-        self.fabric.write(ops);
-        let alive: BTreeSet<_> = self
-            .entries
-            .iter()
-            .filter_map(|entry| if let Entry::Rule(rule) = entry { Some(rule.rule) } else { None })
-            .collect();
-        self.rules.retain(|id, _| alive.contains(id));
-        for id in alive {
-            self.rules.entry(id).or_default();
+        for batch in batches(ops) {
+            self.tables.write(batch);
         }
     }
 
     /// Sends a frame twice: the second time it is decided by the cache.
     fn send(&mut self, port: PortId, frame: &[u8]) {
-        let entries = self.entries.clone();
-        let ports = self.ports.clone();
+        let entries = self.tables.entries.clone();
+        let ports = self.tables.ports.clone();
         let oracle = Oracle { entries: &entries, ports: &ports };
         let judgement = oracle.judge(port, frame);
         *self.seen.fates.entry(name(&judgement)).or_default() += 1;
-        self.check_trace(port, frame, &judgement.fate);
+        self.tables.check_trace(port, frame, &judgement.fate);
         for time in [Time::First, Time::Again] {
-            let mut delivered = self.fabric.send(port, frame);
+            let mut delivered = self.tables.fabric.send(port, frame);
             isolated(&oracle, (port, &judgement), &delivered);
             check_tiers(&mut delivered, &judgement, time);
             self.tally(&delivered, &judgement);
@@ -136,38 +83,22 @@ impl Node {
                 *bytes = without_entropy(bytes);
             }
             assert_eq!(delivered, expected, "{time:?}: {judgement:?}");
-            self.count_rules(&judgement, frame.len());
+            self.tables.count_rules(&judgement, frame.len());
         }
         self.check_cached(port, frame);
     }
 
     /// What was done is what the trace says would be done, action by action.
     fn check_cached(&self, in_port: PortId, frame: &[u8]) {
-        let Some(spec) = self.ports.iter().find(|spec| spec.id == in_port) else { return };
+        let Some(spec) = self.tables.ports.iter().find(|spec| spec.id == in_port) else { return };
         let decap = match spec.kind {
             PortKind::Container => Decap::Never,
             PortKind::Uplink => Decap::Vxlan,
         };
         let Ok(parsed) = key::parse(frame, Origin { in_port, decap }) else { return };
-        let flows = self.fabric.worker.flows();
+        let flows = self.tables.fabric.worker.flows();
         let flow = flows.iter().find(|flow| flow.key == parsed.key).expect("it is cached");
-        assert_eq!(flow.verdict, self.fabric.engine.trace(in_port, frame).verdict);
-    }
-
-    fn check_trace(&self, port: PortId, frame: &[u8], fate: &Fate) {
-        let trace = self.fabric.engine.trace(port, frame);
-        match (trace.verdict, fate) {
-            (Verdict::Forward(actions), Fate::Forward(port, _)) => {
-                assert_eq!(actions.output(), *port);
-            }
-            (Verdict::Punt(found), Fate::Punt(punt)) => assert_eq!(found, *punt),
-            (Verdict::Drop(found), Fate::Drop(reason)) => {
-                // Without a port there is nothing to parse for.
-                let no_port = *reason == DropReason::PortUnbound;
-                assert!(found == *reason || no_port, "{found} instead of {reason}");
-            }
-            (verdict, fate) => panic!("traced as {verdict:?}, must be {fate:?}"),
-        }
+        assert_eq!(flow.verdict, self.tables.fabric.engine.trace(in_port, frame).verdict);
     }
 
     fn tally(&mut self, delivered: &Delivered, judgement: &Judgement) {
@@ -180,18 +111,6 @@ impl Node {
             Fate::Punt(_) => self.seen.punted += u64::from(drops == 0),
             Fate::Drop(_) => {}
         }
-    }
-
-    fn count_rules(&mut self, judgement: &Judgement, frame_len: usize) {
-        let Some(seen) = judgement.seen else { return };
-        let tag_bytes = if seen.tag.is_some() && seen.tunnel.is_none() { 4 } else { 0 };
-        let bytes = (frame_len - seen.start - tag_bytes) as u64;
-        for id in &judgement.rules {
-            let count = self.rules.get_mut(id).expect("only rules that are there match");
-            *count = Count { packets: count.packets + 1, bytes: count.bytes + bytes };
-        }
-        let counted: BTreeMap<_, _> = self.fabric.engine.rules().into_iter().collect();
-        assert_eq!(counted, self.rules);
     }
 
     /// Every packet came to one end.

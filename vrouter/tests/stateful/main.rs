@@ -20,6 +20,8 @@ mod plan;
 #[expect(dead_code, reason = "another node runs these plans")]
 #[path = "../differential/run.rs"]
 mod run;
+#[path = "../differential/tables.rs"]
+mod tables;
 mod talk;
 #[expect(dead_code, reason = "another plan uses this world")]
 #[path = "../differential/world.rs"]

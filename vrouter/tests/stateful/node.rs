@@ -3,31 +3,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
+use flowtable::DropReason;
 use flowtable::conn::ConnStats;
-use flowtable::entry::{Entry, EntryKey, Op};
-use flowtable::ids::{PortId, RuleId};
+use flowtable::entry::Op;
+use flowtable::ids::PortId;
 use flowtable::key::ethertype;
-use flowtable::{DropReason, Verdict};
-use vrouter::{Count, EngineConfig, PortKind, PortSpec};
+use vrouter::{EngineConfig, PortKind};
 
-use crate::fabric::{Counter, Delivered, Fabric, Host, UPLINK, container, port, uplink};
+use crate::fabric::{Counter, Delivered, Fabric, Host, UPLINK};
 use crate::oracle::bytes::without_entropy;
 use crate::oracle::memory::{Conn, Memory, Ruling};
 use crate::oracle::{Fate, Judgement, Oracle};
 use crate::plan::{Gust, Plan, Settings, Step, Storm, moved};
 use crate::run::{expected, isolated, name};
+use crate::tables::{Tables, batches};
 use crate::talk::{Pair, Saying};
-use crate::world::PORTS;
 
 const SECOND: u64 = 1_000_000_000;
 
 /// The engine, beside it what its tables hold, and what the oracle remembers.
 pub(crate) struct Node {
-    fabric: Fabric,
+    tables: Tables,
     settings: Settings,
-    entries: Vec<Entry>,
-    ports: Vec<PortSpec>,
-    rules: BTreeMap<RuleId, Count>,
     memory: Memory,
     fates: BTreeMap<String, u64>,
 }
@@ -60,8 +57,8 @@ impl Node {
                 Step::Move(at, place) => {
                     node.write(&moved(&hosts[usize::from(*at) % hosts.len()], *place));
                 }
-                Step::RemovePort(id) => node.remove_port(*id),
-                Step::AddPort(id) => node.add_port(*id),
+                Step::RemovePort(id) => node.tables.remove_port(*id),
+                Step::AddPort(id) => node.tables.add_port(*id),
             }
         }
         node
@@ -78,20 +75,8 @@ impl Node {
             port_new_flows: 0,
             ..EngineConfig::default()
         });
-        let mut ports = vec![uplink()];
-        ports.extend((1..=PORTS).map(|id| container(port(id))));
-        for spec in &ports {
-            fabric.engine.add_port(spec.clone()).unwrap();
-        }
-        Self {
-            fabric,
-            settings,
-            entries: Vec::new(),
-            ports,
-            rules: BTreeMap::new(),
-            memory: Memory::default(),
-            fates: BTreeMap::new(),
-        }
+        let (tables, memory) = (Tables::over(fabric), Memory::default());
+        Self { tables, settings, memory, fates: BTreeMap::new() }
     }
 
     fn talk(&mut self, pair: &Pair, sayings: &[Saying], hosts: &[Host]) {
@@ -103,72 +88,28 @@ impl Node {
     }
 
     fn wait(&mut self, ns: u64) {
-        self.fabric.wait(ns);
-        self.memory.now_ns = self.fabric.now_ns;
+        self.tables.fabric.wait(ns);
+        self.memory.now_ns = self.tables.fabric.now_ns;
         self.memory.expire();
     }
 
-    fn remove_port(&mut self, id: PortId) {
-        self.fabric.engine.remove_port(id).unwrap();
-        self.ports.retain(|spec| spec.id != id);
-        self.entries.retain(|entry| entry.key() != EntryKey::Port(id));
-        self.fabric.write(&[]);
-    }
-
-    fn add_port(&mut self, id: PortId) {
-        let spec = if id == UPLINK { uplink() } else { container(id) };
-        self.fabric.engine.add_port(spec.clone()).unwrap();
-        self.ports.retain(|spec| spec.id != id);
-        self.ports.push(spec);
-        self.fabric.write(&[]);
-    }
-
-    /// In as many batches as it takes: one with two values for a key would be refused.
     fn write(&mut self, ops: &[Op]) {
-        let put = |op: &Op| if let Op::Put(entry) = op { Some(entry.key()) } else { None };
-        let is_again = |at: &usize| {
-            put(&ops[*at]).is_some() && ops[..*at].iter().any(|op| put(op) == put(&ops[*at]))
-        };
-        let at = (0..ops.len()).rev().find(is_again).unwrap_or(0);
-        if at > 0 {
-            self.write(&ops[..at]);
-        }
-        self.batch(&ops[at..]);
-    }
-
-    fn batch(&mut self, ops: &[Op]) {
-        let before = self.entries.clone();
-        for op in ops {
-            match op {
-                Op::Put(entry) => {
-                    self.entries.retain(|known| known.key() != entry.key());
-                    self.entries.push(entry.clone());
-                }
-                Op::Delete(key) => self.entries.retain(|known| known.key() != *key),
-                Op::Clear => self.entries.retain(|known| matches!(known, Entry::Underlay(_))),
-            }
-        }
-        self.memory.purge(&before, &self.entries);
-        self.fabric.write(ops);
-        let rules = self.entries.iter();
-        let alive: BTreeSet<_> = rules
-            .filter_map(|entry| if let Entry::Rule(rule) = entry { Some(rule.rule) } else { None })
-            .collect();
-        self.rules.retain(|id, _| alive.contains(id));
-        for id in alive {
-            self.rules.entry(id).or_default();
+        for batch in batches(ops) {
+            let before = self.tables.entries.clone();
+            self.tables.write(batch);
+            self.memory.purge(&before, &self.tables.entries);
         }
     }
 
     fn send(&mut self, in_port: PortId, frame: &[u8]) {
         // The tables that the trace asks are those the worker has.
         self.wait(0);
-        let (entries, ports) = (self.entries.clone(), self.ports.clone());
+        let (entries, ports) = (self.tables.entries.clone(), self.tables.ports.clone());
         let oracle = Oracle { entries: &entries, ports: &ports };
         let unswept = self.unswept();
         let mut ruling = self.memory.rule(&oracle, in_port, frame);
-        self.check_trace(in_port, frame, &ruling.judgement.fate);
-        let mut delivered = self.fabric.send_at_once(in_port, frame);
+        self.tables.check_trace(in_port, frame, &ruling.judgement.fate);
+        let mut delivered = self.tables.fabric.send_at_once(in_port, frame);
         self.settle_room(&oracle, &mut ruling, &delivered, unswept);
         let judgement = &ruling.judgement;
         *self.fates.entry(name(judgement)).or_default() += 1;
@@ -179,13 +120,13 @@ impl Node {
             *bytes = without_entropy(bytes);
         }
         assert_eq!(delivered, expected, "{judgement:?}");
-        self.count_rules(judgement, frame.len());
+        self.tables.count_rules(judgement, frame.len());
         self.check_connections();
     }
 
     /// Connections that are over and not yet counted as such.
     fn unswept(&self) -> usize {
-        self.fabric.engine.connection_counts().open as usize - self.memory.conns.len()
+        self.tables.fabric.engine.connection_counts().open as usize - self.memory.conns.len()
     }
 
     /// Which half-open connection goes for a new one is the engine's choice, and so is whether one
@@ -234,37 +175,9 @@ impl Node {
         }
     }
 
-    fn check_trace(&self, port: PortId, frame: &[u8], fate: &Fate) {
-        let trace = self.fabric.engine.trace(port, frame);
-        match (trace.verdict, fate) {
-            (Verdict::Forward(actions), Fate::Forward(port, _)) => {
-                assert_eq!(actions.output(), *port);
-            }
-            (Verdict::Punt(found), Fate::Punt(punt)) => assert_eq!(found, *punt),
-            (Verdict::Drop(found), Fate::Drop(reason)) => {
-                // Without a port there is nothing to parse for.
-                let no_port = *reason == DropReason::PortUnbound;
-                assert!(found == *reason || no_port, "{found} instead of {reason}");
-            }
-            (verdict, fate) => panic!("traced as {verdict:?}, must be {fate:?}"),
-        }
-    }
-
-    fn count_rules(&mut self, judgement: &Judgement, frame_len: usize) {
-        let Some(seen) = judgement.seen else { return };
-        let tag_bytes = if seen.tag.is_some() && seen.tunnel.is_none() { 4 } else { 0 };
-        let bytes = (frame_len - seen.start - tag_bytes) as u64;
-        for id in &judgement.rules {
-            let count = self.rules.get_mut(id).expect("only rules that are there match");
-            *count = Count { packets: count.packets + 1, bytes: count.bytes + bytes };
-        }
-        let counted: BTreeMap<_, _> = self.fabric.engine.rules().into_iter().collect();
-        assert_eq!(counted, self.rules, "{judgement:?}");
-    }
-
     /// Names of the engine's connections and the seconds they have left.
     fn listed(&self) -> BTreeSet<(String, u64)> {
-        let list = self.fabric.engine.connections(usize::MAX);
+        let list = self.tables.fabric.engine.connections(usize::MAX);
         list.iter().map(|conn| (described(conn), u64::from(conn.expires_in.0))).collect()
     }
 
@@ -286,8 +199,8 @@ pub(crate) fn endure(storm: &Storm) {
     for gust in &storm.steps {
         match gust {
             // What is refused as a whole is refused.
-            Gust::Write(ops) => drop(node.fabric.engine.write(ops)),
-            Gust::Wait(ns) => node.fabric.wait(*ns),
+            Gust::Write(ops) => drop(node.tables.fabric.engine.write(ops)),
+            Gust::Wait(ns) => node.tables.fabric.wait(*ns),
             Gust::Frame { good, on_wire, at, bytes } => {
                 let says = |(pair, sayings): &(Pair, Vec<Saying>)| {
                     pair.says(&sayings[0], &storm.world.hosts)
@@ -300,9 +213,9 @@ pub(crate) fn endure(storm: &Storm) {
                 frame.extend(bytes.iter().skip(30));
                 frame.truncate(1600);
                 let in_port = if *on_wire { UPLINK } else { in_port };
-                node.fabric.write(&[]);
-                drop(node.fabric.engine.trace(in_port, &frame));
-                let delivered = node.fabric.send(in_port, &frame);
+                node.tables.fabric.write(&[]);
+                drop(node.tables.fabric.engine.trace(in_port, &frame));
+                let delivered = node.tables.fabric.send(in_port, &frame);
                 assert!(delivered.out.len() <= 1, "{delivered:?}");
                 let received = delivered.counters.get(&Counter::Rx(in_port));
                 let drops = delivered.counters.keys().any(|c| matches!(c, Counter::Drop(_)));
