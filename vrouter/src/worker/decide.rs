@@ -333,8 +333,6 @@ impl<I: PacketIo> Worker<I> {
         let stale = |flow: &Flow| !flow.decision.holds_on(snapshot);
         // A set full of flows that were all hit lately takes no new one: it is not cached then.
         self.cache.insert(packet.hash, packet.parsed.key, flow, stale);
-        let (exact, masked) = (self.cache.len(), self.masked.len());
-        self.shared.counters.set_entries(exact, masked, self.masked.masks());
     }
 
     /// T2, then T3; what T3 found for more than one flow is kept in T2.

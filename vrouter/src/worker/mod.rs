@@ -288,6 +288,8 @@ impl<I: PacketIo> Worker<I> {
             self.buffers = Buffers { received, ..burst };
         }
         self.shared.counters.add_tiers(&mut self.tiers);
+        let (exact, masked) = (self.cache.len(), self.masked.len());
+        self.shared.counters.set_entries(exact, masked, self.masked.masks());
         if !self.shaper.is_empty() {
             handled += self.release(&snapshot, now_ns);
         }

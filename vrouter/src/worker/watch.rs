@@ -15,6 +15,7 @@ use super::{Packet, Rx, Worker};
 use crate::counters::Tier;
 use crate::droplog::Dropped;
 use crate::pipeline::{self, Decision};
+use crate::port::PortKind;
 use crate::sample::{SAMPLE_HEADER_BYTES, Sample};
 use crate::snapshot::Snapshot;
 use crate::trace::{Charged, Notes, Trace};
@@ -136,7 +137,9 @@ pub(super) fn dropped(
     (reason, rule): (DropReason, Option<RuleId>),
     (snapshot, at_ns): (&Snapshot, u64),
 ) -> Dropped {
-    let binding = snapshot.ports.lookup(rx.port).and_then(|port| port.binding.as_ref());
+    // Groups of the wire's senders are their nodes' to know.
+    let sender = snapshot.ports.lookup(rx.port).filter(|p| p.spec.kind == PortKind::Container);
+    let binding = sender.and_then(|port| port.binding.as_ref());
     Dropped {
         reason,
         rule: rule.filter(|_| reason == DropReason::PolicyDeny),
