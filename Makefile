@@ -63,6 +63,9 @@ bench: deps ## vrperf's figures, one JSON object each, and instructions per pack
 	$(step) "engine, random headers" $(vrperf) engine --attack tse --json
 	$(step) "engine, flood of new flows" $(vrperf) engine --attack new-flows --json
 	$(step) "engine, flood of SYNs" $(vrperf) engine --attack syn --json
+	$(step) "limit of 10 Mbit/s" $(vrperf) meter --rate 10000000 --json
+	$(step) "limit of 1 Gbit/s" $(vrperf) meter --rate 1000000000 --json
+	$(step) "1,000 tenants, 10,000 networks" $(vrperf) scale --json
 	$(step) "veth to veth, 64 bytes" $(vrperf) throughput --topology veth --frame 64 --json
 	$(step) "veth to veth, 1,514 bytes" $(vrperf) throughput --topology veth --frame 1514 --json
 	$(step) "instructions per packet" perf/instructions.sh

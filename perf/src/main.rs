@@ -4,7 +4,10 @@
 
 mod classbench;
 mod classify;
+mod cpu;
 mod engine;
+mod meter;
+mod scale;
 mod throughput;
 
 use anyhow::Result;
@@ -24,6 +27,10 @@ enum Command {
     Classify(classify::Options),
     /// The worker alone, on memory ports that copy every frame in.
     Engine(engine::Options),
+    /// A limited container that sends as fast as it can.
+    Meter(meter::Options),
+    /// Many tenants and networks in one engine.
+    Scale(scale::Options),
     /// Through AF_XDP and veth, from a generator to a counting sink (root).
     Throughput(throughput::Options),
 }
@@ -32,6 +39,8 @@ fn main() -> Result<()> {
     let report = match Cli::parse().command {
         Command::Classify(options) => serde_json::to_string(&classify::run(&options)?)?,
         Command::Engine(options) => serde_json::to_string(&engine::run(&options)?)?,
+        Command::Meter(options) => serde_json::to_string(&meter::run(&options)?)?,
+        Command::Scale(options) => serde_json::to_string(&scale::run(&options)?)?,
         Command::Throughput(options) => serde_json::to_string(&throughput::run(&options)?)?,
     };
     println!("{report}");

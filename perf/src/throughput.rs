@@ -13,13 +13,11 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
 use flowtable::ids::PortId;
 use netdev::{Namespace, Netlink, VethSpec};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::time::{ClockId, clock_gettime};
-use nix::unistd::Pid;
 use packet_io::{PacketIo as _, QueueId};
 use serde::Serialize;
 use vrouter::{Engine, EngineConfig, Framing, PortKind, PortSpec, Worker};
 
+use crate::cpu;
 use perf::Traffic;
 use perf::workload::{Tenant, Way, flow};
 
@@ -204,11 +202,10 @@ fn tenant(options: &Options, sink: PortId) -> Result<Tenant> {
     Ok(Tenant { ports: (PortId::MIN.get(), 1), sink, acl_rules, routes, ..tenant })
 }
 
+/// Without a CPU of its own a thread measures all the same.
 fn pin(cpu: usize) {
-    let mut cpus = CpuSet::new();
-    let pinned = cpus.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &cpus));
-    if let Err(error) = pinned {
-        eprintln!("vrperf: not pinned to CPU {cpu}: {error}");
+    if let Err(error) = cpu::pin(cpu) {
+        eprintln!("vrperf: not pinned: {error:#}");
     }
 }
 
@@ -216,9 +213,8 @@ fn run_worker(worker: &mut Worker<XskIo>, cpu: usize, stop: &AtomicBool, cpu_ns:
     pin(cpu);
     let start = Instant::now();
     let clock = || {
-        if let Ok(used) = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID) {
-            let used = Duration::from(used).as_nanos();
-            cpu_ns.store(u64::try_from(used).unwrap_or(u64::MAX), Ordering::Relaxed);
+        if let Ok(used) = cpu::time() {
+            cpu_ns.store(u64::try_from(used.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
         u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
     };

@@ -20,9 +20,10 @@ use perf::{Order, Rig, Traffic};
 use serde::Serialize;
 use vrouter::{Framing, PortKind};
 
-use super::measure::{Readings, Timing, cpu_time, dropped, measure};
+use super::measure::{Readings, Timing, dropped, measure};
 use super::report::{Report, float};
 use super::{Options, ensure_right, hostile, warm_up};
+use crate::cpu;
 
 const ATTACKER: u32 = 64;
 const ATTACKER_SINK: u32 = 1001;
@@ -172,13 +173,13 @@ fn flood(attack: Attack, rig: &mut Rig, traffic: &Traffic) -> Result<Feed> {
 /// Arrivals on a CPU that nobody else uses, as on a node: while another process has it, the clock
 /// of the arrivals stands. What the worker itself is slow at, also in the kernel, counts.
 fn pace(pps: u64) -> Result<Pace> {
-    let (start, used) = (Instant::now(), cpu_time()?);
+    let (start, used) = (Instant::now(), cpu::time()?);
     let (mut last, mut away) = (Duration::ZERO, Duration::ZERO);
     let clock = move || {
         let now = start.elapsed();
         // Asking for the CPU time is a system call: only after a gap that a burst would not leave.
         if now.saturating_sub(last) > GAP
-            && let Ok(now_used) = cpu_time()
+            && let Ok(now_used) = cpu::time()
         {
             away = away.max(now.saturating_sub(now_used.saturating_sub(used)));
         }

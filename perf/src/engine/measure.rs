@@ -8,10 +8,11 @@ use anyhow::Result;
 use crossbeam::queue::ArrayQueue;
 use flowtable::DropReason;
 use hdrhistogram::Histogram;
-use nix::time::{ClockId, clock_gettime};
 use packet_io::memory::Tally;
 use perf::{Rig, Traffic};
 use vrouter::{CacheStats, Engine, Sample};
+
+use crate::cpu;
 
 /// Longest loop that is told apart from longer ones.
 const LOOP_NS_MAX: u64 = 1_000_000_000;
@@ -50,7 +51,7 @@ pub(super) fn measure(rig: &mut Rig, seconds: f64) -> Result<Timing> {
     let stop = AtomicBool::new(false);
     let samples = AtomicU64::new(0);
     let queue = rig.engine.samples();
-    let cpu_before = cpu_time()?;
+    let cpu_before = cpu::time()?;
     let start = Instant::now();
     let elapsed = std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -68,13 +69,8 @@ pub(super) fn measure(rig: &mut Rig, seconds: f64) -> Result<Timing> {
         rig.worker.run(clock, &stop);
         start.elapsed()
     });
-    let on_cpu = cpu_time()?.saturating_sub(cpu_before);
+    let on_cpu = cpu::time()?.saturating_sub(cpu_before);
     Ok(Timing { elapsed, on_cpu, loops: loops.into_inner(), samples: samples.into_inner() })
-}
-
-/// What this thread has run so far.
-pub(super) fn cpu_time() -> Result<Duration> {
-    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }
 
 fn drain(queue: &ArrayQueue<Sample>) -> u64 {

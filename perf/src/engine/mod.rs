@@ -9,11 +9,9 @@ mod report;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use flowtable::entry::Tracking;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use packet_io::memory::Inspect;
 use perf::workload::Way;
 use perf::{Rig, Traffic, Verified};
@@ -21,6 +19,8 @@ use vrouter::EngineConfig;
 
 use measure::{Readings, dropped, measure};
 use report::Report;
+
+use crate::cpu;
 
 /// sFlow's default rate in this project.
 const SAMPLE_RATE: u32 = 400;
@@ -158,9 +158,7 @@ impl Options {
 /// Runs and checks one measurement.
 pub(crate) fn run(options: &Options) -> Result<Report> {
     if let Some(cpu) = options.cpu {
-        let mut cpus = CpuSet::new();
-        cpus.set(cpu).context("no such CPU")?;
-        sched_setaffinity(Pid::from_raw(0), &cpus).context("pinning to the CPU")?;
+        cpu::pin(cpu)?;
     }
     match options.attack {
         Some(attack) => attack::run(attack, options),
