@@ -14,6 +14,13 @@ packages=(
     # sFlow collectors
     pmacct nfdump nfdump-sflow tshark
 )
+# Container runtimes and what drives them: tests that need one that cannot be installed are ignored,
+# and counted as such.
+runtimes=(
+    podman runc containerd containernetworking-plugins
+    # a client of libcni is built from its packaged source
+    golang-go golang-github-appc-cni-dev
+)
 
 if ! command -v cargo >/dev/null; then
     echo "deps: no cargo in PATH; install Rust 1.95 or later (https://rustup.rs)" >&2
@@ -26,18 +33,18 @@ if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 
 fi
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
-    echo "deps: not a Debian system; these packages, by whatever name, are needed: ${packages[*]}"
+    echo "deps: not a Debian system; these packages, by whatever name, are needed: ${packages[*]} ${runtimes[*]}"
     exit 0
 fi
 
 missing=()
-for package in "${packages[@]}"; do
+for package in "${packages[@]}" "${runtimes[@]}"; do
     status=$(dpkg-query -W -f='${db:Status-Abbrev}' "$package" 2>/dev/null || true)
     [[ $status == ii* ]] || missing+=("$package")
 done
 
 if ((${#missing[@]} == 0)); then
-    echo "deps: all ${#packages[@]} packages are installed"
+    echo "deps: all $((${#packages[@]} + ${#runtimes[@]})) packages are installed"
     exit 0
 fi
 if ((EUID != 0)); then
@@ -49,19 +56,22 @@ fi
 export DEBIAN_FRONTEND=noninteractive
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-run() {
+try() {
     if ! "$@" </dev/null >"$log" 2>&1; then
         tail -n 30 "$log" >&2
         echo "deps: failed: $*" >&2
-        exit 1
+        return 1
     fi
 }
 
 echo "deps: updating the package lists"
-run apt-get update -q
+try apt-get update -q
 count=0
 for package in "${missing[@]}"; do
     count=$((count + 1))
     echo "deps: installing $package ($count of ${#missing[@]})"
-    run apt-get install -q -y --no-install-recommends "$package"
+    if ! try apt-get install -q -y --no-install-recommends "$package"; then
+        [[ " ${runtimes[*]} " == *" $package "* ]] || exit 1
+        echo "deps: tests that need $package will be ignored" >&2
+    fi
 done

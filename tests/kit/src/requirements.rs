@@ -11,10 +11,16 @@ const CAPABILITIES: [(&str, u32); 3] =
     [("CAP_NET_ADMIN", 12), ("CAP_NET_RAW", 13), ("CAP_SYS_ADMIN", 21)];
 
 /// The Debian package of each program that tests use.
-const PACKAGES: [(&str, &str); 14] = [
+const PACKAGES: [(&str, &str); 20] = [
+    ("/usr/lib/cni/portmap", "containernetworking-plugins"),
+    ("/usr/share/gocode/src/github.com/containernetworking/cni", "golang-github-appc-cni-dev"),
     ("bpftool", "bpftool"),
+    ("busybox", "busybox-static"),
     ("clang", "clang"),
+    ("containerd", "containerd"),
+    ("ctr", "containerd"),
     ("ethtool", "ethtool"),
+    ("go", "golang-go"),
     ("ip", "iproute2"),
     ("iperf3", "iperf3"),
     ("nfdump", "nfdump"),
@@ -33,7 +39,7 @@ const PACKAGES: [(&str, &str); 14] = [
 pub struct Needs<'a> {
     /// Programs of this workspace.
     pub binaries: &'a [&'a str],
-    /// Programs of the system, looked for in PATH.
+    /// Programs of the system, looked for in PATH; an absolute path is looked for as it is.
     pub programs: &'a [&'a str],
 }
 
@@ -89,7 +95,7 @@ fn is_installed(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     // A user's PATH may lack the directories of the administrator's tools.
     let system = ["/usr/sbin", "/sbin"].map(Into::into);
-    env::split_paths(&path).chain(system).any(|dir| dir.join(program).is_file())
+    env::split_paths(&path).chain(system).any(|dir| dir.join(program).exists())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod api;
 mod cni;
 mod control;
 mod ctl;
+mod foreign;
 mod hostile;
 mod job;
 mod offloads;
@@ -54,12 +55,6 @@ fn main() -> ExitCode {
         eprintln!("e2e: leftovers of an earlier run: {error:#}");
         return ExitCode::FAILURE;
     }
-    let trial = |(name, test): Test| {
-        let ignored = missing.is_some();
-        let name = missing.as_ref().map_or(name.clone(), |reason| format!("{name} [{reason}]"));
-        Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:#}"))))
-            .with_ignored_flag(ignored)
-    };
     let modules = [
         job::tests,
         cni::tests,
@@ -76,6 +71,21 @@ fn main() -> ExitCode {
         offloads::tests,
         ctl::tests,
     ];
-    let trials = modules.into_iter().flat_map(|tests| tests()).map(trial).collect();
+    let ours =
+        modules.into_iter().flat_map(|tests| tests()).map(|test| trial(test, missing.as_deref()));
+    let foreign = foreign::SUITES.into_iter().flat_map(|(programs, tests)| {
+        let needs = Needs { programs, ..Needs::default() };
+        let absent = requirements(&needs).err().map(|missing| missing.to_string());
+        let reason = missing.clone().or(absent);
+        tests().into_iter().map(move |test| trial(test, reason.as_deref()))
+    });
+    let trials = ours.chain(foreign).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// A test; ignored, with the reason in its name, where something is missing.
+fn trial((name, test): Test, missing: Option<&str>) -> Trial {
+    let name = missing.map_or(name.clone(), |reason| format!("{name} [{reason}]"));
+    Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:#}"))))
+        .with_ignored_flag(missing.is_some())
 }

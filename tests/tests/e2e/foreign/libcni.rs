@@ -1,0 +1,192 @@
+//! libcni, the library under podman, containerd and kubelet, through a small client of ours.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use kit::{CONTAINER_IFNAME, Finished, NetnsGuard, Purpose, ping, run, wait_until};
+use serde_json::{Value, json};
+
+use super::Site;
+use crate::Test;
+use crate::shared::sharing;
+use crate::site::{BOUND, links};
+
+/// Where Debian's Go packages put their source.
+const PACKAGED_SOURCE: &str = "/usr/share/gocode";
+const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/foreign/libcni.go");
+
+pub(super) fn tests() -> Vec<Test> {
+    sharing(
+        build,
+        &[
+            ("cni_1_libcni_adds_checks_and_deletes_with_what_the_runtime_asks_for", life),
+            ("cni_1_libcni_deletes_twice_and_with_the_namespace_gone", deletes),
+            ("cni_1_stock_plugins_chained_behind_ours_get_what_they_need", chained),
+            ("cni_1_stock_bandwidth_behind_ours_fails_the_add_and_leaves_nothing", stock_bandwidth),
+            ("cni_1_ours_chained_behind_a_stock_plugin_refuses_and_harms_nothing", behind),
+            ("cni_1_a_second_add_by_libcni_gives_the_same_result", twice),
+        ],
+    )
+}
+
+fn build() -> Result<Site> {
+    let site = Site::new("libcni")?;
+    let mut go = Command::new("go");
+    go.env("GO111MODULE", "off").env("GOFLAGS", "").env("GOPATH", PACKAGED_SOURCE);
+    go.env("GOCACHE", site.dir.path().join("go-cache"));
+    go.arg("build").arg("-o").arg(site.dir.path().join("libcni")).arg(CLIENT);
+    run(site.node().namespace(), go)?.success().context("building the client of libcni")?;
+    site.configure("plain", &json!({}), &[])?;
+    Ok(site)
+}
+
+/// A container as libcni's client sees it.
+struct Guest {
+    netns: NetnsGuard,
+    capabilities: Value,
+    args: &'static str,
+}
+
+impl Guest {
+    fn new() -> Result<Self> {
+        let netns = NetnsGuard::new(Purpose::Test, "guest")?;
+        Ok(Self { netns, capabilities: json!({}), args: "IgnoreUnknown=1;K8S_POD_NAME=p1" })
+    }
+
+    fn call(&self, site: &Site, operation: &str, network: &str) -> Result<Finished> {
+        let path = self.netns.path();
+        call(
+            site,
+            operation,
+            network,
+            [self.netns.name(), &path.display().to_string()],
+            |command| {
+                command.env("CAPABILITIES", self.capabilities.to_string());
+                command.env("CNI_ARGS", self.args);
+            },
+        )
+    }
+
+    fn add(&self, site: &Site, network: &str) -> Result<Value> {
+        let text = self.call(site, "add", network)?.success().context("ADD by libcni")?;
+        Ok(serde_json::from_str(&text)?)
+    }
+}
+
+fn call(
+    site: &Site,
+    operation: &str,
+    network: &str,
+    [id, netns]: [&str; 2],
+    change: impl FnOnce(&mut Command),
+) -> Result<Finished> {
+    let mut command = Command::new(site.dir.path().join("libcni"));
+    command.args([operation, network, id, netns, CONTAINER_IFNAME]);
+    command.env("CONF_DIR", site.configurations()).env("CNI_PATH", site.cni_path());
+    command.env("CACHE_DIR", site.dir.path().join("cache"));
+    change(&mut command);
+    run(site.node().namespace(), command)
+}
+
+fn life(site: &mut Site) -> Result<()> {
+    let before = site.traces()?;
+    let mut guest = Guest::new()?;
+    guest.capabilities = json!({ "ips": ["10.1.1.77/24"], "mac": "0a:11:22:33:44:55",
+        "dns": { "servers": ["10.1.1.53"], "searches": ["blue.test"] },
+        "aliases": { "plain": ["web"] } });
+    let result = guest.add(site, "plain")?;
+    ensure!(result["cniVersion"] == "1.0.0", "{result}");
+    ensure!(result["ips"][0]["address"] == "10.1.1.77/24", "{result}");
+    ensure!(result["interfaces"][1]["mac"] == "0a:11:22:33:44:55", "{result}");
+    ensure!(
+        result["dns"] == json!({"nameservers": ["10.1.1.53"], "search": ["blue.test"]}),
+        "{result}"
+    );
+    guest.call(site, "check", "plain")?.success().context("CHECK")?;
+    let seen = ping(guest.netns.namespace(), "10.1.1.254".parse()?, 1)?;
+    ensure!(seen.received == 1, "the gateway is silent");
+    guest.call(site, "del", "plain")?.success().context("DEL")?;
+    ensure!(guest.netns.netlink()?.link_by_name(CONTAINER_IFNAME)?.is_none(), "DEL leaves eth0");
+    ensure!(site.traces()? == before, "{:?}, before {before:?}", site.traces()?);
+    Ok(())
+}
+
+fn deletes(site: &mut Site) -> Result<()> {
+    let before = site.traces()?;
+    let guest = Guest::new()?;
+    guest.add(site, "plain")?;
+    let (id, path) = (guest.netns.name().to_owned(), guest.netns.path());
+    drop(guest);
+    for time in ["first", "second"] {
+        let del = call(site, "del", "plain", [&id, &path.display().to_string()], |_| {})?;
+        del.success().with_context(|| format!("the {time} DEL with the namespace gone"))?;
+    }
+    wait_until(BOUND, "nothing to be left", || site.traces().ok().filter(|now| *now == before))?;
+    Ok(())
+}
+
+fn twice(site: &mut Site) -> Result<()> {
+    let guest = Guest::new()?;
+    let first = guest.add(site, "plain")?;
+    let again = guest.add(site, "plain")?;
+    ensure!(first == again, "{again}, first {first}");
+    guest.call(site, "del", "plain")?.success().map(drop)
+}
+
+/// tuning wants the container's interface, firewall and portmap the addresses.
+fn chained(site: &mut Site) -> Result<()> {
+    let before = site.traces()?;
+    let tuning = json!({ "type": "tuning", "mtu": 1400, "capabilities": { "mac": true } });
+    let portmap = json!({ "type": "portmap", "capabilities": { "portMappings": true } });
+    let firewall = json!({ "type": "firewall", "backend": "iptables" });
+    site.configure("chain", &json!({}), &[tuning, portmap, firewall])?;
+    let guest = Guest::new()?;
+    let result = guest.add(site, "chain")?;
+    let host = result["interfaces"][0]["name"].as_str().context("no host end")?;
+    ensure!(links(site.node())?.iter().any(|name| name == host), "{host} is not there: {result}");
+    let inside = guest.netns.netlink()?.link_by_name(CONTAINER_IFNAME)?.context("no eth0")?;
+    ensure!(inside.mtu == 1400, "tuning came to nothing: {inside:?}");
+    guest.call(site, "check", "chain")?.success().context("CHECK of the chain")?;
+    let seen = ping(guest.netns.namespace(), "10.1.1.254".parse()?, 1)?;
+    ensure!(seen.received == 1, "the gateway is silent");
+    guest.call(site, "del", "chain")?.success().context("DEL of the chain")?;
+    ensure!(site.traces()? == before, "{:?}, before {before:?}", site.traces()?);
+    Ok(())
+}
+
+/// Its queues would not see a packet of Weir's: a limit that is not in force must not look like one.
+fn stock_bandwidth(site: &mut Site) -> Result<()> {
+    let before = site.traces()?;
+    let bandwidth = json!({ "type": "bandwidth", "capabilities": { "bandwidth": true } });
+    site.configure("shaped", &json!({}), &[bandwidth])?;
+    let mut guest = Guest::new()?;
+    guest.capabilities = json!({ "bandwidth": { "ingressRate": 100_000_000, "ingressBurst": 8_000_000,
+        "egressRate": 100_000_000, "egressBurst": 8_000_000 } });
+    let refused = guest.call(site, "add", "shaped")?;
+    ensure!(refused.code == Some(1), "{refused:?}");
+    guest.call(site, "del", "shaped")?.success().context("DEL of the refused chain")?;
+    wait_until(BOUND, "nothing to be left", || site.traces().ok().filter(|now| *now == before))
+        .with_context(|| format!("{:?}, before {before:?}", site.traces()))?;
+    Ok(())
+}
+
+fn behind(site: &mut Site) -> Result<()> {
+    let before = site.traces()?;
+    let list = json!({ "cniVersion": "1.0.0", "name": "behind", "plugins": [
+        { "type": "ptp", "ipam": { "type": "static", "addresses": [{ "address": "10.9.9.2/24", "gateway": "10.9.9.1" }] } },
+        { "type": "weir-cni", "socket": site.node().cni_socket(), "tenant": "blue", "network": "front" },
+    ] });
+    std::fs::write(site.configurations().join("behind.conflist"), list.to_string())?;
+    let guest = Guest::new()?;
+    let refused = guest.call(site, "add", "behind")?;
+    ensure!(refused.code == Some(1), "{refused:?}");
+    let error: Value = serde_json::from_str(&refused.stdout)?;
+    ensure!(error["code"] == 7, "{error}");
+    let msg = error["msg"].as_str().unwrap_or_default();
+    ensure!(msg.contains("put it first in the plugin list"), "{error}");
+    let kept = guest.netns.netlink()?.link_by_name(CONTAINER_IFNAME)?;
+    ensure!(kept.is_some(), "the interface of the first plugin is gone");
+    guest.call(site, "del", "behind")?.success().context("DEL of the refused chain")?;
+    ensure!(site.traces()? == before, "{:?}, before {before:?}", site.traces()?);
+    Ok(())
+}

@@ -1,0 +1,225 @@
+//! podman 4.3 with its CNI back end: what its users type, and what the plugin then leaves.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::process::Command;
+use std::thread;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use kit::{Finished, run, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use super::{STOCK_PLUGINS, Site};
+use crate::Test;
+use crate::shared::sharing;
+use crate::site::BOUND;
+
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 254);
+
+pub(super) fn tests() -> Vec<Test> {
+    sharing(
+        build,
+        &[
+            ("cni_1_podman_runs_a_container_to_its_end_and_leaves_nothing", run_to_end),
+            ("cni_1_podman_gives_a_container_the_address_and_mac_it_asks_for", address_and_mac),
+            ("cni_1_podman_connects_and_disconnects_a_second_network", second_network),
+            ("cni_1_podman_reloads_a_network_in_the_same_namespace", reload),
+            ("cni_1_podman_restarts_a_container_in_a_new_namespace", restart),
+            ("cni_1_podman_runs_six_containers_at_once", six_at_once),
+            ("cni_1_a_container_killed_under_podman_is_detached", killed),
+            ("cni_1_a_published_port_is_refused_by_name", published_port),
+            ("cni_1_podman_users_read_what_to_do_when_an_address_is_taken", taken),
+        ],
+    )
+}
+
+/// Limits and cgroups as containers in containers need them; locks, events and storage of our own.
+fn containers_conf(site: &Site) -> String {
+    let dir = site.dir.path().display();
+    format!(
+        r#"[containers]
+default_ulimits=["nofile=20000:20000","nproc=4096:4096"]
+[network]
+network_backend="cni"
+cni_plugin_dirs=["{dir}/bin","{STOCK_PLUGINS}"]
+network_config_dir="{dir}/net.d"
+default_network="front"
+[engine]
+cgroup_manager="cgroupfs"
+events_logger="file"
+lock_type="file"
+tmp_dir="{dir}/tmp"
+runtime="runc"
+[engine.runtimes]
+runc=["/usr/sbin/runc"]
+"#
+    )
+}
+
+fn build() -> Result<Site> {
+    let site = Site::new("podman")?;
+    site.rootfs()?;
+    site.configure("front", &json!({}), &[])?;
+    site.configure("back", &json!({ "network": "back" }), &[])?;
+    let ports = json!({ "capabilities": { "ips": true, "portMappings": true } });
+    site.configure("ports", &ports, &[])?;
+    fs::write(site.dir.path().join("containers.conf"), containers_conf(&site))?;
+    Ok(site)
+}
+
+/// podman with the words of `line`; `ROOTFS` in it stands for the root file system.
+fn podman(site: &Site, line: &str) -> Result<Finished> {
+    let dir = site.dir.path();
+    let mut command = Command::new("podman");
+    command.env("CONTAINERS_CONF", dir.join("containers.conf"));
+    command.arg("--root").arg(dir.join("storage")).arg("--runroot").arg(dir.join("run"));
+    let rootfs = dir.join("rootfs").display().to_string();
+    command.args(line.split_whitespace().map(|word| word.replace("ROOTFS", &rootfs)));
+    run(site.node().namespace(), command)
+}
+
+fn done(site: &Site, line: &str) -> Result<String> {
+    podman(site, line)?.success().with_context(|| format!("podman {line}"))
+}
+
+/// What podman knows of a container's network.
+fn inspect(site: &Site, name: &str, network: &str) -> Result<Value> {
+    let all: Value = serde_json::from_str(&done(site, &format!("inspect {name}"))?)?;
+    Ok(all[0]["NetworkSettings"]["Networks"][network].clone())
+}
+
+fn reaches_gateway(site: &Site, name: &str) -> Result<()> {
+    done(site, &format!("exec {name} ping -c 1 -W 2 {GATEWAY}")).map(drop)
+}
+
+/// Does `work`, after which there is just what was before.
+fn leaving_nothing(site: &Site, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let before = site.traces()?;
+    work()?;
+    wait_until(BOUND, "nothing to be left", || site.traces().ok().filter(|now| *now == before))
+        .with_context(|| format!("{:?}, before {before:?}", site.traces()))?;
+    Ok(())
+}
+
+fn run_to_end(site: &mut Site) -> Result<()> {
+    let networks = done(site, "network ls")?;
+    ensure!(networks.contains("front") && networks.contains("weir-cni"), "{networks}");
+    leaving_nothing(site, || {
+        let seen = done(site, "run --rm --network front --rootfs ROOTFS /bin/ip -4 addr")?;
+        ensure!(seen.contains("inet 10.1.1."), "{seen}");
+        // The default network, and a command that fails: the address is freed all the same.
+        let failed = podman(site, "run --rm --rootfs ROOTFS /bin/cat /no-such-file")?;
+        ensure!(failed.code == Some(1), "{failed:?}");
+        Ok(())
+    })
+}
+
+fn address_and_mac(site: &mut Site) -> Result<()> {
+    leaving_nothing(site, || {
+        done(
+            site,
+            "run -d --name a --network front:ip=10.1.1.50,mac=0a:00:00:00:00:50 --rootfs ROOTFS \
+             /bin/sleep 1000",
+        )?;
+        let network = inspect(site, "a", "front")?;
+        ensure!(network["IPAddress"] == "10.1.1.50", "{network}");
+        ensure!(network["MacAddress"] == "0a:00:00:00:00:50", "{network}");
+        ensure!(network["Gateway"] == GATEWAY.to_string(), "{network}");
+        let link = done(site, "exec a ip link show eth0")?;
+        ensure!(link.contains("0a:00:00:00:00:50"), "{link}");
+        reaches_gateway(site, "a")?;
+        done(site, "rm -f -t 0 a").map(drop)
+    })
+}
+
+fn second_network(site: &mut Site) -> Result<()> {
+    leaving_nothing(site, || {
+        done(site, "run -d --name a --network front --rootfs ROOTFS /bin/sleep 1000")?;
+        done(site, "network connect back a")?;
+        let second = done(site, "exec a ip -4 addr show eth1")?;
+        ensure!(second.contains("inet 10.1.2."), "{second}");
+        let routes = done(site, "exec a ip route")?;
+        let defaults: Vec<&str> = routes.lines().filter(|l| l.starts_with("default")).collect();
+        ensure!(defaults.len() == 1 && defaults[0].contains("eth0"), "{routes}");
+        done(site, "network disconnect back a")?;
+        let links = done(site, "exec a ip link")?;
+        ensure!(!links.contains("eth1"), "{links}");
+        reaches_gateway(site, "a")?;
+        done(site, "rm -f -t 0 a").map(drop)
+    })
+}
+
+/// DEL and ADD under one id in one namespace; the address comes without its prefix length, twice.
+fn reload(site: &mut Site) -> Result<()> {
+    leaving_nothing(site, || {
+        done(site, "run -d --name a --network front --rootfs ROOTFS /bin/sleep 1000")?;
+        let before = inspect(site, "a", "front")?["IPAddress"].clone();
+        done(site, "network reload a")?;
+        let after = inspect(site, "a", "front")?["IPAddress"].clone();
+        ensure!(before == after, "{after}, before {before}");
+        reaches_gateway(site, "a")?;
+        done(site, "rm -f -t 0 a").map(drop)
+    })
+}
+
+fn restart(site: &mut Site) -> Result<()> {
+    leaving_nothing(site, || {
+        done(site, "run -d --name a --network front --rootfs ROOTFS /bin/sleep 1000")?;
+        done(site, "restart -t 0 a")?;
+        reaches_gateway(site, "a")?;
+        done(site, "stop -t 0 a")?;
+        done(site, "start a")?;
+        reaches_gateway(site, "a")?;
+        done(site, "rm -f -t 0 a").map(drop)
+    })
+}
+
+fn six_at_once(site: &mut Site) -> Result<()> {
+    let site = &*site;
+    leaving_nothing(site, || {
+        let seen = thread::scope(|scope| {
+            let one =
+                || done(site, "run --rm --network front --rootfs ROOTFS /bin/ip -4 addr show eth0");
+            let all: Vec<_> = (0..6).map(|_| scope.spawn(one)).collect();
+            let texts = all.into_iter().map(thread::ScopedJoinHandle::join);
+            texts
+                .map(|text| text.map_err(|_panic| anyhow!("a thread panicked"))?)
+                .collect::<Result<Vec<_>>>()
+        })?;
+        ensure!(seen.iter().all(|text| text.contains("inet 10.1.1.")), "{seen:?}");
+        Ok(())
+    })
+}
+
+/// conmon, not our shell, sends the DEL then.
+fn killed(site: &mut Site) -> Result<()> {
+    leaving_nothing(site, || {
+        done(site, "run -d --rm --name a --network front --rootfs ROOTFS /bin/sleep 1000")?;
+        let pid = done(site, "inspect -f {{.State.Pid}} a")?;
+        kill(Pid::from_raw(pid.trim().parse()?), Signal::SIGKILL)?;
+        Ok(())
+    })
+}
+
+fn published_port(site: &mut Site) -> Result<()> {
+    leaving_nothing(site, || {
+        let line = "run --rm --network ports -p 18080:80 --rootfs ROOTFS /bin/ip addr";
+        let refused = podman(site, line)?;
+        ensure!(refused.code == Some(126), "{refused:?}");
+        ensure!(refused.stderr.contains("runtimeConfig.portMappings"), "{refused:?}");
+        Ok(())
+    })
+}
+
+fn taken(site: &mut Site) -> Result<()> {
+    leaving_nothing(site, || {
+        let asked = "--network front:ip=10.1.1.60 --rootfs ROOTFS /bin/sleep 1000";
+        done(site, &format!("run -d --name a {asked}"))?;
+        let refused = podman(site, &format!("run --rm {asked}"))?;
+        ensure!(refused.code == Some(126), "{refused:?}");
+        ensure!(refused.stderr.contains("10.1.1.60"), "{refused:?}");
+        done(site, "rm -f -t 0 a").map(drop)
+    })
+}
