@@ -134,6 +134,13 @@ impl AddressPool {
         self.taken.count()
     }
 
+    /// How many addresses are free.
+    #[must_use]
+    pub fn available_count(&self) -> u64 {
+        let Some(hosts) = self.hosts else { return 0 };
+        self.taken.gaps(hosts.first().to_bits(), hosts.last().to_bits()).count()
+    }
+
     /// Taken addresses, as `10.1.1.1-10.1.1.4, 10.1.1.6`.
     #[must_use]
     pub fn allocated(&self) -> String {

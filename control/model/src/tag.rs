@@ -147,6 +147,12 @@ impl TagPool {
     pub fn count(&self) -> u64 {
         self.used.count()
     }
+
+    /// How many tags of the range are free.
+    #[must_use]
+    pub fn available_count(&self) -> u64 {
+        self.used.gaps(self.range.first, self.range.last).count()
+    }
 }
 
 #[cfg(test)]

@@ -120,7 +120,14 @@ fn status_details(status: &Status, message: &str) -> Vec<(&'static str, String)>
         ("value", detail.value),
         ("reason", reason),
         ("next", next),
+        ("request", request_id(status)),
     ]
+}
+
+/// What netmaster's log has the request under; empty when netmaster has not answered.
+fn request_id(status: &Status) -> String {
+    let id = status.metadata().get("x-request-id").and_then(|id| id.to_str().ok());
+    id.unwrap_or_default().to_owned()
 }
 
 fn status_exit_code(code: Code) -> u8 {

@@ -9,6 +9,7 @@ mod api;
 mod config;
 mod layout;
 mod master;
+mod metrics;
 mod node_api;
 mod oper;
 mod server;

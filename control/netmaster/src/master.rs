@@ -11,6 +11,7 @@ use control_store::{AnyStore, Commit, Compare, Store as _, StoreError, Watch};
 use tokio::sync::RwLock;
 
 use crate::layout::{self, Unreadable};
+use crate::metrics::Transactions;
 
 /// How often a write is tried again because something else has written.
 const CONFLICTS_MAX: u32 = 8;
@@ -55,12 +56,14 @@ pub(crate) struct Master {
     store: AnyStore,
     // `None`: to be read again.
     cache: Arc<RwLock<Option<State>>>,
+    /// How long the store takes.
+    pub(crate) transactions: Transactions,
 }
 
 impl Master {
     /// Reads the store, and makes what always exists.
     pub(crate) async fn start(store: AnyStore) -> Result<Self, Failure> {
-        let master = Self { store, cache: Arc::default() };
+        let master = Self { store, cache: Arc::default(), transactions: Transactions::default() };
         let name = TenantName::default_tenant();
         let exists = master.read(|state| state.ledger.intent().tenant(&name).is_some()).await?;
         if !exists {
@@ -116,7 +119,7 @@ impl Master {
                 let counters = Some(state.ledger.counters()).filter(|now| *now != before);
                 let ops = layout::operations(&changes, counters);
                 let unchanged = vec![Compare::StoreRevision(state.revision)];
-                match self.store.txn(unchanged, ops).await? {
+                match self.transactions.timed(self.store.txn(unchanged, ops)).await? {
                     Commit::Committed(revision) => state.revision = revision,
                     Commit::Conflict => continue,
                 }

@@ -1,4 +1,5 @@
-//! Serving `control.v1`, health and reflection on every address asked for.
+//! Serving `control.v1`, health and reflection, and the pages `/metrics`, `/healthz` and `/readyz`, on
+//! every address asked for.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use control_api::v1::net_master_server::NetMasterServer;
 use control_api::v1::node_server::NodeServer;
+use telemetry::Requests;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -18,6 +20,7 @@ use tonic::transport::server::TcpIncoming;
 use crate::api::Api;
 use crate::config::Listen;
 use crate::master::Master;
+use crate::metrics::Observer;
 use crate::node_api::{NodeApi, draw_instance};
 use crate::sessions::Sessions;
 
@@ -27,6 +30,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_PATIENCE: Duration = Duration::from_secs(5);
 /// Requests one connection may have under way.
 const STREAMS_MAX: u32 = 1024;
+
+/// Methods that change nothing a user asked for, or come by the thousand: no line each in the log.
+const QUIET: &[&str] = &["Get", "List", "Watch", "Ack", "Check", "ServerReflectionInfo"];
 
 /// Why an address can't be served.
 #[derive(Debug, thiserror::Error)]
@@ -108,11 +114,17 @@ pub(crate) async fn serve(
         .register_encoded_file_descriptor_set(control_api::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    let routes = Routes::new(health)
+    let mut counted = telemetry::registry();
+    master.transactions.register(&mut counted);
+    let requests = Requests::new(QUIET);
+    requests.register(&mut counted);
+    let observed = Observer { master: master.clone(), sessions: sessions.clone() };
+    let services = Routes::new(health)
         .add_service(reflection)
         .add_service(NetMasterServer::new(Api { master, sessions }))
-        .add_service(NodeServer::new(node_api))
-        .prepare();
+        .add_service(NodeServer::new(node_api));
+    let pages = telemetry::pages(observed, counted);
+    let routes = Routes::from(requests.observe(services.into_axum_router()).merge(pages)).prepare();
     let mut servers = JoinSet::new();
     for address in bound {
         servers.spawn(serve_one(address, routes.clone(), stopping.clone()));
@@ -129,6 +141,8 @@ async fn serve_one(
     mut stopping: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let router = Server::builder()
+        // For the pages; gRPC is HTTP/2.
+        .accept_http1(true)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_PATIENCE))
         .max_concurrent_streams(STREAMS_MAX)

@@ -2,7 +2,7 @@
 //!
 //! A flag wins over its environment variable, that over the file, the file over the default.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, ValueEnum};
@@ -15,6 +15,7 @@ const CONFIG: &str = "/etc/weir/netplugin.toml";
 const RUN_DIR: &str = "/run/weir";
 const STATE_DIR: &str = "/var/lib/weir";
 const NETMASTER: &str = "http://127.0.0.1:9999";
+const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 
 /// Command line of netplugin.
 #[derive(Debug, Parser)]
@@ -56,6 +57,9 @@ struct Options {
     /// vrouterd's socket [default: vrouterd.sock in the run directory]
     #[arg(long, env = "WEIR_DATAPATH", value_name = "SOCKET")]
     datapath: Option<PathBuf>,
+    /// Where /metrics, /healthz and /readyz are served over HTTP [default: 127.0.0.1:9090]
+    #[arg(long, env = "WEIR_METRICS", value_name = "IP:PORT")]
+    metrics: Option<SocketAddr>,
     /// Sockets [default: /run/weir]
     #[arg(long, env = "WEIR_RUN_DIR", value_name = "DIR")]
     run_dir: Option<PathBuf>,
@@ -106,6 +110,7 @@ pub(crate) struct Config {
     pub(crate) vtep: Option<IpAddr>,
     pub(crate) uplink: Option<String>,
     pub(crate) datapath: PathBuf,
+    pub(crate) metrics: SocketAddr,
     pub(crate) run_dir: PathBuf,
     pub(crate) state_dir: PathBuf,
     pub(crate) log_level: LevelFilter,
@@ -166,6 +171,7 @@ impl Options {
             uplink: self.uplink.or(other.uplink),
             uplink_mode: self.uplink_mode.or(other.uplink_mode),
             datapath: self.datapath.or(other.datapath),
+            metrics: self.metrics.or(other.metrics),
             run_dir: self.run_dir.or(other.run_dir),
             state_dir: self.state_dir.or(other.state_dir),
             log_level: self.log_level.or(other.log_level),
@@ -195,6 +201,7 @@ impl Options {
             vtep: self.vtep,
             uplink,
             datapath: self.datapath.unwrap_or_else(|| run_dir.join("vrouterd.sock")),
+            metrics: self.metrics.unwrap_or(METRICS),
             run_dir,
             state_dir: self.state_dir.unwrap_or_else(|| STATE_DIR.into()),
             log_level: level.parse().map_err(|_bad| Error::LogLevel(level))?,
@@ -263,6 +270,7 @@ mod tests {
         assert_eq!(config.datapath, Path::new("/run/weir/vrouterd.sock"));
         assert_eq!(config.netmasters[0].url, "http://127.0.0.1:9999");
         assert_eq!(config.uplink, None);
+        assert_eq!(config.metrics.to_string(), "127.0.0.1:9090");
         assert_eq!(config.log_level, LevelFilter::INFO);
     }
 

@@ -13,6 +13,7 @@ mod diff;
 mod engine;
 mod links;
 mod master;
+mod metrics;
 mod mirror;
 mod mtu;
 mod naming;
@@ -153,6 +154,7 @@ async fn tend(node: Arc<Node>, levels: &LevelSwitch) -> anyhow::Result<Infallibl
         let Node { config, mirror, programmer, master, .. } = &*following;
         master::follow(config, mirror, programmer, master).await
     });
+    tasks.spawn(metrics::serve(Arc::clone(&node)));
     tasks.spawn(async move { denylog::run(&telling.mirror, &telling.programmer).await });
     tasks.spawn(async move { reconcile::run(&node).await });
     loop {

@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use crate::attachment::{Attachment, State};
 use crate::config::Config;
 use crate::master::Master;
+use crate::metrics::Measures;
 use crate::mirror::Mirror;
 use crate::program::{Programmer, Wanted};
 use crate::roster::{Roster, port_of};
@@ -26,6 +27,7 @@ pub(crate) struct Node {
     pub(crate) programmer: Programmer,
     pub(crate) roster: Roster,
     pub(crate) adds: Semaphore,
+    pub(crate) measures: Measures,
 }
 
 impl Node {
@@ -40,6 +42,7 @@ impl Node {
             programmer: Programmer::new(ports),
             roster,
             adds: Semaphore::new(ADDS_AT_ONCE),
+            measures: Measures::default(),
         }
     }
 }

@@ -50,7 +50,9 @@ pub(crate) async fn run(node: &Arc<Node>) -> Infallible {
     let mut reported = String::new();
     loop {
         finish_unfinished(node).await;
-        match observe(node).await {
+        let observed = observe(node).await;
+        node.measures.round(&observed);
+        match observed {
             Ok(now) => {
                 settle(node, &before.confirmed_by(&now)).await;
                 before = now;
@@ -118,6 +120,7 @@ async fn settle(node: &Arc<Node>, wrong: &Suspects) {
     for id in &wrong.gone {
         let Some(_turn) = node.roster.try_turn(id) else { continue };
         if let Some(row) = node.roster.row(id) {
+            node.measures.repaired("attachment");
             info!(%id, "container and link are gone; releasing");
             undo(node, row).await;
         }
@@ -134,6 +137,7 @@ async fn remove_orphan(node: &Arc<Node>, link: &str) {
     if node.roster.rows().iter().any(|row| row.host_ifname == link) {
         return;
     }
+    node.measures.repaired("link");
     info!(link, "removing a host end without attachment");
     let name = link.to_owned();
     match tokio::task::spawn_blocking(move || links::remove(&name)).await {
@@ -156,6 +160,7 @@ async fn delete_homeless(node: &Arc<Node>, endpoint: &str) {
     if id.is_some_and(|id| node.roster.row(&id).is_some()) {
         return;
     }
+    node.measures.repaired("endpoint");
     info!(endpoint, "deleting an endpoint without attachment");
     if let Err(error) = node.master.delete_endpoint(endpoint).await {
         warn!(endpoint, %error, "cannot delete it yet");

@@ -18,8 +18,10 @@ use tokio::net::UnixListener;
 use tokio::time::Instant;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::metadata::MetadataMap;
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
 
 use crate::attach::{self, Added, Wish, WishedAddress};
 use crate::attachment::AttachmentId;
@@ -56,10 +58,12 @@ pub(crate) async fn serve(
         .register_encoded_file_descriptor_set(cni_api::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
+    let requests = node.measures.requests.clone();
+    let services =
+        Routes::new(health).add_service(reflection).add_service(CniServer::new(Service { node }));
+    let routes = Routes::from(requests.observe(services.into_axum_router())).prepare();
     Server::builder()
-        .add_service(health)
-        .add_service(reflection)
-        .add_service(CniServer::new(Service { node }))
+        .add_routes(routes)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
         .await?;
     // A plugin that finds no socket says so at once, one that finds a dead one has to try it.
@@ -92,14 +96,15 @@ impl Cni for Service {
         let wish = wish(request.into_inner())?;
         let id = wish.id.clone();
         let node = Arc::clone(&self.node);
-        let added = detached(async move { attach::add(&node, wish, deadline).await }).await?;
+        let operation = async move { attach::add(&node, wish, deadline).await };
+        let added = self.detached("add", operation).await?;
         Ok(Response::new(add_reply(&id, &added)))
     }
 
     async fn del(&self, request: Request<DelRequest>) -> Result<Response<DelReply>, Status> {
         let id = id(request.into_inner().attachment)?;
         let node = Arc::clone(&self.node);
-        detached(async move { attach::del(&node, &id).await }).await?;
+        self.detached("del", async move { attach::del(&node, &id).await }).await?;
         Ok(Response::new(DelReply {}))
     }
 
@@ -116,8 +121,8 @@ impl Cni for Service {
         let valid: BTreeSet<AttachmentId> =
             valid.into_iter().map(|named| id(Some(named))).collect::<Result<_, _>>()?;
         let node = Arc::clone(&self.node);
-        let removed =
-            detached(async move { attach::gc(&node, &config_name, &valid).await }).await?;
+        let operation = async move { attach::gc(&node, &config_name, &valid).await };
+        let removed = self.detached("gc", operation).await?;
         Ok(Response::new(GcReply { removed }))
     }
 
@@ -126,10 +131,18 @@ impl Cni for Service {
     }
 }
 
-async fn detached<T: Send + 'static>(
-    operation: impl Future<Output = Result<T, Refusal>> + Send + 'static,
-) -> Result<T, Refusal> {
-    tokio::spawn(operation).await?
+impl Service {
+    /// Runs an operation to its end, whether or not the caller waits for it. Its lines in the log
+    /// stay those of the request.
+    async fn detached<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        operation: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let measures = self.node.measures.clone();
+        let measured = async move { measures.operation(name, operation).await };
+        tokio::spawn(measured.in_current_span()).await?
+    }
 }
 
 fn id(named: Option<Named>) -> Result<AttachmentId, Refusal> {

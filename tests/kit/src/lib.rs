@@ -16,6 +16,7 @@ mod dir;
 pub mod frame;
 mod netns;
 mod node;
+pub mod pages;
 mod ping;
 mod process;
 mod requirements;

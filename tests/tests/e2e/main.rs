@@ -11,6 +11,7 @@ mod ctl;
 mod foreign;
 mod hostile;
 mod job;
+mod metrics;
 mod offloads;
 mod packet;
 mod policy;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         trouble::tests,
         offloads::tests,
         ctl::tests,
+        metrics::tests,
     ];
     let ours =
         modules.into_iter().flat_map(|tests| tests()).map(|test| trial(test, missing.as_deref()));

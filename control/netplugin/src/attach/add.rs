@@ -9,6 +9,7 @@ use control_api::v1::Endpoint as EndpointObject;
 use control_model::{EndpointId, Tag};
 use flowtable::ids::PortId;
 use netdev::Namespace;
+use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
@@ -16,12 +17,14 @@ use super::blocking;
 use super::release::{Released, release};
 use crate::attachment::{Address, Attachment, AttachmentId, Interface, Sandbox, State};
 use crate::links::{self, Pair};
+use crate::metrics::Step;
 use crate::mirror::Stamp;
 use crate::mtu::{MTU_WITHOUT_UPLINK, Wrapping, container_mtu};
 use crate::naming::{host_ifname, host_mac};
 use crate::node::{Node, wanted};
 use crate::program::Applied;
 use crate::refusal::Refusal;
+use crate::roster::Turn;
 
 /// A restart of vrouterd takes well under a second; beyond this the runtime learns what is wrong.
 const ENGINE_PATIENCE: Duration = Duration::from_secs(10);
@@ -60,11 +63,8 @@ pub(crate) struct Added {
 /// Attaches, once: the same ADD again returns what is there.
 pub(crate) async fn add(node: &Arc<Node>, wish: Wish, deadline: Instant) -> Result<Added, Refusal> {
     let started = Instant::now();
-    let slot = timeout_at(deadline, node.adds.acquire());
-    let _slot = slot.await.map_err(|_elapsed| Refusal::Late("other ADDs"))?;
-    let turn = timeout_at(deadline, node.roster.turn(&wish.id));
-    let _turn =
-        turn.await.map_err(|_elapsed| Refusal::Late("another operation on this attachment"))?;
+    let measures = &node.measures;
+    let _turn = measures.step(Step::Turn, turn(node, &wish.id, deadline)).await?;
     let netns = wish.netns.clone();
     let (namespace, sandbox) = blocking(move || links::open_sandbox(&netns)).await?;
     let namespace = Arc::new(namespace);
@@ -90,6 +90,20 @@ pub(crate) async fn add(node: &Arc<Node>, wish: Wish, deadline: Instant) -> Resu
             Err(refusal)
         }
     }
+}
+
+/// Waits until few enough others are at work, and nobody on this attachment.
+async fn turn<'a>(
+    node: &'a Node,
+    id: &AttachmentId,
+    deadline: Instant,
+) -> Result<(SemaphorePermit<'a>, Turn), Refusal> {
+    let slot = timeout_at(deadline, node.adds.acquire()).await;
+    // The semaphore is never closed.
+    let slot = slot.ok().and_then(Result::ok).ok_or(Refusal::Late("other ADDs"))?;
+    let turn = timeout_at(deadline, node.roster.turn(id)).await;
+    let late = |_elapsed| Refusal::Late("another operation on this attachment");
+    Ok((slot, turn.map_err(late)?))
 }
 
 /// Returns the earlier attachment if it is just what is asked for, once it is in force; otherwise
@@ -179,10 +193,12 @@ async fn build(
     namespace: &Arc<Namespace>,
     deadline: Instant,
 ) -> Result<Added, Refusal> {
-    let stamp = register(node, &row, wish, deadline).await?;
-    let mut interface = plan(node, wish, stamp, deadline).await?;
+    let measures = &node.measures;
+    let stamp = measures.step(Step::Endpoint, register(node, &row, wish, deadline)).await?;
+    let planned = plan(node, wish, stamp, deadline);
+    let mut interface = measures.step(Step::Plan, planned).await?;
     let (inside, of_row, of_plan) = (Arc::clone(namespace), row.clone(), interface.clone());
-    interface.default_routes = blocking(move || {
+    let made = blocking(move || {
         // A crash between row and release may have left a link under this very name.
         links::remove(&of_row.host_ifname)?;
         let pair = Pair {
@@ -192,9 +208,9 @@ async fn build(
             interface: &of_plan,
         };
         links::create(&pair, &inside)
-    })
-    .await?;
-    program(node, &row, stamp, deadline).await?;
+    });
+    interface.default_routes = measures.step(Step::Links, made).await?;
+    measures.step(Step::Engine, program(node, &row, stamp, deadline)).await?;
     let (inside, of_row) = (Arc::clone(namespace), row.clone());
     blocking(move || links::open_host_end(&of_row.host_ifname, &inside, of_row.id.ifname()))
         .await?;

@@ -1,0 +1,156 @@
+//! What netmaster tells of itself: see the crate `telemetry`.
+
+use std::time::Instant;
+
+use control_model::{Key, Kind, Ledger, Object};
+use control_store::{Commit, StoreError};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use telemetry::{Labels, Observed, Readiness, sample, sample_each};
+
+use crate::master::Master;
+use crate::sessions::{Sessions, Standing};
+
+/// Most networks with series of their own; the first by tenant and name have them.
+const NETWORKS_MAX: usize = 1000;
+/// Most nodes with series of their own.
+const NODES_MAX: usize = 2000;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+/// Latencies of the store's transactions. Clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Transactions {
+    latencies: Family<Outcome, Histogram, fn() -> Histogram>,
+}
+
+impl Default for Transactions {
+    fn default() -> Self {
+        let latencies = telemetry::latencies as fn() -> Histogram;
+        Self { latencies: Family::new_with_constructor(latencies) }
+    }
+}
+
+impl Transactions {
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        let help = "Time a transaction of the store took, to when it was durable";
+        registry.register("store_transaction_duration_seconds", help, self.latencies.clone());
+    }
+
+    /// Does a transaction and notes how long it took.
+    pub(crate) async fn timed(
+        &self,
+        transaction: impl Future<Output = Result<Commit, StoreError>>,
+    ) -> Result<Commit, StoreError> {
+        let started = Instant::now();
+        let done = transaction.await;
+        let outcome = match &done {
+            Ok(Commit::Committed(_)) => "committed",
+            Ok(Commit::Conflict) => "conflict",
+            Err(_) => "failed",
+        };
+        let latency = telemetry::seconds(started.elapsed());
+        self.latencies.get_or_create(&Outcome { outcome }).observe(latency);
+        done
+    }
+}
+
+/// What the pages look at.
+pub(crate) struct Observer {
+    pub(crate) master: Master,
+    pub(crate) sessions: Sessions,
+}
+
+impl Observed for Observer {
+    async fn readiness(&self) -> Readiness {
+        match self.master.read(|_| ()).await {
+            Ok(()) => Readiness::Ready,
+            Err(failure) => Readiness::NotReady(format!("the store cannot be read: {failure}")),
+        }
+    }
+
+    async fn sample(&self, into: &mut Registry) {
+        let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
+        sample_each(into, "build_info", "1, with the version as label", [(version, 1)]);
+        let read = self.master.read(|state| {
+            sample(into, "store_revision", "Revision of the store as last read", state.revision);
+            objects(into, &state.ledger);
+            tags(into, &state.ledger);
+            addresses(into, &state.ledger);
+            self.nodes(into, &state.ledger, state.revision);
+        });
+        let is_readable = u64::from(read.await.is_ok());
+        sample(into, "store_readable", "1 if the store answers", is_readable);
+    }
+}
+
+impl Observer {
+    /// Nodes that are behind are told by the lag, nodes that are away by `connected`.
+    fn nodes(&self, into: &mut Registry, ledger: &Ledger, revision: u64) {
+        let nodes = ledger.intent().objects(Kind::Node);
+        let keys = nodes.iter().map(Object::key).take(NODES_MAX);
+        let standings: Vec<(Labels, Standing)> = keys
+            .filter_map(|key| {
+                let Key::Node(name) = key else { return None };
+                Some((vec![("node", name.to_string())], self.sessions.standing(&name)))
+            })
+            .collect();
+        let values = |of: fn(&Standing) -> u64| {
+            standings.iter().map(move |(labels, standing)| (labels.clone(), of(standing)))
+        };
+        let connected = values(|standing| standing.connected.into());
+        sample_each(into, "node_connected", "1 if the node's stream is open", connected);
+        let acked = values(|standing| standing.acked);
+        sample_each(into, "node_acked_revision", "What the node has in force", acked);
+        let lag = standings
+            .iter()
+            .filter(|(_, standing)| standing.connected)
+            .map(|(labels, standing)| (labels.clone(), revision.saturating_sub(standing.acked)));
+        let help = "Revisions the store is ahead of what a connected node has in force";
+        sample_each(into, "watch_lag_revisions", help, lag);
+    }
+}
+
+fn objects(into: &mut Registry, ledger: &Ledger) {
+    let counts = Kind::ALL.map(|kind| {
+        (vec![("kind", kind.name().to_owned())], ledger.intent().objects(kind).len() as u64)
+    });
+    sample_each(into, "objects", "Objects by kind", counts);
+}
+
+fn tags(into: &mut Registry, ledger: &Ledger) {
+    let pools = [("vlan", ledger.vlans()), ("vxlan", ledger.vxlans())];
+    let label = |kind: &str| vec![("encap", kind.to_owned())];
+    let used = pools.map(|(kind, pool)| (label(kind), pool.count()));
+    sample_each(into, "tags_used", "VLAN ids and VNIs in use", used);
+    let free = pools.map(|(kind, pool)| (label(kind), pool.available_count()));
+    sample_each(into, "tags_free", "VLAN ids and VNIs of the range that are free", free);
+}
+
+fn addresses(into: &mut Registry, ledger: &Ledger) {
+    let networks = ledger.intent().networks().take(NETWORKS_MAX);
+    let pools: Vec<(Labels, u64, u64)> = networks
+        .filter_map(|network| {
+            let holdings = ledger.holdings(&network.key)?;
+            let labels = vec![
+                ("tenant", network.key.tenant.to_string()),
+                ("network", network.key.network.to_string()),
+            ];
+            let free = holdings.network().available_count();
+            Some((labels, holdings.held_count() as u64, free))
+        })
+        .collect();
+    let used = pools.iter().map(|(labels, used, _)| (labels.clone(), *used));
+    let help = "IPv4 addresses that endpoints and reservations hold, in all pools of a network";
+    sample_each(into, "addresses_used", help, used);
+    let free = pools.iter().map(|(labels, _, free)| (labels.clone(), *free));
+    let help = "IPv4 addresses of a network that are free, pools of groups apart";
+    sample_each(into, "addresses_free", help, free);
+    let omitted = ledger.intent().networks().count().saturating_sub(NETWORKS_MAX) as u64;
+    sample(into, "networks_without_series", "Networks above the bound of series", omitted);
+}

@@ -1,0 +1,185 @@
+//! Each gRPC request with an id, a line in the log and its latency.
+//!
+//! The id is the client's `x-request-id` if it sent a usable one, else a new one. It goes back in
+//! the answer's metadata and stands on every line that the request's handling logs, so that what a
+//! user sees can be found in the log.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use tonic::{Code, Status};
+use tracing::{Instrument as _, debug, info, info_span};
+
+use crate::{latencies, seconds};
+
+/// The header that carries a request's id.
+pub const REQUEST_ID: &str = "x-request-id";
+/// Longest id taken over from a client, in bytes.
+const ID_BYTES_MAX: usize = 64;
+/// Stands for methods that there are not: clients must not make series.
+const UNKNOWN: &str = "unknown";
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Call {
+    method: String,
+    code: String,
+}
+
+/// The requests of a daemon.
+#[derive(Debug, Clone)]
+pub struct Requests {
+    latencies: Family<Call, Histogram, fn() -> Histogram>,
+    quiet: &'static [&'static str],
+}
+
+impl Requests {
+    /// Methods whose name is in `quiet` are logged at level debug when they succeed, all others at
+    /// info.
+    #[must_use]
+    pub fn new(quiet: &'static [&'static str]) -> Self {
+        let latencies = Family::new_with_constructor(latencies as fn() -> Histogram);
+        Self { latencies, quiet }
+    }
+
+    /// Registers their latencies.
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "Time to the answer of an API request, or to the start of a stream";
+        registry.register("api_request_duration_seconds", help, self.latencies.clone());
+    }
+
+    /// Puts itself in front of the services of `router`.
+    pub fn observe(self, router: Router) -> Router {
+        router.layer(from_fn_with_state(self, handle))
+    }
+
+    fn took(&self, path: &str, code: Code, started: Instant) {
+        // "/control.v1.NetMaster/Create"; what is not implemented may be any text.
+        let known = path.strip_prefix('/').filter(|_| code != Code::Unimplemented);
+        let method = known.unwrap_or(UNKNOWN);
+        let elapsed = started.elapsed();
+        let call = Call { method: method.to_owned(), code: format!("{code:?}") };
+        self.latencies.get_or_create(&call).observe(seconds(elapsed));
+        let millis = elapsed.as_millis() as u64;
+        let name = method.rsplit('/').next().unwrap_or(method);
+        if code == Code::Ok && self.quiet.contains(&name) {
+            debug!(?code, millis, "answered");
+        } else {
+            info!(?code, millis, "answered");
+        }
+    }
+}
+
+async fn handle(State(requests): State<Requests>, request: Request, next: Next) -> Response {
+    if !is_grpc(request.headers()) {
+        // gRPC over HTTP/2: "Servers should respond with HTTP status 415".
+        let is_call = request.method() == Method::POST;
+        let status =
+            if is_call { StatusCode::UNSUPPORTED_MEDIA_TYPE } else { StatusCode::NOT_FOUND };
+        return status.into_response();
+    }
+    let started = Instant::now();
+    let id = request_id(request.headers());
+    let path = request.uri().path().to_owned();
+    let method = path.get(..path.len().min(ID_BYTES_MAX)).unwrap_or(UNKNOWN);
+    let span = info_span!("request", id, method);
+    let work = async {
+        let mut response = next.run(request).await;
+        // An answer that is no error has its status behind the message.
+        let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code());
+        if let Ok(value) = HeaderValue::from_str(&id) {
+            response.headers_mut().insert(HeaderName::from_static(REQUEST_ID), value);
+        }
+        requests.took(&path, code, started);
+        response
+    };
+    work.instrument(span).await
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn request_id(headers: &HeaderMap) -> String {
+    let sent = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    let usable = |id: &&str| {
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        !id.is_empty() && id.len() <= ID_BYTES_MAX && id.bytes().all(is_plain)
+    };
+    let fresh = || format!("{:016x}", RandomState::new().build_hasher().finish());
+    sent.filter(usable).map_or_else(fresh, str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use prometheus_client::encoding::text::encode_registry;
+    use tonic::codegen::Service as _;
+
+    use super::*;
+
+    fn id_for(sent: &str) -> String {
+        let mut headers = HeaderMap::new();
+        headers.insert(REQUEST_ID, HeaderValue::from_str(sent).unwrap());
+        request_id(&headers)
+    }
+
+    async fn call(router: &mut Router, path: &str, kind: &str) -> Response {
+        let request = Request::post(path).header(header::CONTENT_TYPE, kind);
+        router.call(request.body(Body::empty()).unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_not_grpc_never_reaches_a_service() {
+        let services = Router::new().route("/a.B/C", axum::routing::post(|| async { "done" }));
+        let mut router = Requests::new(&[]).observe(services);
+        let refused = call(&mut router, "/a.B/C", "text/plain").await;
+        assert_eq!(refused.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        assert_eq!(call(&mut router, "/a.B/C", "application/grpc").await.status(), StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn methods_that_there_are_not_share_one_series() {
+        let requests = Requests::new(&[]);
+        let services = tonic::service::Routes::builder().routes().into_axum_router();
+        let mut router = requests.clone().observe(services);
+        for path in ["/a.B/C", "/d.E/F", "/d.E/G"] {
+            let response = call(&mut router, path, "application/grpc").await;
+            assert_eq!(response.headers()["grpc-status"], "12");
+            assert_eq!(response.headers()[REQUEST_ID].len(), 16);
+        }
+        let (mut registry, mut text) = (crate::registry(), String::new());
+        requests.register(&mut registry);
+        encode_registry(&mut text, &registry).unwrap();
+        let counts: Vec<&str> = text.lines().filter(|line| line.contains("_count")).collect();
+        assert_eq!(
+            counts,
+            [
+                "weir_api_request_duration_seconds_count{method=\"unknown\",code=\"Unimplemented\"} 3"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_usable_id_of_the_client_is_kept_and_any_other_replaced() {
+        assert_eq!(id_for("deploy-7.a_B"), "deploy-7.a_B");
+        assert_eq!(id_for(&"x".repeat(64)).len(), 64);
+        for odd in ["", "a b", "a\tb", "x=y", &"x".repeat(65)] {
+            let id = id_for(odd);
+            assert_eq!(id.len(), 16, "{odd:?}: {id}");
+            assert!(id.bytes().all(|b| b.is_ascii_hexdigit()), "{odd:?}: {id}");
+        }
+        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+    }
+}
