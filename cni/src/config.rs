@@ -17,6 +17,7 @@ use crate::journal::{Journal, Level};
 use crate::version::Version;
 
 const SOCKET: &str = "/run/weir/cni.sock";
+const STATE_DIR: &str = "/var/lib/weir";
 /// Seconds; runtimes give up after minutes, kubelet's own budget for a plugin is about 30.
 const TIMEOUT: u64 = 25;
 /// Seconds.
@@ -33,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) network: String,
     pub(crate) group: String,
     pub(crate) socket: PathBuf,
+    /// netplugin's; the deletion queue is in it.
+    pub(crate) state_dir: PathBuf,
     /// 0: from the underlay.
     pub(crate) mtu: u32,
     pub(crate) timeout: Duration,
@@ -91,6 +94,7 @@ struct Raw {
     network: String,
     group: String,
     socket: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
     mtu: u32,
     timeout_seconds: Option<u64>,
     log_file: Option<PathBuf>,
@@ -158,6 +162,7 @@ impl Config {
             network: raw.network,
             group: raw.group,
             socket: raw.socket.unwrap_or_else(|| SOCKET.into()),
+            state_dir: raw.state_dir.unwrap_or_else(|| STATE_DIR.into()),
             mtu: raw.mtu,
             timeout: Duration::from_secs(seconds),
             journal: raw.log_file.map(|file| Journal { file, level: raw.log_level }),

@@ -3,7 +3,7 @@
 //! A container runtime executes it once per operation with `CNI_*` in the environment and the
 //! network configuration on stdin. The plugin checks both, asks netplugin over its unix socket
 //! and prints the result, or the error object, on stdout in the shape of the configuration's
-//! CNI version. It holds no state: everything durable is netplugin's.
+//! CNI version. It holds no state but the deletion queue: everything else durable is netplugin's.
 
 mod call;
 mod command;
@@ -11,6 +11,7 @@ mod config;
 mod environment;
 mod failure;
 mod journal;
+mod queue;
 mod success;
 mod version;
 

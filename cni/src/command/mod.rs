@@ -5,9 +5,8 @@
 
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use cni_api::v1::{AddRequest, CheckRequest, Code, DelRequest, GcRequest};
 use serde_json::Value;
@@ -17,6 +16,7 @@ use crate::config::{Config, stated_version};
 use crate::environment::{Command, Environment};
 use crate::failure::Failure;
 use crate::journal::Event;
+use crate::queue::{NotQueued, enqueue};
 use crate::success::{Sandbox, added, versions};
 use crate::version::Version;
 
@@ -107,7 +107,7 @@ fn operate(command: Command, env: &Environment, config: &Config) -> Result<Optio
 fn add(env: &Environment, config: &Config) -> Result<Value, Failure> {
     let request = add_request(env, config)?;
     if !env.overrides_netns() {
-        refuse_own_netns(Path::new(env.netns()), Path::new(OWN_NETNS))?;
+        refuse_own_netns(env.netns())?;
     }
     let attachment = env.attachment();
     let reply = Call::connect(&config.socket, config.timeout)?.add(request)?;
@@ -196,28 +196,49 @@ fn distinct<'a>(
 
 /// Moving an interface into the plugin's own namespace would leave it on the host, where nobody
 /// removes it.
-fn refuse_own_netns(netns: &Path, own: &Path) -> Result<(), Failure> {
-    let unusable = |path: &Path, error: &std::io::Error| {
-        Failure::new(
-            Code::InvalidNetns,
-            format!("cannot use CNI_NETNS {}: {error}", path.display()),
-        )
-    };
-    let theirs = std::fs::metadata(netns).map_err(|e| unusable(netns, &e))?;
-    let ours = std::fs::metadata(own).map_err(|e| unusable(own, &e))?;
-    if (theirs.dev(), theirs.ino()) != (ours.dev(), ours.ino()) {
-        return Ok(());
-    }
-    Err(Failure::new(
-        Code::InvalidNetns,
-        "plugin's netns and netns from CNI_NETNS should not be the same",
-    )
-    .details("set CNI_NETNS_OVERRIDE=1 where that is meant"))
+fn refuse_own_netns(netns: &str) -> Result<(), Failure> {
+    std::fs::metadata(netns).map_err(|error| {
+        Failure::new(Code::InvalidNetns, format!("cannot use CNI_NETNS {netns}: {error}"))
+    })?;
+    if is_own_netns(netns) { Err(own_netns()) } else { Ok(()) }
 }
 
+/// A namespace that is gone, or that nobody named, is not ours.
+fn is_own_netns(netns: &str) -> bool {
+    let file = |path: &str| std::fs::metadata(path).map(|m| (m.dev(), m.ino()));
+    let theirs = file(netns);
+    theirs.is_ok_and(|theirs| file(OWN_NETNS).is_ok_and(|ours| ours == theirs))
+}
+
+fn own_netns() -> Failure {
+    let msg = "plugin's netns and netns from CNI_NETNS should not be the same";
+    Failure::new(Code::InvalidNetns, msg).details("set CNI_NETNS_OVERRIDE=1 where that is meant")
+}
+
+/// DEL: asks netplugin, or its queue where there is none.
 fn del(env: &Environment, config: &Config) -> Result<(), Failure> {
-    let request = DelRequest { attachment: Some(env.attachment()), netns: env.netns().to_owned() };
-    Call::connect(&config.socket, config.timeout)?.del(request)
+    if !env.overrides_netns() && is_own_netns(env.netns()) {
+        return Err(own_netns());
+    }
+    let deadline = Instant::now() + config.timeout;
+    let attachment = env.attachment();
+    let request =
+        DelRequest { attachment: Some(attachment.clone()), netns: env.netns().to_owned() };
+    let ask = |timeout| Call::connect(&config.socket, timeout)?.del(request.clone());
+    let failure = match ask(config.timeout) {
+        Err(failure) if failure.code == Code::DaemonUnreachable as u32 => failure,
+        answered => return answered,
+    };
+    let queue = config.state_dir.join("cni-queue");
+    match enqueue(&queue, &config.socket, &attachment, deadline) {
+        Ok(()) => Ok(()),
+        // It started meanwhile.
+        Err(NotQueued::Present) => ask(deadline.saturating_duration_since(Instant::now())),
+        Err(NotQueued::Failed(why)) => {
+            let details = format!("{}; the DEL cannot be queued: {why}", failure.details);
+            Err(failure.details(details))
+        }
+    }
 }
 
 fn check(env: &Environment, config: &Config) -> Result<(), Failure> {

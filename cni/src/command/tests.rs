@@ -1,5 +1,6 @@
 //! Golden tests: environment and stdin in, stdout, stderr and exit code out.
 
+use std::path::Path;
 use std::sync::Mutex;
 
 use cni_api::v1::cni_server::{Cni, CniServer};
@@ -171,7 +172,12 @@ fn a_missing_daemon_has_a_code_for_each_command() {
     config["cniVersion"] = json!("1.1.0");
     config["prevResult"] = json!({"interfaces": [], "ips": []});
     config["cni.dev/valid-attachments"] = json!([]);
-    for (command, code) in [("DEL", 100), ("CHECK", 11), ("GC", 100), ("STATUS", 50)] {
+    config["stateDir"] = json!("/proc/no-such-dir");
+    let del = refused(&env_with(&[("CNI_COMMAND", "DEL"), ("CNI_NETNS", "/x")]), &config);
+    assert_eq!(del["code"], json!(100));
+    let details = del["details"].as_str().unwrap();
+    assert!(details.contains("the DEL cannot be queued: No such file"), "{details}");
+    for (command, code) in [("CHECK", 11), ("GC", 100), ("STATUS", 50)] {
         assert_eq!(
             refused(&env_with(&[("CNI_COMMAND", command), ("CNI_NETNS", "/x")]), &config),
             json!({"cniVersion": "1.1.0", "code": code,
@@ -395,6 +401,7 @@ fn a_failed_operation_is_in_the_log_file_with_its_reason() {
     let mut config = config_with("socket", json!("/no/such.sock"));
     config["logFile"] = json!(log);
     config["logLevel"] = json!("error");
+    config["stateDir"] = json!("/dev/null");
     refused(&env_with(&[("CNI_COMMAND", "DEL")]), &config);
     let line: Value = serde_json::from_str(&std::fs::read_to_string(log).unwrap()).unwrap();
     assert_eq!(line["command"], json!("DEL"));

@@ -20,6 +20,7 @@ mod naming;
 mod node;
 mod ports;
 mod program;
+mod queue;
 mod reconcile;
 mod refusal;
 mod roster;
@@ -46,6 +47,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use config::{Arguments, Config, LogFormat};
 use node::Node;
+use queue::Queue;
 use roster::Roster;
 use store::Store;
 
@@ -116,12 +118,14 @@ async fn run(config: Config, levels: &LevelSwitch) -> anyhow::Result<()> {
     let roster = Roster::load(store)?;
     let attachments = roster.rows().len();
     info!(node = %config.node, attachments, version = env!("CARGO_PKG_VERSION"), "netplugin starts");
+    let queue = take_over_queue(&config, &roster).await;
     let node = Arc::new(Node::new(config, roster));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     // An end that is dropped stops the server as one that is used does.
-    let mut server = tokio::spawn(service::serve(Arc::clone(&node), async { drop(stopped.await) }));
+    let mut server =
+        tokio::spawn(service::serve(Arc::clone(&node), queue, async { drop(stopped.await) }));
     let early = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
@@ -137,6 +141,21 @@ async fn run(config: Config, levels: &LevelSwitch) -> anyhow::Result<()> {
         ended
     };
     Ok(ended??)
+}
+
+/// A queue that cannot be had is no reason to leave the node's containers alone.
+async fn take_over_queue(config: &Config, roster: &Roster) -> Option<Queue> {
+    let dir = config.state_dir.join("cni-queue");
+    match Queue::lock(&dir) {
+        Ok(queue) => {
+            queue.take_over(roster).await;
+            Some(queue)
+        }
+        Err(error) => {
+            error!(queue = %dir.display(), %error, "no deletion queue: DELs from before this start wait for the next");
+            None
+        }
+    }
 }
 
 /// Runs what goes on for as long as the process does.

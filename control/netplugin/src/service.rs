@@ -27,6 +27,7 @@ use crate::attach::{self, Added, Wish, WishedAddress};
 use crate::attachment::AttachmentId;
 use crate::naming::host_mac;
 use crate::node::Node;
+use crate::queue::Queue;
 use crate::refusal::Refusal;
 
 /// Where a caller names no deadline.
@@ -45,13 +46,16 @@ pub(crate) enum Error {
     Serve(#[from] tonic::transport::Error),
 }
 
-/// Serves until `stop` is done and the operations under way have been answered.
+/// Serves until `stop` is done and the operations under way have been answered. Lets go of `queue`
+/// once its socket takes connections.
 pub(crate) async fn serve(
     node: Arc<Node>,
+    queue: Option<Queue>,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), Error> {
     let path = node.config.run_dir.join("cni.sock");
     let listener = listen(&path).map_err(|source| Error::Listen { path: path.clone(), source })?;
+    drop(queue);
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<CniServer<Service>>().await;
     let reflection = tonic_reflection::server::Builder::configure()

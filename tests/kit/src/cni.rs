@@ -85,6 +85,7 @@ impl Node {
             "name": "weir",
             "type": "weir-cni",
             "socket": self.cni_socket(),
+            "stateDir": self.state_dir(),
         });
         for (key, value) in keys.as_object().into_iter().flatten() {
             config[key] = value.clone();

@@ -11,6 +11,7 @@ mod ctl;
 mod foreign;
 mod hostile;
 mod job;
+mod lessons;
 mod metrics;
 mod offloads;
 mod packet;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
     let modules = [
         job::tests,
         cni::tests,
+        lessons::tests,
         refusals::tests,
         api::tests,
         policy::tests,

@@ -5,8 +5,10 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use control_model::EndpointId;
+use tokio::time::timeout;
 
 use super::blocking;
 use crate::attachment::{Address, Attachment, AttachmentId, Interface, State};
@@ -17,6 +19,9 @@ use crate::program::Applied;
 use crate::refusal::Refusal;
 use crate::roster::port_of;
 use cni_api::v1::StatusReply;
+
+/// Either of the two may just be starting, which takes well under a second.
+const ENGINE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Checks an attachment; `listed` are the addresses its ADD result has, without prefix lengths.
 pub(crate) async fn check(
@@ -78,7 +83,12 @@ fn difference(ours: &Interface, listed: &[IpAddr], seen: &Seen) -> Option<String
 }
 
 async fn check_port(node: &Node, row: &Attachment) -> Result<(), Refusal> {
-    let Applied { engine, failed_ports, .. } = node.programmer.watch().borrow().clone();
+    let mut applied = node.programmer.watch();
+    let there = applied.wait_for(|now| now.engine.is_some());
+    let Applied { engine, failed_ports, .. } = match timeout(ENGINE_PATIENCE, there).await {
+        Ok(Ok(now)) => now.clone(),
+        Ok(Err(_)) | Err(_) => return Err(Refusal::Late("vrouterd")),
+    };
     let engine = engine.ok_or(Refusal::Late("vrouterd"))?;
     if let Some(reason) = port_of(row).and_then(|port| failed_ports.get(&port)) {
         return Err(Refusal::Engine { what: "the port", reason: reason.clone() });

@@ -174,7 +174,7 @@ fn behind(site: &mut Site) -> Result<()> {
     let before = site.traces()?;
     let list = json!({ "cniVersion": "1.0.0", "name": "behind", "plugins": [
         { "type": "ptp", "ipam": { "type": "static", "addresses": [{ "address": "10.9.9.2/24", "gateway": "10.9.9.1" }] } },
-        { "type": "weir-cni", "socket": site.node().cni_socket(), "tenant": "blue", "network": "front" },
+        { "type": "weir-cni", "socket": site.node().cni_socket(), "stateDir": site.node().state_dir(), "tenant": "blue", "network": "front" },
     ] });
     std::fs::write(site.configurations().join("behind.conflist"), list.to_string())?;
     let guest = Guest::new()?;

@@ -82,6 +82,7 @@ impl Site {
         let mut ours = json!({
             "type": "weir-cni",
             "socket": self.node().cni_socket(),
+            "stateDir": self.node().state_dir(),
             "tenant": "blue",
             "network": "front",
             "capabilities": { "ips": true, "mac": true, "dns": true, "aliases": true },

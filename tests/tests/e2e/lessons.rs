@@ -1,0 +1,217 @@
+//! What other plugins learned the hard way (lesson N: the numbered list of lessons in the reference
+//! that the CNI issue names), where no other module has the scene for it.
+
+use std::fs;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use kit::{CONTAINER_IFNAME, Daemon, OneNode, Purpose, Topology, ping, run, wait_until};
+use serde_json::{Value, json};
+
+use crate::Test;
+use crate::runtime::{Plug, Traces, refusal};
+use crate::shared::sharing;
+use crate::site::{BOUND, configure};
+
+pub(crate) fn tests() -> Vec<Test> {
+    sharing(
+        build,
+        &[
+            ("cni_1_lesson_2_what_netplugin_knows_survives_its_run_directory", run_dir_lost),
+            ("cni_1_lesson_5_a_del_without_netplugin_succeeds_and_is_done_at_its_start", queued),
+            (
+                "cni_1_lesson_5_a_queued_del_does_not_hit_the_attachment_that_follows",
+                queued_then_added,
+            ),
+            ("cni_1_lesson_5_without_a_queue_the_del_says_who_is_missing", no_queue),
+            ("cni_1_lesson_7_check_without_netplugin_asks_to_try_again", check_without),
+            ("cni_1_lesson_8_check_does_not_mind_what_udev_does_to_the_host_end", host_end_changed),
+            ("cni_1_lesson_9_the_del_of_an_old_sandbox_leaves_the_new_one_alone", old_sandbox),
+            ("cni_1_lesson_17_a_storm_of_adds_does_not_starve_a_del", storm),
+        ],
+    )
+}
+
+fn build() -> Result<OneNode> {
+    let one = Topology::new(Purpose::Test).one_node()?;
+    let lines = ["tenant create blue", "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 front"];
+    configure(&one.node, &lines)?;
+    Ok(one)
+}
+
+fn traces(one: &OneNode) -> Result<Traces> {
+    Traces::of(&one.node, &["front"])
+}
+
+fn settled(one: &OneNode, before: &Traces) -> Result<()> {
+    wait_until(BOUND, "just what was before", || traces(one).ok().filter(|now| now == before))
+        .with_context(|| format!("{:?}, before {before:?}", traces(one)))?;
+    Ok(())
+}
+
+fn works(plug: &Plug) -> Result<()> {
+    let seen = ping(plug.netns().namespace(), "10.1.1.254".parse()?, 1)?;
+    ensure!(seen.received == 1, "the gateway is silent to {}", plug.id);
+    Ok(())
+}
+
+/// As a reboot does it: /run is empty, /var/lib is not.
+fn run_dir_lost(one: &mut OneNode) -> Result<()> {
+    let before = traces(one)?;
+    let plug = Plug::new(&one.node, "front")?;
+    let result = plug.add(&one.node)?;
+    one.node.stop(Daemon::Netplugin)?;
+    for entry in fs::read_dir(one.node.run_dir())? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().contains("cni")) {
+            fs::remove_file(path)?;
+        }
+    }
+    one.node.start(Daemon::Netplugin)?;
+    plug.call(&one.node, "CHECK", &result)?.success().context("CHECK after the restart")?;
+    plug.del(&one.node)?;
+    settled(one, &before)
+}
+
+fn queued(one: &mut OneNode) -> Result<()> {
+    let before = traces(one)?;
+    let (first, second) = (Plug::new(&one.node, "front")?, Plug::new(&one.node, "front")?);
+    first.add(&one.node)?;
+    second.add(&one.node)?;
+    for how in [Daemon::Netplugin, Daemon::Netmaster] {
+        // With netmaster away too, the address is freed once it is back.
+        if how == Daemon::Netmaster {
+            one.node.stop(Daemon::Netmaster)?;
+        }
+        one.node.kill(Daemon::Netplugin)?;
+        let plug = if how == Daemon::Netplugin { &first } else { &second };
+        plug.del(&one.node).context("DEL without netplugin")?;
+        plug.del(&one.node).context("DEL without netplugin, again")?;
+        let entry = format!("cni-queue/{}:{CONTAINER_IFNAME}.delete", plug.id);
+        ensure!(one.node.state_dir().join(&entry).exists(), "no {entry}");
+        one.node.start_unready(Daemon::Netplugin)?;
+        ensure!(!one.node.state_dir().join(&entry).exists(), "{entry} is still there");
+        if how == Daemon::Netmaster {
+            one.node.start(Daemon::Netmaster)?;
+        } else {
+            works(&second).context("the other container")?;
+        }
+    }
+    settled(one, &before)?;
+    let left = first.netns().netlink()?.link_by_name(CONTAINER_IFNAME)?;
+    ensure!(left.is_none(), "{left:?} is left in the container");
+    Ok(())
+}
+
+/// podman restarts a container under its id, in a new namespace.
+fn queued_then_added(one: &mut OneNode) -> Result<()> {
+    let before = traces(one)?;
+    let old = Plug::new(&one.node, "front")?;
+    old.add(&one.node)?;
+    let mut new = Plug::new(&one.node, "front")?;
+    new.id.clone_from(&old.id);
+    one.node.kill(Daemon::Netplugin)?;
+    old.del(&one.node)?;
+    drop(old);
+    one.node.start(Daemon::Netplugin)?;
+    let result = new.add(&one.node)?;
+    works(&new)?;
+    let queue = fs::read_dir(one.node.state_dir().join("cni-queue"))?;
+    let left: Vec<_> = queue.map(|entry| Ok(entry?.file_name())).collect::<Result<_>>()?;
+    ensure!(left == ["lock"], "{left:?} can still come of the queue");
+    new.call(&one.node, "CHECK", &result)?.success().context("CHECK of the new one")?;
+    works(&new)?;
+    new.del(&one.node)?;
+    settled(one, &before)
+}
+
+fn no_queue(one: &mut OneNode) -> Result<()> {
+    let before = traces(one)?;
+    let mut plug = Plug::new(&one.node, "front")?;
+    plug.add(&one.node)?;
+    one.node.stop(Daemon::Netplugin)?;
+    let state_dir = std::mem::replace(&mut plug.config["stateDir"], json!("/dev/null"));
+    let msg = plug.refused(&one.node, "DEL", 100)?;
+    ensure!(msg.contains("netplugin") && msg.contains("start it"), "{msg}");
+    one.node.start(Daemon::Netplugin)?;
+    plug.config["stateDir"] = state_dir;
+    plug.del(&one.node)?;
+    settled(one, &before)
+}
+
+fn check_without(one: &mut OneNode) -> Result<()> {
+    let before = traces(one)?;
+    let plug = Plug::new(&one.node, "front")?;
+    let result = plug.add(&one.node)?;
+    one.node.stop(Daemon::Netplugin)?;
+    refusal(&plug.call(&one.node, "CHECK", &result)?, 11)?;
+    one.node.start(Daemon::Netplugin)?;
+    plug.call(&one.node, "CHECK", &result)?.success().context("CHECK")?;
+    plug.del(&one.node)?;
+    settled(one, &before)
+}
+
+fn host_end_changed(one: &mut OneNode) -> Result<()> {
+    let before = traces(one)?;
+    let plug = Plug::new(&one.node, "front")?;
+    let result = plug.add(&one.node)?;
+    let host = result["interfaces"][0]["name"].as_str().context("no host end")?;
+    let mut command = Command::new("ip");
+    command.args(["link", "set", host, "address", "0a:00:00:00:0b:ad"]);
+    run(one.node.namespace(), command)?.success()?;
+    plug.call(&one.node, "CHECK", &result)?.success().context("CHECK")?;
+    works(&plug)?;
+    plug.del(&one.node)?;
+    settled(one, &before)
+}
+
+/// Two sandboxes of one pod overlap: only container ids tell them apart.
+fn old_sandbox(one: &mut OneNode) -> Result<()> {
+    let before = traces(one)?;
+    let (mut old, mut new) = (Plug::new(&one.node, "front")?, Plug::new(&one.node, "front")?);
+    for plug in [&mut old, &mut new] {
+        plug.args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0".into();
+    }
+    old.add(&one.node)?;
+    let result = new.add(&one.node)?;
+    old.del(&one.node)?;
+    old.del(&one.node)?;
+    new.call(&one.node, "CHECK", &result)?.success().context("CHECK of the new sandbox")?;
+    works(&new)?;
+    new.del(&one.node)?;
+    settled(one, &before)
+}
+
+/// Every slot for ADDs is taken by one that waits for an engine that is away.
+fn storm(one: &mut OneNode) -> Result<()> {
+    let before = traces(one)?;
+    let mut plug = Plug::new(&one.node, "front")?;
+    plug.config["timeoutSeconds"] = json!(4);
+    plug.add(&one.node)?;
+    let add = |_| -> Result<Plug> {
+        let mut plug = Plug::new(&one.node, "front")?;
+        plug.config["timeoutSeconds"] = json!(4);
+        Ok(plug)
+    };
+    let adds = (0..12).map(add).collect::<Result<Vec<Plug>>>()?;
+    one.node.stop(Daemon::Vrouterd)?;
+    let node = &one.node;
+    let took = thread::scope(|scope| -> Result<Duration> {
+        for add in &adds {
+            scope.spawn(|| add.call(node, "ADD", &Value::Null));
+        }
+        let busy = || (crate::site::links(node).ok()?.len() > 8).then_some(());
+        wait_until(BOUND, "ADDs to be under way", busy)?;
+        let started = Instant::now();
+        plug.del(node)?;
+        Ok(started.elapsed())
+    })?;
+    one.node.start(Daemon::Vrouterd)?;
+    ensure!(took < Duration::from_secs(1), "the DEL took {took:?}");
+    for add in &adds {
+        add.del(&one.node)?;
+    }
+    settled(one, &before)
+}
