@@ -1,5 +1,6 @@
 //! Endpoints, the nodes they live on, and addresses reserved before there is an endpoint.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use flowtable::ids::Mac;
@@ -7,8 +8,10 @@ use flowtable::ids::Mac;
 use crate::key::{LeaseKey, NetworkKey};
 use crate::name::{EndpointId, GroupName, Label, NetworkName, NodeName, Owner, TenantName};
 use crate::refusal::{Reason, Refused};
+use crate::service::ContainerLabel;
 
-/// Where an endpoint is, and what its runtime calls it. Only for people to read, except the node.
+/// Where an endpoint is, and what its runtime calls it. All but node and labels is only for people to
+/// read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
     /// The node.
@@ -19,6 +22,8 @@ pub struct Host {
     pub container_id: Label,
     /// The container's name.
     pub container_name: Label,
+    /// What services select by.
+    pub labels: BTreeSet<ContainerLabel>,
 }
 
 /// An endpoint as a node asks for it.

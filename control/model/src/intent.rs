@@ -5,14 +5,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use crate::app_profile::AppProfile;
+use crate::bgp::Bgp;
 use crate::endpoint::{AddressLease, Endpoint, EndpointSpec, LeaseSpec, Node};
 use crate::global::{Global, GlobalSpec};
 use crate::group::{EndpointGroup, GroupSpec};
-use crate::key::{GroupKey, Key, Kind, LeaseKey, NetworkKey, PolicyKey, ProfileKey, RuleKey};
-use crate::name::{EndpointId, NodeName, TenantName};
+use crate::key::{
+    AppProfileKey, GroupKey, Key, Kind, LeaseKey, NetworkKey, PolicyKey, ProfileKey, RuleKey,
+    ServiceKey,
+};
+use crate::name::{EndpointId, HostName, NodeName, TenantName};
 use crate::network::{Network, NetworkSpec};
 use crate::profile::NetProfile;
 use crate::rule::{Rule, RuleSpec};
+use crate::service::{Service, ServiceSpec};
 use crate::tenant::{Tenant, TenantSpec};
 
 /// Any stored object.
@@ -38,6 +44,12 @@ pub enum Object {
     AddressLease(AddressLease),
     /// A net profile.
     NetProfile(NetProfile),
+    /// A service.
+    Service(Service),
+    /// An application profile.
+    AppProfile(AppProfile),
+    /// A host's BGP settings.
+    Bgp(Bgp),
 }
 
 impl Object {
@@ -55,6 +67,9 @@ impl Object {
             Self::Node(o) => Key::Node(o.name.clone()),
             Self::AddressLease(o) => Key::AddressLease(o.key()),
             Self::NetProfile(o) => Key::NetProfile(o.key.clone()),
+            Self::Service(o) => Key::Service(o.spec.key.clone()),
+            Self::AppProfile(o) => Key::AppProfile(o.key.clone()),
+            Self::Bgp(o) => Key::Bgp(o.host.clone()),
         }
     }
 
@@ -70,7 +85,9 @@ impl Object {
             Self::Endpoint(o) => Some(&o.network.tenant),
             Self::AddressLease(o) => Some(&o.network.tenant),
             Self::NetProfile(o) => Some(&o.key.tenant),
-            Self::Global(_) | Self::Node(_) => None,
+            Self::Service(o) => Some(&o.spec.key.tenant),
+            Self::AppProfile(o) => Some(&o.key.tenant),
+            Self::Global(_) | Self::Node(_) | Self::Bgp(_) => None,
         }
     }
 }
@@ -98,6 +115,36 @@ pub enum Spec {
     AddressLease(LeaseSpec),
     /// A net profile.
     NetProfile(NetProfile),
+    /// A service.
+    Service(ServiceSpec),
+    /// An application profile.
+    AppProfile(AppProfile),
+    /// A host's BGP settings.
+    Bgp(Bgp),
+}
+
+impl Spec {
+    /// The identity of what is asked for; `None`: a reservation whose address is to be chosen.
+    #[must_use]
+    pub fn key(&self) -> Option<Key> {
+        Some(match self {
+            Self::Tenant(o) => Key::Tenant(o.name.clone()),
+            Self::Network(o) => Key::Network(o.key.clone()),
+            Self::EndpointGroup(o) => Key::EndpointGroup(o.key.clone()),
+            Self::Policy(key) => Key::Policy(key.clone()),
+            Self::Rule(o) => Key::Rule(o.key.clone()),
+            Self::Global(_) => Key::Global,
+            Self::Endpoint(o) => Key::Endpoint(o.id.clone()),
+            Self::Node(o) => Key::Node(o.name.clone()),
+            Self::AddressLease(o) => {
+                Key::AddressLease(LeaseKey { network: o.network.clone(), address: o.address? })
+            }
+            Self::NetProfile(o) => Key::NetProfile(o.key.clone()),
+            Self::Service(o) => Key::Service(o.key.clone()),
+            Self::AppProfile(o) => Key::AppProfile(o.key.clone()),
+            Self::Bgp(o) => Key::Bgp(o.host.clone()),
+        })
+    }
 }
 
 /// All stored objects, by key.
@@ -113,6 +160,9 @@ pub struct Intent {
     pub(crate) nodes: BTreeMap<NodeName, Node>,
     pub(crate) leases: BTreeMap<LeaseKey, AddressLease>,
     pub(crate) profiles: BTreeMap<ProfileKey, NetProfile>,
+    pub(crate) services: BTreeMap<ServiceKey, Service>,
+    pub(crate) app_profiles: BTreeMap<AppProfileKey, AppProfile>,
+    pub(crate) bgps: BTreeMap<HostName, Bgp>,
 }
 
 impl Intent {
@@ -129,6 +179,9 @@ impl Intent {
             Object::Node(o) => drop(self.nodes.insert(o.name.clone(), o)),
             Object::AddressLease(o) => drop(self.leases.insert(o.key(), o)),
             Object::NetProfile(o) => drop(self.profiles.insert(o.key.clone(), o)),
+            Object::Service(o) => drop(self.services.insert(o.spec.key.clone(), o)),
+            Object::AppProfile(o) => drop(self.app_profiles.insert(o.key.clone(), o)),
+            Object::Bgp(o) => drop(self.bgps.insert(o.host.clone(), o)),
         }
     }
 
@@ -145,6 +198,9 @@ impl Intent {
             Key::Node(name) => drop(self.nodes.remove(name)),
             Key::AddressLease(key) => drop(self.leases.remove(key)),
             Key::NetProfile(key) => drop(self.profiles.remove(key)),
+            Key::Service(key) => drop(self.services.remove(key)),
+            Key::AppProfile(key) => drop(self.app_profiles.remove(key)),
+            Key::Bgp(host) => drop(self.bgps.remove(host)),
         }
     }
 
@@ -162,6 +218,9 @@ impl Intent {
             Key::Node(name) => self.nodes.get(name).cloned().map(Object::Node),
             Key::AddressLease(key) => self.leases.get(key).cloned().map(Object::AddressLease),
             Key::NetProfile(key) => self.profiles.get(key).cloned().map(Object::NetProfile),
+            Key::Service(key) => self.services.get(key).cloned().map(Object::Service),
+            Key::AppProfile(key) => self.app_profiles.get(key).cloned().map(Object::AppProfile),
+            Key::Bgp(host) => self.bgps.get(host).cloned().map(Object::Bgp),
         }
     }
 
@@ -181,6 +240,11 @@ impl Intent {
             Kind::Node => self.nodes.values().cloned().map(Object::Node).collect(),
             Kind::AddressLease => self.leases.values().cloned().map(Object::AddressLease).collect(),
             Kind::NetProfile => self.profiles.values().cloned().map(Object::NetProfile).collect(),
+            Kind::Service => self.services.values().cloned().map(Object::Service).collect(),
+            Kind::AppProfile => {
+                self.app_profiles.values().cloned().map(Object::AppProfile).collect()
+            }
+            Kind::Bgp => self.bgps.values().cloned().map(Object::Bgp).collect(),
         }
     }
 
@@ -253,6 +317,27 @@ impl Intent {
     /// Every net profile, by key.
     pub fn profiles(&self) -> impl Iterator<Item = &NetProfile> {
         self.profiles.values()
+    }
+
+    /// Every service, by key.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
+    /// Every application profile, by key.
+    pub fn app_profiles(&self) -> impl Iterator<Item = &AppProfile> {
+        self.app_profiles.values()
+    }
+
+    /// The endpoints of its tenant that have every label a service selects by.
+    pub fn providers<'a>(
+        &'a self,
+        service: &'a ServiceSpec,
+    ) -> impl Iterator<Item = &'a Endpoint> + 'a {
+        self.endpoints.values().filter(|endpoint| {
+            endpoint.network.tenant == service.key.tenant
+                && service.selectors.is_subset(&endpoint.host.labels)
+        })
     }
 
     /// The endpoint with an address of a network.

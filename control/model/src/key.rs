@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 
 use crate::global::Global;
 use crate::name::{
-    EndpointId, GroupName, NetworkName, NodeName, PolicyName, ProfileName, RuleName, TenantName,
+    AppProfileName, EndpointId, GroupName, HostName, NetworkName, NodeName, PolicyName,
+    ProfileName, RuleName, ServiceName, TenantName,
 };
 use crate::refusal::{Reason, Refused};
 
@@ -32,11 +33,17 @@ pub enum Kind {
     AddressLease,
     /// A net profile.
     NetProfile,
+    /// A service.
+    Service,
+    /// An application profile.
+    AppProfile,
+    /// A host's BGP settings.
+    Bgp,
 }
 
 impl Kind {
     /// Every kind; what an object names comes before it.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Global,
         Self::Node,
         Self::Tenant,
@@ -45,6 +52,9 @@ impl Kind {
         Self::Rule,
         Self::NetProfile,
         Self::EndpointGroup,
+        Self::AppProfile,
+        Self::Service,
+        Self::Bgp,
         Self::AddressLease,
         Self::Endpoint,
     ];
@@ -63,6 +73,9 @@ impl Kind {
             Self::Node => "node",
             Self::AddressLease => "lease",
             Self::NetProfile => "netprofile",
+            Self::Service => "service",
+            Self::AppProfile => "appprofile",
+            Self::Bgp => "bgp",
         }
     }
 }
@@ -122,6 +135,15 @@ joined_key!(
 joined_key!(
     /// `tenant:profile`
     ProfileKey { tenant: TenantName, profile: ProfileName }, "tenant:profile"
+);
+
+joined_key!(
+    /// `tenant:service`
+    ServiceKey { tenant: TenantName, service: ServiceName }, "tenant:service"
+);
+joined_key!(
+    /// `tenant:app-profile`
+    AppProfileKey { tenant: TenantName, profile: AppProfileName }, "tenant:app-profile"
 );
 
 impl RuleKey {
@@ -186,6 +208,12 @@ pub enum Key {
     AddressLease(LeaseKey),
     /// A net profile.
     NetProfile(ProfileKey),
+    /// A service.
+    Service(ServiceKey),
+    /// An application profile.
+    AppProfile(AppProfileKey),
+    /// A host's BGP settings.
+    Bgp(HostName),
 }
 
 impl Key {
@@ -209,6 +237,9 @@ impl Key {
             Kind::Node => Self::Node(NodeName::parse(field, text)?),
             Kind::AddressLease => Self::AddressLease(LeaseKey::parse(field, text)?),
             Kind::NetProfile => Self::NetProfile(ProfileKey::parse(field, text)?),
+            Kind::Service => Self::Service(ServiceKey::parse(field, text)?),
+            Kind::AppProfile => Self::AppProfile(AppProfileKey::parse(field, text)?),
+            Kind::Bgp => Self::Bgp(HostName::parse(field, text)?),
         })
     }
 
@@ -226,6 +257,9 @@ impl Key {
             Self::Node(_) => Kind::Node,
             Self::AddressLease(_) => Kind::AddressLease,
             Self::NetProfile(_) => Kind::NetProfile,
+            Self::Service(_) => Kind::Service,
+            Self::AppProfile(_) => Kind::AppProfile,
+            Self::Bgp(_) => Kind::Bgp,
         }
     }
 }
@@ -243,6 +277,9 @@ impl fmt::Display for Key {
             Self::Node(name) => name.fmt(f),
             Self::AddressLease(key) => key.fmt(f),
             Self::NetProfile(key) => key.fmt(f),
+            Self::Service(key) => key.fmt(f),
+            Self::AppProfile(key) => key.fmt(f),
+            Self::Bgp(host) => host.fmt(f),
         }
     }
 }
@@ -264,6 +301,9 @@ mod tests {
             (Kind::Node, "host1.example"),
             (Kind::AddressLease, "red:net:10.1.1.5"),
             (Kind::NetProfile, "red:gold_1"),
+            (Kind::Service, "red:web"),
+            (Kind::AppProfile, "red:shop"),
+            (Kind::Bgp, "hostA"),
         ];
         for (kind, text) in keys {
             let key = Key::parse(kind, text).unwrap();

@@ -6,6 +6,8 @@
 //! all a node needs; [`Ledger`] adds what only the master needs: reference checks, address pools,
 //! tag pools and id counters. [`compile`] turns intent and placement into table entries.
 
+mod app_profile;
+mod bgp;
 mod compile;
 mod endpoint;
 mod global;
@@ -21,10 +23,13 @@ mod ranges;
 mod rate;
 mod refusal;
 mod rule;
+mod service;
 mod subnet;
 mod tag;
 mod tenant;
 
+pub use app_profile::AppProfile;
+pub use bgp::{AsNumber, Bgp, Neighbor};
 pub use compile::{Placement, compile};
 pub use endpoint::{AddressLease, Endpoint, EndpointSpec, Host, LeaseSpec, Node, mac_for};
 pub use flowtable::entry::{Direction, OnDeny, Permit, Tracking};
@@ -32,11 +37,16 @@ pub use flowtable::ids::{Bd, Dscp, Group, Mac, PortId, RuleId, Vrf};
 pub use global::{Global, GlobalSpec, PrivateSubnet};
 pub use group::{EndpointGroup, GroupSpec};
 pub use intent::{Intent, Object, Spec};
-pub use key::{GroupKey, Key, Kind, LeaseKey, NetworkKey, PolicyKey, ProfileKey, RuleKey};
-pub use ledger::{Change, Counters, Damaged, Holdings, Ledger, Outcome};
+pub use key::{
+    AppProfileKey, GroupKey, Key, Kind, LeaseKey, NetworkKey, PolicyKey, ProfileKey, RuleKey,
+    ServiceKey,
+};
+pub use ledger::{
+    Action, Applied, Batch, Change, Counters, Damaged, Holdings, Ledger, Outcome, RefusedObject,
+};
 pub use name::{
-    CfgdTag, EndpointId, GroupName, Label, NetworkName, NodeName, Owner, PolicyName, ProfileName,
-    RuleName, TenantName,
+    AppProfileName, CfgdTag, EndpointId, GroupName, HostName, Label, NetworkName, NodeName, Owner,
+    PolicyName, ProfileName, RuleName, ServiceName, TenantName,
 };
 pub use network::{Encap, Network, NetworkSpec, Tag, check_nw_type};
 pub use pool::{AddressPool, Holder, Unavailable};
@@ -45,6 +55,7 @@ pub use ranges::Ranges;
 pub use rate::{Bandwidth, Burst, RateLimit};
 pub use refusal::{Class, Reason, Refused};
 pub use rule::{AddressMatch, Peer, Protocol, Rule, RuleSpec, RuleText};
+pub use service::{ContainerLabel, Service, ServicePort, ServiceSpec, Transport};
 pub use subnet::{AddressRange, Subnet};
 pub use tag::{TagPool, TagRange};
 pub use tenant::{Tenant, TenantChange, TenantSettings, TenantSpec};

@@ -7,6 +7,7 @@ use crate::refusal::{Reason, Refused};
 
 const NAME_LEN_MAX: usize = 64;
 const TAG_LEN_MAX: usize = 128;
+const LONG_NAME_LEN_MAX: usize = 256;
 const IDENTIFIER_LEN_MAX: usize = 255;
 
 macro_rules! text_type {
@@ -79,6 +80,20 @@ text_type!(
 text_type!(
     /// A node's name.
     NodeName, |text| name(text, NAME_LEN_MAX)
+);
+text_type!(
+    /// A service's name, unique in its tenant.
+    ServiceName,
+    |text| if text.is_empty() { Err(Reason::NoService) } else { name(text, LONG_NAME_LEN_MAX) }
+);
+text_type!(
+    /// An application profile's name, unique in its tenant.
+    AppProfileName, |text| name(text, NAME_LEN_MAX)
+);
+text_type!(
+    /// The host of BGP settings.
+    HostName,
+    |text| if text.is_empty() { Err(Reason::NoHost) } else { name(text, LONG_NAME_LEN_MAX) }
 );
 text_type!(
     /// A tag users give to a network or group, at most 128 characters.
@@ -195,6 +210,11 @@ mod tests {
         assert!(NetworkName::parse("networkName", &"a".repeat(65)).is_err());
         assert!(CfgdTag::parse("cfgdTag", &"a".repeat(128)).is_ok());
         assert!(CfgdTag::parse("cfgdTag", &"a".repeat(129)).is_err());
+        assert!(ServiceName::parse("serviceName", &"a".repeat(256)).is_ok());
+        assert!(HostName::parse("hostname", &"a".repeat(257)).is_err());
+        let empty = ServiceName::parse("serviceName", "").unwrap_err();
+        assert_eq!(empty.to_string(), "Invalid service name");
+        assert_eq!(HostName::parse("hostname", "").unwrap_err().to_string(), "Invalid host name");
     }
 
     #[test]

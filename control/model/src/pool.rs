@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use crate::key::ServiceKey;
 use crate::name::{EndpointId, Owner};
 use crate::ranges::Ranges;
 use crate::subnet::AddressRange;
@@ -19,6 +20,8 @@ pub enum Holder {
     Endpoint(EndpointId),
     /// A reservation.
     Lease(Owner),
+    /// A service.
+    Service(ServiceKey),
 }
 
 impl fmt::Display for Holder {
@@ -27,6 +30,7 @@ impl fmt::Display for Holder {
             Self::Gateway => f.write_str("the gateway"),
             Self::Endpoint(id) => write!(f, "endpoint {id}"),
             Self::Lease(owner) => write!(f, "{owner}"),
+            Self::Service(key) => write!(f, "service {key}"),
         }
     }
 }

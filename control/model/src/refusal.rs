@@ -146,18 +146,27 @@ reasons! {
     /// A group's pool changed.
     GroupPoolImmutable => Exists, "Cannot change IP pool after epg is created.",
         "create another group with that pool";
+    /// A service moved.
+    ServiceImmutable => Exists, "the network and address of a service can't be changed",
+        "delete the service and create it again";
     /// An endpoint's identity changed.
     EndpointImmutable => Exists, "the endpoint exists with another value",
         "delete the endpoint first";
 
     /// No tenant name given.
     NoTenant => Invalid, "Invalid tenant name", "name a tenant";
+    /// No service name given.
+    NoService => Invalid, "Invalid service name", "name a service";
+    /// No host name given.
+    NoHost => Invalid, "Invalid host name", "name a host";
+    /// Unknown tenant, named by a service or application profile.
+    NamedTenantNotFound { tenant: String } => NotFound, "Tenant {tenant} not found", "create the tenant first";
     /// Unknown tenant.
     TenantNotFound => NotFound, "Tenant not found", "create the tenant first";
     /// Unknown network, named by an endpoint or lease, or read or deleted.
     NetworkNotFound => NotFound, "network not found", "create the network first";
-    /// Unknown network, named by a group.
-    GroupNetworkNotFound { network: String } => NotFound, "Network {network} not found",
+    /// Unknown network, named by a group or a service.
+    NamedNetworkNotFound { network: String } => NotFound, "Network {network} not found",
         "create the network first";
     /// Unknown group.
     GroupNotFound => NotFound, "endpoint group not found", "create the group first";
@@ -171,6 +180,14 @@ reasons! {
     /// Unknown profile.
     NetprofileNotFound => NotFound, "netprofile not found",
         "see `netctl netprofile ls`, or create it first";
+    /// Unknown group, named by an application profile.
+    NamedGroupNotFound { group: String } => NotFound, "EndpointGroup {group} not found", "create the group first";
+    /// Unknown service.
+    ServiceNotFound => NotFound, "service not found", "see `netctl service ls`";
+    /// Unknown application profile.
+    AppProfileNotFound => NotFound, "app profile not found", "see `netctl app-profile ls`";
+    /// Unknown BGP settings.
+    BgpNotFound => NotFound, "Bgp config not found", "see `netctl bgp ls`";
     /// Unknown endpoint.
     EndpointNotFound => NotFound, "endpoint not found", "see `netctl endpoint ls`";
     /// Unknown node.
@@ -193,6 +210,9 @@ reasons! {
         "network {network} conflicts with subnet {subnet}", "choose addresses that no network of the tenant has";
 
     /// Tenant in use.
+    TenantHasAppProfiles { name: String, count: usize } => InUse, "cannot delete {name}, has {count} app profiles",
+        "delete the app profiles first";
+    /// Tenant in use.
     TenantHasGroups { name: String, count: usize } => InUse, "cannot delete {name} has {count} endpoint groups",
         "delete the endpoint groups first";
     /// Tenant in use.
@@ -210,6 +230,9 @@ reasons! {
     NetworkHasGroups { name: String, count: usize } => InUse, "cannot delete {name} has {count} endpoint groups",
         "delete the endpoint groups first";
     /// Network in use.
+    NetworkHasServices { name: String, count: usize } => InUse, "cannot delete {name} has {count} services ",
+        "delete the services first";
+    /// Network in use.
     NetworkHasEndpoints => InUse, "Error: Network has active endpoints", "detach the containers first";
     /// Network in use.
     NetworkHasLeases { name: String, count: usize } => InUse, "cannot delete {name} has {count} address leases",
@@ -217,6 +240,9 @@ reasons! {
     /// Group in use.
     GroupHasEndpoints { name: String } => InUse, "Error: EPG {name} has active endpoints",
         "detach the containers first";
+    /// Group in use.
+    GroupInAppProfile { name: String, profile: String } => InUse,
+        "Cannot delete {name}, associated to appProfile {profile}", "take the group out of the app profile first";
     /// Policy in use.
     PolicyInUse => InUse, "Policy is being used", "take the policy off its endpoint groups first";
     /// Profile in use.
@@ -229,6 +255,9 @@ reasons! {
     /// Address in use.
     LeaseHasEndpoint { endpoint: String } => InUse, "the address is used by endpoint {endpoint}",
         "delete the endpoint: that releases its address";
+    /// Address in use.
+    LeaseHasService { service: String } => InUse, "the address is used by service {service}",
+        "delete the service: that releases its address";
     /// The global object.
     GlobalPermanent => InUse, "the global object cannot be deleted", "set its fields instead";
     /// Networks depend on it.
@@ -282,6 +311,30 @@ reasons! {
     BurstHigh => Invalid, "a burst is at most 10486 KB", "choose 2 to 10486 KB, or 0 for the default";
     /// Code point.
     BadDscp => Invalid, "a DSCP is 0 to 63", "choose 0 to 63; 0 leaves the mark of packets";
+
+    /// No selector, or too many.
+    SelectorCount => Invalid, "Invalid selector options", "give 1 to 64 selectors like key1=value1";
+    /// Selector text.
+    SelectorFormat { selector: String } => Invalid,
+        "Invalid selector {selector}. selector format is key1=value1", "write it like key1=value1, at most 512 bytes";
+    /// Ports of a service: none, too many, or one of them wrong. Contiv's spelling.
+    PortMapping => Invalid, "Invalid Port maping . Port format is - Port:TargetPort:Protocol",
+        "give 1 to 64 ports like 80:8080:TCP";
+    /// One port of a service, two targets.
+    PortTwice { port: String } => Invalid, "the service port {port} is given twice", "give each port once";
+    /// Label text.
+    LabelFormat => Invalid, "a label is name=value, at most 512 bytes", "write it like app=web";
+    /// Too many labels.
+    LabelCount => Invalid, "an endpoint has at most 64 labels", "leave some out";
+    /// Autonomous system.
+    BadAsNumber => Invalid, "an AS number is 1 to 4294967295", "write it like 65001";
+    /// Half a neighbour.
+    HalfNeighbor => Invalid, "a neighbor has an address and an AS number", "give both or none";
+
+    /// A key that is named more than once.
+    NamedTwice => Invalid, "the object is named twice in one request", "name each object once";
+    /// Too many objects.
+    TooManyObjects { max: usize } => Invalid, "at most {max} objects are applied at once", "apply them in parts";
 
     /// Subnet text.
     SubnetFormat => Invalid, "Network subnet format not valid", "write it like 10.1.1.0/24 or 10.1.1.10-10.1.1.20/24";

@@ -196,6 +196,7 @@ mod tests {
             value: "10.1.2.254".into(),
             reason: "it is not inside 10.1.1.0/24".into(),
             next_step: "choose an address of the subnet".into(),
+            ..v1::ErrorDetail::default()
         };
         let failure = refusal(Code::InvalidArgument, "Network subnet format not valid", &detail);
         assert_eq!(

@@ -134,10 +134,28 @@ impl NetMaster for Api {
     ) -> Result<Response<v1::ReleaseAddressReply>, Status> {
         let (key, owner) = lease_key(&request.into_inner()).map_err(refused)?;
         let release = Box::new(move |ledger: &mut control_model::Ledger| {
-            Ok((None, ledger.release(&key, &owner)?))
+            Ok(((), ledger.release(&key, &owner)?))
         });
         self.master.write(release).await?;
         Ok(Response::new(v1::ReleaseAddressReply {}))
+    }
+
+    async fn apply(
+        &self,
+        request: Request<v1::ApplyRequest>,
+    ) -> Result<Response<v1::ApplyReply>, Status> {
+        let v1::ApplyRequest { objects, deletes, dry_run, no_wait } = request.into_inner();
+        let batch = convert::to_batch(&objects, &deletes).map_err(Failure::from)?;
+        let (written, wait) = if dry_run {
+            (self.master.rehearse(&batch).await?, Wait::No)
+        } else {
+            (self.master.apply(batch).await?, no_wait.into())
+        };
+        Ok(Response::new(v1::ApplyReply {
+            results: written.object.iter().map(convert::from_applied).collect(),
+            revision: written.revision,
+            late_nodes: self.late_nodes(written.revision, wait).await,
+        }))
     }
 }
 
@@ -149,6 +167,15 @@ impl Api {
         wait: Wait,
     ) -> Result<Response<v1::WriteReply>, Status> {
         let Written { object, revision } = written;
+        let late_nodes = self.late_nodes(revision, wait).await;
+        let shown = self.master.read(|state| {
+            object.map(|object| oper::shown(&object, state.ledger.intent(), &self.sessions))
+        });
+        Ok(Response::new(v1::WriteReply { object: shown.await?, revision, late_nodes }))
+    }
+
+    /// The nodes that do not have a write in force after a while.
+    async fn late_nodes(&self, revision: u64, wait: Wait) -> Vec<String> {
         let late_nodes = match wait {
             Wait::ForNodes => self.sessions.wait_for(revision).await,
             Wait::No => Vec::new(),
@@ -156,10 +183,7 @@ impl Api {
         if !late_nodes.is_empty() {
             tracing::warn!(revision, late = late_nodes.join(","), "nodes have not acknowledged");
         }
-        let shown = self.master.read(|state| {
-            object.map(|object| oper::shown(&object, state.ledger.intent(), &self.sessions))
-        });
-        Ok(Response::new(v1::WriteReply { object: shown.await?, revision, late_nodes }))
+        late_nodes
     }
 
     /// A node that is there would only be half deleted.
@@ -208,7 +232,10 @@ impl Selection {
             | Object::Endpoint(_)
             | Object::Node(_)
             | Object::AddressLease(_)
-            | Object::NetProfile(_) => true,
+            | Object::NetProfile(_)
+            | Object::Service(_)
+            | Object::AppProfile(_)
+            | Object::Bgp(_) => true,
         };
         in_tenant && in_parent
     }
@@ -267,6 +294,9 @@ fn not_found(key: &Key) -> Refused {
         Kind::Node => Reason::NodeNotFound,
         Kind::AddressLease => Reason::LeaseNotFound,
         Kind::NetProfile => Reason::NetprofileNotFound,
+        Kind::Service => Reason::ServiceNotFound,
+        Kind::AppProfile => Reason::AppProfileNotFound,
+        Kind::Bgp => Reason::BgpNotFound,
         Kind::Global => Reason::GlobalName,
     };
     Refused::new("key", key, reason)

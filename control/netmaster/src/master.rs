@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use control_model::{
-    Change, Key, Ledger, Object, Outcome, Refused, Spec, TenantChange, TenantName, TenantSpec,
+    Applied, Batch, Change, Key, Ledger, Object, Outcome, Refused, RefusedObject, Spec,
+    TenantChange, TenantName, TenantSpec,
 };
 use control_store::{AnyStore, Commit, Compare, Store as _, StoreError, Watch};
 use tokio::sync::RwLock;
@@ -21,6 +22,8 @@ const CONFLICTS_MAX: u32 = 8;
 pub(crate) enum Failure {
     #[error(transparent)]
     Refused(#[from] Refused),
+    #[error(transparent)]
+    RefusedObject(#[from] RefusedObject),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -40,15 +43,16 @@ pub(crate) struct State {
 
 /// What a write left behind.
 #[derive(Debug)]
-pub(crate) struct Written {
-    /// The object, unless it was removed.
-    pub(crate) object: Option<Object>,
+pub(crate) struct Written<T = Option<Object>> {
+    /// The object, unless it was removed; or what became of many.
+    pub(crate) object: T,
     /// The revision at which it is so.
     pub(crate) revision: u64,
 }
 
-/// A write, in the model. It may run more than once, each time on the newest state.
-type Apply = dyn Fn(&mut Ledger) -> Result<(Option<Object>, Vec<Change>), Refused> + Send + Sync;
+/// A write, in the model; refused, it leaves the ledger as it was. It may run more than once, each
+/// time on the newest state.
+type Apply<T> = dyn Fn(&mut Ledger) -> Result<(T, Vec<Change>), Failure> + Send + Sync;
 
 /// netmaster's state. Clones share it.
 #[derive(Debug, Clone)]
@@ -85,24 +89,41 @@ impl Master {
     }
 
     pub(crate) async fn create(&self, spec: Spec) -> Result<Written, Failure> {
-        self.write(Box::new(move |ledger| ledger.create(spec.clone()).map(whole))).await
+        self.write(Box::new(move |ledger| Ok(whole(ledger.create(spec.clone())?)))).await
     }
 
     pub(crate) async fn update(&self, spec: Spec) -> Result<Written, Failure> {
-        self.write(Box::new(move |ledger| ledger.update(spec.clone()).map(whole))).await
+        self.write(Box::new(move |ledger| Ok(whole(ledger.update(spec.clone())?)))).await
     }
 
     pub(crate) async fn delete(&self, key: Key) -> Result<Written, Failure> {
         self.write(Box::new(move |ledger| Ok((None, ledger.delete(&key)?)))).await
     }
 
+    /// All of a batch, or nothing.
+    pub(crate) async fn apply(&self, batch: Batch) -> Result<Written<Vec<Applied>>, Failure> {
+        self.write(Box::new(move |ledger| Ok(ledger.apply(&batch)?))).await
+    }
+
+    /// What [`Self::apply`] would do.
+    pub(crate) async fn rehearse(&self, batch: &Batch) -> Result<Written<Vec<Applied>>, Failure> {
+        let rehearsed = self.read(|state| {
+            let (object, _changes) = state.ledger.clone().apply(batch)?;
+            Ok(Written { object, revision: state.revision })
+        });
+        rehearsed.await?
+    }
+
     /// In a task of its own, so that a client that goes away can't stop it half way.
-    pub(crate) async fn write(&self, apply: Box<Apply>) -> Result<Written, Failure> {
+    pub(crate) async fn write<T>(&self, apply: Box<Apply<T>>) -> Result<Written<T>, Failure>
+    where
+        T: Send + 'static,
+    {
         let master = self.clone();
         tokio::spawn(async move { master.write_here(&apply).await }).await?
     }
 
-    async fn write_here(&self, apply: &Apply) -> Result<Written, Failure> {
+    async fn write_here<T>(&self, apply: &Apply<T>) -> Result<Written<T>, Failure> {
         let mut cache = self.cache.write().await;
         for _ in 0..CONFLICTS_MAX {
             // Taken out while it is ahead of the store: an early end leaves nothing to trust.
@@ -112,7 +133,7 @@ impl Master {
                 Ok(applied) => applied,
                 Err(refused) => {
                     *cache = Some(state);
-                    return Err(refused.into());
+                    return Err(refused);
                 }
             };
             if !changes.is_empty() {

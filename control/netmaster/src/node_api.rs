@@ -113,7 +113,10 @@ fn registration(request: v1::RegisterRequest) -> Result<Node, Status> {
         | Spec::Global(_)
         | Spec::Endpoint(_)
         | Spec::AddressLease(_)
-        | Spec::NetProfile(_) => Err(Status::internal("a node was read as something else")),
+        | Spec::NetProfile(_)
+        | Spec::Service(_)
+        | Spec::AppProfile(_)
+        | Spec::Bgp(_) => Err(Status::internal("a node was read as something else")),
     }
 }
 

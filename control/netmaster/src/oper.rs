@@ -42,6 +42,12 @@ pub(crate) fn oper(object: &Object, ledger: &Ledger) -> v1::Oper {
                 total_policies: count(intent.policies().filter(|p| p.tenant == tenant.name)),
                 total_netprofiles: count(intent.profiles().filter(|p| p.key.tenant == tenant.name)),
                 total_endpoints: count(members.iter()),
+                total_servicelbs: count(
+                    intent.services().filter(|s| s.spec.key.tenant == tenant.name),
+                ),
+                total_app_profiles: count(
+                    intent.app_profiles().filter(|p| p.key.tenant == tenant.name),
+                ),
                 ..with_endpoints(members)
             }
         }
@@ -73,6 +79,26 @@ pub(crate) fn oper(object: &Object, ledger: &Ledger) -> v1::Oper {
             ..v1::Oper::default()
         },
         Object::Node(node) => with_endpoints(endpoints(intent, |e| e.host.node == node.name)),
+        Object::Service(service) => {
+            let providers: Vec<_> =
+                intent.providers(&service.spec).filter_map(|e| endpoint(e, intent)).collect();
+            v1::Oper {
+                num_providers: count(providers.iter()),
+                providers,
+                not_in_force: "no traffic is forwarded from the service's address".to_owned(),
+                ..v1::Oper::default()
+            }
+        }
+        Object::AppProfile(profile) => {
+            let members = |e: &Endpoint| {
+                e.network.tenant == profile.key.tenant
+                    && e.group.as_ref().is_some_and(|group| profile.groups.contains(group))
+            };
+            with_endpoints(endpoints(intent, members))
+        }
+        Object::Bgp(_) => {
+            v1::Oper { not_in_force: "no node speaks BGP".to_owned(), ..v1::Oper::default() }
+        }
         Object::Rule(_) | Object::Endpoint(_) | Object::AddressLease(_) => v1::Oper::default(),
     }
 }
@@ -107,12 +133,13 @@ fn group_oper(group: &EndpointGroup, ledger: &Ledger) -> v1::Oper {
 
 fn endpoints(intent: &Intent, belongs: impl Fn(&Endpoint) -> bool) -> Vec<v1::Endpoint> {
     let members = intent.endpoints().filter(|endpoint| belongs(endpoint));
-    let shown = members.filter_map(|endpoint| {
-        let message = convert::from_model(&Object::Endpoint(endpoint.clone()));
-        let Some(v1::object::Kind::Endpoint(message)) = message.kind else { return None };
-        Some(v1::Endpoint { vtep_ip: vtep(endpoint, intent), ..message })
-    });
-    shown.collect()
+    members.filter_map(|member| endpoint(member, intent)).collect()
+}
+
+fn endpoint(endpoint: &Endpoint, intent: &Intent) -> Option<v1::Endpoint> {
+    let message = convert::from_model(&Object::Endpoint(endpoint.clone()));
+    let Some(v1::object::Kind::Endpoint(message)) = message.kind else { return None };
+    Some(v1::Endpoint { vtep_ip: vtep(endpoint, intent), ..message })
 }
 
 fn with_endpoints(endpoints: Vec<v1::Endpoint>) -> v1::Oper {

@@ -16,6 +16,7 @@ impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Refused(refused) => status(&refused),
+            Failure::RefusedObject(refused) => about(&refused.refused, &refused.object),
             Failure::Store(_) | Failure::Conflicts | Failure::Task(_) => {
                 unavailable(&failure, "look at netmaster's log and at its store, then try again")
             }
@@ -28,6 +29,11 @@ impl From<Failure> for Status {
 
 /// A refusal.
 pub(crate) fn status(refused: &Refused) -> Status {
+    about(refused, "")
+}
+
+/// A refusal of one of many objects.
+fn about(refused: &Refused, object: &str) -> Status {
     let code = match refused.class() {
         Class::Invalid => Code::InvalidArgument,
         Class::NotFound => Code::NotFound,
@@ -41,6 +47,7 @@ pub(crate) fn status(refused: &Refused) -> Status {
         value: shortened(&refused.value),
         reason: reason.clone(),
         next_step: refused.next_step().to_owned(),
+        object: shortened(object),
     };
     Status::with_details(code, reason, detail.encode_to_vec().into())
 }

@@ -400,6 +400,7 @@ mod tests {
             value: "red".into(),
             reason: "x".into(),
             next_step: "y".into(),
+            ..ErrorDetail::default()
         };
         let status =
             Status::with_details(Code::NotFound, "Tenant not found", detail.encode_to_vec().into());

@@ -157,6 +157,7 @@ mod tests {
             value: "v".into(),
             reason: "r".into(),
             next_step: "create it first".into(),
+            ..ErrorDetail::default()
         };
         let refusal = MasterRefusal { code, message: "m".into(), detail };
         cni_error(Refusal::Master(MasterError::Refused(Box::new(refusal))))

@@ -1,8 +1,8 @@
 //! To the wire.
 
 use control_model::{
-    AddressLease, Direction, Dscp, Endpoint, EndpointGroup, Global, NetProfile, Network, Node,
-    Object, OnDeny, Peer, Permit, PolicyKey, Rule, Tenant, Tracking,
+    AddressLease, AppProfile, Bgp, Direction, Dscp, Endpoint, EndpointGroup, Global, NetProfile,
+    Network, Node, Object, OnDeny, Peer, Permit, PolicyKey, Rule, Service, Tenant, Tracking,
 };
 
 use crate::v1;
@@ -23,6 +23,9 @@ pub fn from_model(object: &Object) -> v1::Object {
         Object::Node(o) => Wire::Node(node(o)),
         Object::AddressLease(o) => Wire::AddressLease(lease(o)),
         Object::NetProfile(o) => Wire::NetProfile(profile(o)),
+        Object::Service(o) => Wire::ServiceLb(service(o)),
+        Object::AppProfile(o) => Wire::AppProfile(app_profile(o)),
+        Object::Bgp(o) => Wire::Bgp(bgp(o)),
     };
     v1::Object { kind: Some(kind) }
 }
@@ -36,6 +39,10 @@ fn verdict(permit: Permit) -> String {
 
 fn text(value: Option<impl ToString>) -> String {
     value.map(|value| value.to_string()).unwrap_or_default()
+}
+
+fn texts<'a, T: ToString + 'a>(values: impl IntoIterator<Item = &'a T>) -> Vec<String> {
+    values.into_iter().map(ToString::to_string).collect()
 }
 
 fn tenant(o: &Tenant) -> v1::Tenant {
@@ -84,7 +91,7 @@ fn group(o: &EndpointGroup) -> v1::EndpointGroup {
         group_name: o.spec.key.group.to_string(),
         network_name: o.spec.network.to_string(),
         ip_pool: text(o.spec.pool),
-        policies: o.spec.policies.iter().map(ToString::to_string).collect(),
+        policies: texts(&o.spec.policies),
         net_profile: text(o.spec.profile.as_ref()),
         cfgd_tag: text(o.spec.cfgd_tag.as_ref()),
         group_id: o.id.get(),
@@ -166,6 +173,7 @@ fn endpoint(o: &Endpoint) -> v1::Endpoint {
         vtep_ip: String::new(),
         container_id: o.host.container_id.to_string(),
         container_name: o.host.container_name.to_string(),
+        labels: texts(&o.host.labels),
     }
 }
 
@@ -185,5 +193,35 @@ fn lease(o: &AddressLease) -> v1::AddressLease {
         network_name: o.network.network.to_string(),
         address: o.address.to_string(),
         owner: o.owner.to_string(),
+    }
+}
+
+fn service(o: &Service) -> v1::ServiceLb {
+    v1::ServiceLb {
+        tenant_name: o.spec.key.tenant.to_string(),
+        service_name: o.spec.key.service.to_string(),
+        network_name: o.spec.network.to_string(),
+        ip_address: text(o.spec.address),
+        selectors: texts(&o.spec.selectors),
+        ports: texts(&o.spec.ports),
+        service_vip: o.vip.to_string(),
+    }
+}
+
+fn app_profile(o: &AppProfile) -> v1::AppProfile {
+    v1::AppProfile {
+        tenant_name: o.key.tenant.to_string(),
+        app_profile_name: o.key.profile.to_string(),
+        endpoint_groups: texts(&o.groups),
+    }
+}
+
+fn bgp(o: &Bgp) -> v1::Bgp {
+    v1::Bgp {
+        hostname: o.host.to_string(),
+        routerip: o.router.to_string(),
+        as_number: o.asn.to_string(),
+        neighbor_as: text(o.neighbor.map(|neighbor| neighbor.asn)),
+        neighbor: text(o.neighbor.map(|neighbor| neighbor.address)),
     }
 }

@@ -4,11 +4,13 @@
 //! (with the identifiers it has handed out), [`from_model`] writes the latter. Refusals name fields
 //! by their JSON names.
 
+mod batch;
 mod emit;
 mod parse;
 
 use control_model::{Key, Kind, Reason, Refused};
 
+pub use batch::{from_applied, to_batch};
 pub use emit::from_model;
 pub use parse::{to_model, to_spec};
 
@@ -30,6 +32,9 @@ pub fn to_kind(kind: i32) -> Result<Kind, Refused> {
         Ok(v1::Kind::Node) => Ok(Kind::Node),
         Ok(v1::Kind::AddressLease) => Ok(Kind::AddressLease),
         Ok(v1::Kind::NetProfile) => Ok(Kind::NetProfile),
+        Ok(v1::Kind::ServiceLb) => Ok(Kind::Service),
+        Ok(v1::Kind::AppProfile) => Ok(Kind::AppProfile),
+        Ok(v1::Kind::Bgp) => Ok(Kind::Bgp),
         Ok(v1::Kind::Unspecified) | Err(_) => Err(Refused::new("kind", &kind, Reason::NoObject)),
     }
 }
@@ -48,6 +53,9 @@ pub const fn from_kind(kind: Kind) -> v1::Kind {
         Kind::Node => v1::Kind::Node,
         Kind::AddressLease => v1::Kind::AddressLease,
         Kind::NetProfile => v1::Kind::NetProfile,
+        Kind::Service => v1::Kind::ServiceLb,
+        Kind::AppProfile => v1::Kind::AppProfile,
+        Kind::Bgp => v1::Kind::Bgp,
     }
 }
 

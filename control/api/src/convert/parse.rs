@@ -1,12 +1,14 @@
 //! From the wire.
 
 use control_model::{
-    AddressLease, Bandwidth, Bd, Burst, CfgdTag, Encap, Endpoint, EndpointGroup, EndpointId,
-    EndpointSpec, Global, GlobalSpec, Group, GroupKey, GroupName, GroupSpec, Host, Label,
-    LeaseSpec, NetProfile, Network, NetworkKey, NetworkName, NetworkSpec, Node, NodeName, Object,
-    Owner, PolicyKey, PolicyName, ProfileKey, ProfileName, RateLimit, Reason, Refused, Rule,
-    RuleId, RuleKey, RuleName, RuleSpec, RuleText, Scope, Spec, Subnet, Tag, Tenant, TenantChange,
-    TenantName, TenantSettings, TenantSpec, Vrf, check_nw_type,
+    AddressLease, AppProfile, AppProfileKey, AppProfileName, AsNumber, Bandwidth, Bd, Bgp, Burst,
+    CfgdTag, ContainerLabel, Encap, Endpoint, EndpointGroup, EndpointId, EndpointSpec, Global,
+    GlobalSpec, Group, GroupKey, GroupName, GroupSpec, Host, HostName, Label, LeaseSpec,
+    NetProfile, Network, NetworkKey, NetworkName, NetworkSpec, Node, NodeName, Object, Owner,
+    PolicyKey, PolicyName, ProfileKey, ProfileName, RateLimit, Reason, Refused, Rule, RuleId,
+    RuleKey, RuleName, RuleSpec, RuleText, Scope, Service, ServiceKey, ServiceName, ServiceSpec,
+    Spec, Subnet, Tag, Tenant, TenantChange, TenantName, TenantSettings, TenantSpec, Vrf,
+    check_nw_type,
 };
 
 use crate::v1;
@@ -28,6 +30,9 @@ pub fn to_spec(object: &v1::Object) -> Result<Spec, Refused> {
         Wire::Node(o) => Spec::Node(node(o)?),
         Wire::AddressLease(o) => Spec::AddressLease(lease(o)?),
         Wire::NetProfile(o) => Spec::NetProfile(profile(o)?),
+        Wire::ServiceLb(o) => Spec::Service(service(o)?),
+        Wire::AppProfile(o) => Spec::AppProfile(app_profile(o)?),
+        Wire::Bgp(o) => Spec::Bgp(bgp(o)?),
     })
 }
 
@@ -70,6 +75,13 @@ pub fn to_model(object: &v1::Object) -> Result<Object, Refused> {
             Object::AddressLease(AddressLease { network, address, owner })
         }
         Wire::NetProfile(o) => Object::NetProfile(profile(o)?),
+        Wire::ServiceLb(o) => {
+            let vip = LeaseSpec::parse_address("serviceVip", &o.service_vip)?;
+            let vip = vip.ok_or_else(|| missing("serviceVip", 0))?;
+            Object::Service(Service { spec: service(o)?, vip })
+        }
+        Wire::AppProfile(o) => Object::AppProfile(app_profile(o)?),
+        Wire::Bgp(o) => Object::Bgp(bgp(o)?),
     })
 }
 
@@ -217,6 +229,7 @@ fn endpoint(o: &v1::Endpoint) -> Result<EndpointSpec, Refused> {
             intf_name: Label::parse("intfName", &o.intf_name)?,
             container_id: Label::parse("containerID", &o.container_id)?,
             container_name: Label::parse("containerName", &o.container_name)?,
+            labels: ContainerLabel::parse_all("labels", &o.labels)?,
         },
     })
 }
@@ -235,5 +248,37 @@ fn lease(o: &v1::AddressLease) -> Result<LeaseSpec, Refused> {
         group: None,
         address: LeaseSpec::parse_address("address", &o.address)?,
         owner: Owner::parse("owner", &o.owner)?,
+    })
+}
+
+fn service(o: &v1::ServiceLb) -> Result<ServiceSpec, Refused> {
+    Ok(ServiceSpec {
+        key: ServiceKey {
+            tenant: TenantName::parse("tenantName", &o.tenant_name)?,
+            service: ServiceName::parse("serviceName", &o.service_name)?,
+        },
+        network: NetworkName::parse("networkName", &o.network_name)?,
+        address: LeaseSpec::parse_address("ipAddress", &o.ip_address)?,
+        selectors: ServiceSpec::parse_selectors("selectors", &o.selectors)?,
+        ports: ServiceSpec::parse_ports("ports", &o.ports)?,
+    })
+}
+
+fn app_profile(o: &v1::AppProfile) -> Result<AppProfile, Refused> {
+    Ok(AppProfile {
+        key: AppProfileKey {
+            tenant: TenantName::parse("tenantName", &o.tenant_name)?,
+            profile: AppProfileName::parse("appProfileName", &o.app_profile_name)?,
+        },
+        groups: AppProfile::parse_groups("endpointGroups", &o.endpoint_groups)?,
+    })
+}
+
+fn bgp(o: &v1::Bgp) -> Result<Bgp, Refused> {
+    Ok(Bgp {
+        host: HostName::parse("hostname", &o.hostname)?,
+        router: Bgp::parse_router("routerip", &o.routerip)?,
+        asn: AsNumber::parse("as", &o.as_number)?,
+        neighbor: Bgp::parse_neighbor(&o.neighbor, &o.neighbor_as)?,
     })
 }

@@ -111,6 +111,44 @@ fn configuration() -> Vec<v1::Object> {
     ]
 }
 
+fn service() -> v1::ServiceLb {
+    v1::ServiceLb {
+        tenant_name: "red".into(),
+        service_name: "web".into(),
+        network_name: "net".into(),
+        ip_address: "10.1.1.3".into(),
+        selectors: vec!["key1=value1".into(), "key2=value2".into()],
+        ports: vec!["80:8080:TCP".into(), "643:7070:UDP".into()],
+        service_vip: "10.1.1.3".into(),
+    }
+}
+
+fn bgp() -> v1::Bgp {
+    v1::Bgp {
+        hostname: "hostA".into(),
+        routerip: "65.1.1.1/24".into(),
+        as_number: "65001".into(),
+        neighbor_as: "65002".into(),
+        neighbor: "16.1.2.3".into(),
+    }
+}
+
+fn grouping() -> Vec<v1::Object> {
+    let profile = |endpoint_groups: &[&str]| v1::AppProfile {
+        tenant_name: "red".into(),
+        app_profile_name: "shop".into(),
+        endpoint_groups: endpoint_groups.iter().map(ToString::to_string).collect(),
+    };
+    vec![
+        wire(Wire::ServiceLb(service())),
+        wire(Wire::ServiceLb(v1::ServiceLb { ip_address: String::new(), ..service() })),
+        wire(Wire::AppProfile(profile(&["web", "db"]))),
+        wire(Wire::AppProfile(profile(&[]))),
+        wire(Wire::Bgp(bgp())),
+        wire(Wire::Bgp(v1::Bgp { neighbor_as: String::new(), neighbor: String::new(), ..bgp() })),
+    ]
+}
+
 fn living() -> Vec<v1::Object> {
     vec![
         wire(Wire::Endpoint(v1::Endpoint {
@@ -125,6 +163,7 @@ fn living() -> Vec<v1::Object> {
             vtep_ip: String::new(),
             container_id: "0123".into(),
             container_name: "web-1".into(),
+            labels: vec!["app=web".into(), "tier=".into()],
         })),
         wire(Wire::Node(v1::NodeInfo {
             node_name: "node1".into(),
@@ -144,7 +183,7 @@ fn living() -> Vec<v1::Object> {
 
 #[test]
 fn stored_objects_survive_the_way_through_the_model() {
-    for object in configuration().into_iter().chain(living()) {
+    for object in configuration().into_iter().chain(grouping()).chain(living()) {
         let model = to_model(&object).unwrap();
         assert_eq!(from_model(&model), object);
         let removed = from_key(&model.key());
@@ -183,6 +222,55 @@ fn refused_profiles_and_tenant_settings_name_their_field() {
     ] {
         assert_eq!(to_spec(&wire(object)).unwrap_err().field, field);
     }
+}
+
+#[test]
+fn refused_services_profiles_and_bgp_name_their_field() {
+    let list = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
+    for (object, field) in [
+        (Wire::ServiceLb(v1::ServiceLb { selectors: vec![], ..service() }), "selectors"),
+        (Wire::ServiceLb(v1::ServiceLb { ports: list(&["1:1:TCP", "80"]), ..service() }), "ports"),
+        (Wire::ServiceLb(v1::ServiceLb { ip_address: "::1".into(), ..service() }), "ipAddress"),
+        (
+            Wire::ServiceLb(v1::ServiceLb { service_name: String::new(), ..service() }),
+            "serviceName",
+        ),
+        (Wire::Bgp(v1::Bgp { hostname: String::new(), ..bgp() }), "hostname"),
+        (Wire::Bgp(v1::Bgp { routerip: "65.1.1.1".into(), ..bgp() }), "routerip"),
+        (Wire::Bgp(v1::Bgp { as_number: String::new(), ..bgp() }), "as"),
+        (Wire::Bgp(v1::Bgp { neighbor: String::new(), ..bgp() }), "neighbor"),
+        (
+            Wire::AppProfile(v1::AppProfile {
+                tenant_name: "red".into(),
+                app_profile_name: "shop".into(),
+                endpoint_groups: list(&["in_valid"]),
+            }),
+            "endpointGroups",
+        ),
+    ] {
+        assert_eq!(to_spec(&wire(object)).unwrap_err().field, field);
+    }
+    let unplaced = v1::ServiceLb { service_vip: String::new(), ..service() };
+    assert_eq!(to_model(&wire(Wire::ServiceLb(unplaced))).unwrap_err().field, "serviceVip");
+}
+
+#[test]
+fn a_batch_names_the_place_of_what_is_none_and_takes_no_endpoints_or_nodes() {
+    let good = wire(Wire::Bgp(bgp()));
+    let rule_of_no_kind = v1::Object { kind: None };
+    let refused = to_batch(&[good.clone(), rule_of_no_kind], &[]).unwrap_err();
+    assert_eq!((refused.object.as_str(), refused.refused.field), ("objects[1]", "object"));
+    let key = |kind: v1::Kind, key: &str| v1::ObjectKey { kind: kind.into(), key: key.into() };
+    let refused = to_batch(&[], &[key(v1::Kind::Rule, "red:first")]).unwrap_err();
+    assert_eq!((refused.object.as_str(), refused.refused.field), ("deletes[0]", "key"));
+    for object in living().drain(..2) {
+        assert_eq!(to_batch(&[object], &[]).unwrap_err().refused.field, "object");
+    }
+    for living in [key(v1::Kind::Endpoint, "c1"), key(v1::Kind::Node, "n1")] {
+        assert_eq!(to_batch(&[], &[living]).unwrap_err().refused.field, "object");
+    }
+    let batch = to_batch(&[good], &[key(v1::Kind::Policy, "red:first")]).unwrap();
+    assert_eq!((batch.puts.len(), batch.deletes.len()), (1, 1));
 }
 
 #[test]

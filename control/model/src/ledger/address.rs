@@ -81,7 +81,7 @@ impl Holdings {
         self.groups.get(group).map_or(&self.own, |pool| &pool.addresses)
     }
 
-    /// How many addresses endpoints and reservations hold, in all pools.
+    /// How many addresses endpoints, reservations and services hold, in all pools.
     #[must_use]
     pub fn held_count(&self) -> usize {
         let pools = self.groups.values().map(|pool| &pool.addresses).chain([&self.own]);
@@ -262,15 +262,20 @@ impl Ledger {
     fn rebuild_holders(&mut self) -> Result<(), Damaged> {
         let endpoints = self.intent.endpoints.values().map(|endpoint| {
             let holder = Holder::Endpoint(endpoint.id.clone());
-            (&endpoint.network, endpoint.address, holder, endpoint.id.to_string())
+            (endpoint.network.clone(), endpoint.address, holder, endpoint.id.to_string())
         });
         let leases = self.intent.leases.values().map(|lease| {
             let holder = Holder::Lease(lease.owner.clone());
-            (&lease.network, lease.address, holder, lease.key().to_string())
+            (lease.network.clone(), lease.address, holder, lease.key().to_string())
         });
-        for (network, address, holder, key) in endpoints.chain(leases) {
-            let Some(holdings) = self.holdings.get_mut(network) else {
-                return Err(no_network(key, network));
+        let services = self.intent.services.values().map(|service| {
+            let key = &service.spec.key;
+            let holder = Holder::Service(key.clone());
+            (service.spec.network_key(), service.vip, holder, key.to_string())
+        });
+        for (network, address, holder, key) in endpoints.chain(leases).chain(services) {
+            let Some(holdings) = self.holdings.get_mut(&network) else {
+                return Err(no_network(key, &network));
             };
             let taken = holdings.pool_at(address).take(address, holder);
             taken.map_err(|_why| Damaged::Address { key, address: address.to_string() })?;
@@ -293,7 +298,7 @@ impl Holder {
     pub(super) const fn lease_owner(&self) -> Option<&Owner> {
         match self {
             Self::Lease(owner) => Some(owner),
-            Self::Gateway | Self::Endpoint(_) => None,
+            Self::Gateway | Self::Endpoint(_) | Self::Service(_) => None,
         }
     }
 }

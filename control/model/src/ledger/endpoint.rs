@@ -133,6 +133,9 @@ impl Ledger {
             Holder::Endpoint(id) => {
                 Err(refuse(Reason::LeaseHasEndpoint { endpoint: id.to_string() }))
             }
+            Holder::Service(service) => {
+                Err(refuse(Reason::LeaseHasService { service: service.to_string() }))
+            }
             Holder::Lease(_) => {
                 holdings.release(key.address);
                 Ok(self.commit(vec![Change::Remove(Key::AddressLease(key.clone()))]))
@@ -163,7 +166,7 @@ impl Ledger {
 }
 
 /// Choosing and handing over are one step under one borrow, so this names a bug, not a race.
-fn not_chosen(address: std::net::Ipv4Addr, why: &Unavailable) -> Refused {
+pub(super) fn not_chosen(address: std::net::Ipv4Addr, why: &Unavailable) -> Refused {
     debug_assert!(false, "{address} was chosen and is not available: {why:?}");
     let (address, owner) = (address.to_string(), "somebody else".to_owned());
     Refused::new("ipAddress", &address.clone(), Reason::AddressTaken { address, owner })

@@ -1,6 +1,7 @@
 //! Writes of endpoint groups: policies, profiles, and pools carved from the network.
 
 use super::{Change, Ledger, Outcome, unchanged};
+use crate::app_profile::AppProfile;
 use crate::group::{EndpointGroup, GroupSpec};
 use crate::intent::Object;
 use crate::key::{GroupKey, Key, NetworkKey, PolicyKey};
@@ -16,7 +17,7 @@ impl Ledger {
         let key = &spec.key;
         self.require_tenant(&key.tenant)?;
         let network = NetworkKey::new(key.tenant.clone(), spec.network.clone());
-        let missing = Reason::GroupNetworkNotFound { network: spec.network.to_string() };
+        let missing = Reason::NamedNetworkNotFound { network: spec.network.to_string() };
         self.require(&Key::Network(network.clone()), "networkName", missing)?;
         self.check_group_name(key)?;
         self.check_policies(&spec)?;
@@ -53,6 +54,15 @@ impl Ledger {
         let Some(group) = self.intent.groups.get(key) else {
             return Err(Refused::new("key", key, Reason::GroupNotFound));
         };
+        let mut profiles = self.intent.app_profiles.values();
+        let has_it = |profile: &&AppProfile| {
+            profile.key.tenant == key.tenant && profile.groups.contains(&key.group)
+        };
+        if let Some(profile) = profiles.find(has_it) {
+            let (name, profile) = (key.group.to_string(), profile.key.profile.to_string());
+            let reason = Reason::GroupInAppProfile { name, profile };
+            return Err(Refused::new("key", key, reason));
+        }
         let in_group = |tenant, name: Option<_>| key.tenant == tenant && name == Some(&key.group);
         let endpoints = self.intent.endpoints.values();
         if endpoints.clone().any(|e| in_group(e.network.tenant.clone(), e.group.as_ref())) {

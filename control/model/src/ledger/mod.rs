@@ -4,12 +4,16 @@
 //! and counters, so that nothing is true only in memory.
 
 mod address;
+mod app_profile;
+mod batch;
+mod bgp;
 mod endpoint;
 mod global;
 mod group;
 mod network;
 mod policy;
 mod profile;
+mod service;
 mod tenant;
 
 use std::collections::BTreeMap;
@@ -17,6 +21,7 @@ use std::collections::BTreeMap;
 use flowtable::ids::{Bd, Group, RuleId, Vrf};
 
 pub use address::{Damaged, Holdings};
+pub use batch::{Action, Applied, Batch, RefusedObject};
 
 use crate::compile::GROUP_MAX;
 use crate::intent::{Intent, Object, Spec};
@@ -49,7 +54,10 @@ impl Counters {
             | Object::Endpoint(_)
             | Object::Node(_)
             | Object::AddressLease(_)
-            | Object::NetProfile(_) => {}
+            | Object::NetProfile(_)
+            | Object::Service(_)
+            | Object::AppProfile(_)
+            | Object::Bgp(_) => {}
         }
     }
 
@@ -149,8 +157,8 @@ impl Ledger {
         &self.vxlans
     }
 
-    /// Creates an object. One that is there already, and alike, is accepted; groups, net
-    /// profiles and the global settings are updated, as with Contiv.
+    /// Creates an object. One that is there already, and alike, is accepted; groups, both
+    /// kinds of profiles, services, BGP and the global settings are updated, as with Contiv.
     ///
     /// # Errors
     /// [`Refused`]; nothing has changed then.
@@ -166,6 +174,9 @@ impl Ledger {
             Spec::Node(node) => self.register_node(node),
             Spec::AddressLease(spec) => self.reserve(&spec),
             Spec::NetProfile(profile) => self.create_profile(profile),
+            Spec::Service(spec) => self.create_service(spec),
+            Spec::AppProfile(profile) => self.create_app_profile(profile),
+            Spec::Bgp(bgp) => Ok(self.put_bgp(bgp)),
         }
     }
 
@@ -200,6 +211,21 @@ impl Ledger {
                 self.require_profile(&profile.key, "profileName")?;
                 self.create_profile(profile)
             }
+            Spec::Service(spec) => {
+                let key = Key::Service(spec.key.clone());
+                self.require(&key, "serviceName", Reason::ServiceNotFound)?;
+                self.create_service(spec)
+            }
+            Spec::AppProfile(profile) => {
+                let key = Key::AppProfile(profile.key.clone());
+                self.require(&key, "appProfileName", Reason::AppProfileNotFound)?;
+                self.create_app_profile(profile)
+            }
+            Spec::Bgp(bgp) => {
+                let key = Key::Bgp(bgp.host.clone());
+                self.require(&key, "hostname", Reason::BgpNotFound)?;
+                Ok(self.put_bgp(bgp))
+            }
         }
     }
 
@@ -213,16 +239,22 @@ impl Ledger {
             Key::Network(key) => self.delete_network(key),
             Key::EndpointGroup(key) => self.delete_group(key),
             Key::Policy(key) => self.delete_policy(key),
-            Key::Rule(rule) => {
-                self.require(key, "key", Reason::RuleNotFound)?;
-                Ok(self.commit(vec![Change::Remove(Key::Rule(rule.clone()))]))
-            }
+            Key::Rule(_) => self.delete_plain(key, Reason::RuleNotFound),
             Key::Global => Err(Refused::new("key", key, Reason::GlobalPermanent)),
             Key::Endpoint(id) => self.delete_endpoint(id),
             Key::Node(name) => self.delete_node(name),
             Key::AddressLease(key) => self.cancel(key),
             Key::NetProfile(key) => self.delete_profile(key),
+            Key::Service(key) => self.delete_service(key),
+            Key::AppProfile(_) => self.delete_plain(key, Reason::AppProfileNotFound),
+            Key::Bgp(_) => self.delete_plain(key, Reason::BgpNotFound),
         }
+    }
+
+    /// What nothing else names or holds anything for.
+    fn delete_plain(&mut self, key: &Key, missing: Reason) -> Result<Vec<Change>, Refused> {
+        self.require(key, "key", missing)?;
+        Ok(self.commit(vec![Change::Remove(key.clone())]))
     }
 
     /// Brings the changes into intent. Everything that can be refused has been checked before.

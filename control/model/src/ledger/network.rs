@@ -43,6 +43,11 @@ impl Ledger {
         if groups > 0 {
             return Err(refuse(Reason::NetworkHasGroups { name, count: groups }));
         }
+        let services = self.intent.services.values();
+        let services = services.filter(|service| service.spec.network_key() == *key).count();
+        if services > 0 {
+            return Err(refuse(Reason::NetworkHasServices { name, count: services }));
+        }
         if self.intent.endpoints.values().any(|endpoint| endpoint.network == *key) {
             return Err(refuse(Reason::NetworkHasEndpoints));
         }

@@ -49,6 +49,10 @@ impl Ledger {
         self.require(&key, "key", Reason::TenantNotFound)?;
         let refuse = |reason| Err(Refused::new("key", name, reason));
         let text = name.to_string();
+        let profiles = self.intent.app_profiles.keys().filter(|key| key.tenant == *name).count();
+        if profiles > 0 {
+            return refuse(Reason::TenantHasAppProfiles { name: text, count: profiles });
+        }
         let groups = self.intent.groups.keys().filter(|key| key.tenant == *name).count();
         if groups > 0 {
             return refuse(Reason::TenantHasGroups { name: text, count: groups });

@@ -50,6 +50,7 @@ fn endpoint() -> v1::Endpoint {
         vtep_ip: "192.0.2.1".into(),
         container_id: "3f2a9c".into(),
         container_name: "front-1".into(),
+        labels: Vec::new(),
     }
 }
 

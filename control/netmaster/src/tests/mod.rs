@@ -1,5 +1,6 @@
 //! The server over real gRPC on loopback. Here: a server to talk to, and the objects it is sent.
 
+mod apply;
 mod nodes;
 mod objects;
 
@@ -105,10 +106,24 @@ impl Client {
     /// Everything stored, by kind.
     async fn everything(&mut self) -> Vec<Wire> {
         let mut all = Vec::new();
-        for kind in 1..=10 {
+        for kind in 1..=13 {
             all.extend(self.list(v1::Kind::try_from(kind).unwrap(), "").await);
         }
         all
+    }
+
+    async fn apply(
+        &mut self,
+        objects: Vec<Wire>,
+        deletes: &[(v1::Kind, &str)],
+    ) -> Result<v1::ApplyReply, Status> {
+        let request = apply_request(objects, deletes);
+        self.master.apply(request).await.map(tonic::Response::into_inner)
+    }
+
+    async fn rehearse(&mut self, objects: Vec<Wire>) -> Result<v1::ApplyReply, Status> {
+        let request = v1::ApplyRequest { dry_run: true, ..apply_request(objects, &[]) };
+        self.master.apply(request).await.map(tonic::Response::into_inner)
     }
 
     async fn register(&mut self, name: &str, vtep: &str) -> u64 {
@@ -125,6 +140,14 @@ impl Client {
         };
         self.node.register(request).await.map(tonic::Response::into_inner)
     }
+}
+
+fn apply_request(objects: Vec<Wire>, deletes: &[(v1::Kind, &str)]) -> v1::ApplyRequest {
+    let objects = objects.into_iter().map(|kind| v1::Object { kind: Some(kind) }).collect();
+    let deletes = deletes
+        .iter()
+        .map(|(kind, key)| v1::ObjectKey { kind: (*kind).into(), key: (*key).to_owned() });
+    v1::ApplyRequest { objects, deletes: deletes.collect(), ..Default::default() }
 }
 
 /// Status code, field at fault and reason of a refusal.
@@ -191,6 +214,35 @@ fn profile(tenant: &str, name: &str, bandwidth: &str) -> v1::NetProfile {
         profile_name: name.into(),
         bandwidth: bandwidth.into(),
         ..Default::default()
+    }
+}
+
+fn service(tenant: &str, name: &str, network: &str) -> v1::ServiceLb {
+    v1::ServiceLb {
+        tenant_name: tenant.into(),
+        service_name: name.into(),
+        network_name: network.into(),
+        selectors: vec!["key1=value1".into(), "key2=value2".into()],
+        ports: vec!["80:8080:TCP".into()],
+        ..Default::default()
+    }
+}
+
+fn app_profile(tenant: &str, name: &str, groups: &[&str]) -> v1::AppProfile {
+    v1::AppProfile {
+        tenant_name: tenant.into(),
+        app_profile_name: name.into(),
+        endpoint_groups: groups.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn bgp(host: &str) -> v1::Bgp {
+    v1::Bgp {
+        hostname: host.into(),
+        routerip: "65.1.1.1/24".into(),
+        as_number: "65001".into(),
+        neighbor_as: "65002".into(),
+        neighbor: "16.1.2.3".into(),
     }
 }
 

@@ -244,6 +244,7 @@ async fn register(
         vtep_ip: node.config.vtep.map(|ip| ip.to_string()).unwrap_or_default(),
         container_id: wish.id.container_id().to_owned(),
         container_name: wish.container_name.clone(),
+        labels: Vec::new(),
     };
     let (revision, late_nodes) = node.master.create_endpoint(endpoint, deadline).await?;
     if !late_nodes.is_empty() {

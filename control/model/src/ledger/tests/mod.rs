@@ -2,22 +2,28 @@
 //! run of writes leaves a ledger that its own stored objects rebuild. Here: what the tests share.
 
 mod addresses;
+mod batch;
 mod profiles;
 mod property;
 mod references;
+mod services;
 mod tags;
 
+use std::collections::BTreeSet;
+
 use super::*;
+use crate::app_profile::AppProfile;
 use crate::endpoint::{EndpointSpec, Host, LeaseSpec, Node};
 use crate::global::GlobalSpec;
 use crate::group::GroupSpec;
-use crate::key::{Kind, LeaseKey, PolicyKey, ProfileKey, RuleKey};
+use crate::key::{AppProfileKey, Kind, LeaseKey, PolicyKey, ProfileKey, RuleKey, ServiceKey};
 use crate::name::{EndpointId, GroupName, Label, NetworkName, NodeName, Owner, ProfileName};
 use crate::network::{Encap, NetworkSpec, Tag};
 use crate::profile::{NetProfile, Scope};
 use crate::rate::{Bandwidth, Burst, RateLimit};
 use crate::refusal::Class;
 use crate::rule::{RuleSpec, RuleText};
+use crate::service::{ContainerLabel, ServiceSpec};
 use crate::subnet::Subnet;
 use crate::tenant::{TenantChange, TenantSpec};
 use flowtable::entry::{OnDeny, Permit, Tracking};
@@ -110,6 +116,7 @@ pub(crate) fn endpoint(id: &str, network: &str, group: &str, address: &str, node
             intf_name: Label::parse("intfName", "wr0").unwrap(),
             container_id: Label::parse("containerID", id).unwrap(),
             container_name: Label::parse("containerName", "").unwrap(),
+            labels: BTreeSet::new(),
         },
     })
 }
@@ -120,6 +127,34 @@ fn lease(network: &str, group: &str, address: &str, owner: &str) -> Spec {
         group: GroupName::parse_optional("endpointGroup", group).unwrap(),
         address: LeaseSpec::parse_address("address", address).unwrap(),
         owner: Owner::parse("owner", owner).unwrap(),
+    })
+}
+
+/// With this endpoint's labels.
+fn labelled(endpoint: Spec, labels: &[&str]) -> Spec {
+    let Spec::Endpoint(spec) = endpoint else { panic!("an endpoint") };
+    let labels: Vec<_> = labels.iter().map(ToString::to_string).collect();
+    let labels = ContainerLabel::parse_all("labels", &labels).unwrap();
+    Spec::Endpoint(EndpointSpec { host: Host { labels, ..spec.host }, ..spec })
+}
+
+/// In `network`, with a wanted address or "", selecting by `selectors`, on port 80.
+pub(crate) fn service(key: &str, network: &str, address: &str, selectors: &[&str]) -> Spec {
+    let selectors: Vec<_> = selectors.iter().map(ToString::to_string).collect();
+    Spec::Service(ServiceSpec {
+        key: ServiceKey::parse("key", key).unwrap(),
+        network: NetworkName::parse("networkName", network).unwrap(),
+        address: LeaseSpec::parse_address("ipAddress", address).unwrap(),
+        selectors: ServiceSpec::parse_selectors("selectors", &selectors).unwrap(),
+        ports: ServiceSpec::parse_ports("ports", &["80:8080:TCP".to_owned()]).unwrap(),
+    })
+}
+
+pub(crate) fn app_profile(key: &str, groups: &[&str]) -> Spec {
+    let groups: Vec<_> = groups.iter().map(ToString::to_string).collect();
+    Spec::AppProfile(AppProfile {
+        key: AppProfileKey::parse("key", key).unwrap(),
+        groups: AppProfile::parse_groups("endpointGroups", &groups).unwrap(),
     })
 }
 

@@ -23,9 +23,13 @@ fn contradictory_stored_objects_are_named() {
     assert_eq!(damaged.to_string(), "b holds 10.1.1.1, which it can't have");
 }
 
+fn create(spec: Spec) -> Write {
+    Write::Create(Box::new(spec))
+}
+
 #[derive(Debug, Clone)]
 enum Write {
-    Create(Spec),
+    Create(Box<Spec>),
     Delete(Kind, String),
 }
 
@@ -36,27 +40,31 @@ fn any_write() -> impl Strategy<Value = Write> {
     let ids = prop::sample::select(vec!["e1", "e2", "e3", "e4"]);
     let address = prop::sample::select(vec!["", "10.1.1.1", "10.1.1.2", "10.1.1.6", "10.1.1.7"]);
     let pool = prop::sample::select(vec!["", "10.1.1.1-10.1.1.2", "10.1.1.2-10.1.1.6"]);
-    (0u8..12, tenants, nets, groups, ids, address, pool).prop_map(
+    (0u8..16, tenants, nets, groups, ids, address, pool).prop_map(
         |(which, tenant_name, net, grp, id, address, pool)| {
             let net_key = format!("{tenant_name}:{net}");
             let group_key = format!("{tenant_name}:{grp}");
             match which {
-                0 => Write::Create(tenant(tenant_name)),
-                1 => Write::Create(network(&net_key, "10.1.1.0/29 10.1.1.5", "vxlan")),
-                2 => Write::Create(group(&group_key, net, pool, &[])),
-                3 | 4 => Write::Create(endpoint(
+                0 => create(tenant(tenant_name)),
+                1 => create(network(&net_key, "10.1.1.0/29 10.1.1.5", "vxlan")),
+                2 => create(group(&group_key, net, pool, &[])),
+                3 | 4 => create(endpoint(
                     id,
                     &net_key,
                     if pool.is_empty() { "" } else { grp },
                     address,
                     "n1",
                 )),
-                5 => Write::Create(lease(&net_key, "", address, id)),
+                5 => create(lease(&net_key, "", address, id)),
                 6 => Write::Delete(Kind::Endpoint, id.to_owned()),
                 7 => Write::Delete(Kind::EndpointGroup, group_key),
-                8 => Write::Create(Spec::NetProfile(profile(&net_key, "1g", 0, 5))),
-                9 => Write::Create(with_profile(group(&group_key, net, pool, &[]), net)),
+                8 => create(Spec::NetProfile(profile(&net_key, "1g", 0, 5))),
+                9 => create(with_profile(group(&group_key, net, pool, &[]), net)),
                 10 => Write::Delete(Kind::NetProfile, net_key),
+                11 | 12 => create(service(&group_key, net, address, &["a=b"])),
+                13 => Write::Delete(Kind::Service, group_key),
+                14 => create(app_profile(&net_key, &[grp])),
+                15 => Write::Delete(Kind::AppProfile, net_key),
                 _ => Write::Delete(
                     Kind::AddressLease,
                     format!("{net_key}:{}", if address.is_empty() { "10.1.1.1" } else { address }),
@@ -76,7 +84,7 @@ proptest! {
         for write in writes {
             let before = ledger.clone();
             let result = match write {
-                Write::Create(spec) => ledger.create(spec).map(|outcome| outcome.changes),
+                Write::Create(spec) => ledger.create(*spec).map(|outcome| outcome.changes),
                 Write::Delete(kind, key) => delete(&mut ledger, kind, &key),
             };
             match result {
@@ -97,6 +105,16 @@ proptest! {
             }
             for lease in ledger.intent.leases.values() {
                 prop_assert!(owners.insert((lease.network.clone(), lease.address)));
+            }
+            for service in ledger.intent().services() {
+                prop_assert!(owners.insert((service.spec.network_key(), service.vip)));
+            }
+            for profile in ledger.intent().app_profiles() {
+                let known = |group: &GroupName| {
+                    let (tenant, group) = (profile.key.tenant.clone(), group.clone());
+                    ledger.intent.groups.contains_key(&GroupKey { tenant, group })
+                };
+                prop_assert!(profile.groups.iter().all(known));
             }
             for group in ledger.intent().groups() {
                 let profile = group.spec.profile_key();
