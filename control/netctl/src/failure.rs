@@ -8,6 +8,7 @@ use control_api::v1;
 use prost::Message as _;
 use tonic::{Code, Status};
 
+use crate::data::DataError;
 use crate::rule::RuleError;
 use crate::target::Target;
 
@@ -40,9 +41,9 @@ pub(crate) enum Failure {
     /// An answer that makes no sense; netmaster and netctl do not fit together.
     #[error("netmaster's reply has no {0}; are netctl and netmaster of the same version?")]
     Reply(&'static str),
-    /// The result can't be written as JSON.
-    #[error("cannot write JSON: {0}")]
-    Json(#[from] serde_json::Error),
+    /// The result can't be written in the form asked for.
+    #[error(transparent)]
+    Data(#[from] DataError),
     /// Standard output or the runtime.
     #[error("{0}")]
     Io(#[source] io::Error),
@@ -69,7 +70,7 @@ impl Failure {
             Self::Rule(_) => EXIT_USAGE,
             Self::Status(status) => status_exit_code(status.code()),
             Self::Unreachable { .. } | Self::Reply(_) => EXIT_FAILED,
-            Self::Json(_) | Self::Io(_) | Self::Pages { .. } => EXIT_IO,
+            Self::Data(_) | Self::Io(_) | Self::Pages { .. } => EXIT_IO,
         }
     }
 
@@ -93,7 +94,7 @@ impl Failure {
                 vec![("next", step.to_owned())]
             }
             Self::Status(status) => status_details(status, message),
-            Self::Rule(_) | Self::Reply(_) | Self::Json(_) | Self::Io(_) | Self::Pages { .. } => {
+            Self::Rule(_) | Self::Reply(_) | Self::Data(_) | Self::Io(_) | Self::Pages { .. } => {
                 Vec::new()
             }
         }

@@ -7,6 +7,7 @@
 #![expect(clippy::print_stderr, reason = "errors and warnings of a command line go to stderr")]
 
 mod args;
+mod data;
 mod failure;
 mod pages;
 mod rewrite;

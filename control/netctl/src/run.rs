@@ -84,7 +84,7 @@ impl Runner {
                 self.remove(v1::Kind::Tenant, args.name, self.format(&args.output), line).await
             }
             TenantVerb::Ls(args) => self.list::<TenantView>(None, args.form(&self.output)).await,
-            TenantVerb::Inspect(args) => self.inspect::<TenantView>(&args.name).await,
+            TenantVerb::Inspect(args) => self.inspect::<TenantView>(&args.name, &args.output).await,
         }
     }
 
@@ -100,7 +100,9 @@ impl Runner {
                 self.remove(v1::Kind::Network, args.key(), self.format(&args.output), line).await
             }
             NetworkVerb::Ls(args) => self.list_scoped::<NetworkView>(args).await,
-            NetworkVerb::Inspect(args) => self.inspect::<NetworkView>(&args.key()).await,
+            NetworkVerb::Inspect(args) => {
+                self.inspect::<NetworkView>(&args.key(), &args.output).await
+            }
         }
     }
 
@@ -117,7 +119,7 @@ impl Runner {
                 self.remove(v1::Kind::EndpointGroup, args.key(), format, String::new()).await
             }
             GroupVerb::Ls(args) => self.list_scoped::<GroupView>(args).await,
-            GroupVerb::Inspect(args) => self.inspect::<GroupView>(&args.key()).await,
+            GroupVerb::Inspect(args) => self.inspect::<GroupView>(&args.key(), &args.output).await,
         }
     }
 
@@ -134,7 +136,9 @@ impl Runner {
                 self.remove(v1::Kind::NetProfile, args.key(), self.format(&args.output), line).await
             }
             ProfileVerb::Ls(args) => self.list_scoped::<ProfileView>(args).await,
-            ProfileVerb::Inspect(args) => self.inspect::<ProfileView>(&args.key()).await,
+            ProfileVerb::Inspect(args) => {
+                self.inspect::<ProfileView>(&args.key(), &args.output).await
+            }
         }
     }
 
@@ -151,7 +155,9 @@ impl Runner {
                 self.remove(v1::Kind::Policy, args.key(), self.format(&args.output), line).await
             }
             PolicyVerb::Ls(args) => self.list_scoped::<PolicyView>(args).await,
-            PolicyVerb::Inspect(args) => self.inspect::<PolicyView>(&args.key()).await,
+            PolicyVerb::Inspect(args) => {
+                self.inspect::<PolicyView>(&args.key(), &args.output).await
+            }
             PolicyVerb::RuleLs(args) => self.rules(args).await,
             PolicyVerb::RuleAdd(args) => self.add_rule(*args).await,
             PolicyVerb::RuleRm(args) => {
@@ -176,7 +182,7 @@ impl Runner {
         let selection = Selection {
             tenant: Some(args.tenant),
             parent: args.policy,
-            stats: args.stats || form == ListForm::Json,
+            stats: args.stats || matches!(form, ListForm::Data(_)),
         };
         let listed = session.list::<RuleView>(selection).await?;
         let rules = RuleView::sorted(RuleView::with_counters(listed.views, &listed.counters));
@@ -184,7 +190,7 @@ impl Runner {
         let text = match form {
             ListForm::Table => view::rule_tables(&rules, stats),
             ListForm::Names => view::names(&rules),
-            ListForm::Json => view::json(&rules)?,
+            ListForm::Data(data) => data.text(&rules)?,
         };
         Ok(Outcome { text, warnings: listed.warnings })
     }
@@ -192,7 +198,9 @@ impl Runner {
     async fn endpoint(&self, verb: EndpointVerb) -> Done {
         match verb {
             EndpointVerb::Ls(args) => self.list_scoped::<EndpointView>(args).await,
-            EndpointVerb::Inspect(args) => self.inspect::<EndpointView>(&args.name).await,
+            EndpointVerb::Inspect(args) => {
+                self.inspect::<EndpointView>(&args.name, &args.output).await
+            }
         }
     }
 
@@ -203,10 +211,10 @@ impl Runner {
                 let (settings, _) = session.view::<GlobalView>(GLOBAL).await?;
                 match self.format(&args.output) {
                     Format::Table => Ok(settings.lines().into()),
-                    Format::Json => Ok(view::json(&[settings])?.into()),
+                    Format::Data(data) => Ok(data.text(&[settings])?.into()),
                 }
             }
-            GlobalVerb::Inspect(_) => self.inspect::<GlobalView>(GLOBAL).await,
+            GlobalVerb::Inspect(args) => self.inspect::<GlobalView>(GLOBAL, &args.output).await,
             GlobalVerb::Set(args) => self.set_global(args).await,
         }
     }
@@ -235,7 +243,7 @@ impl Runner {
         let written = Session::open(&self.global).await?.delete(kind, &key).await?;
         let text = match format {
             Format::Table => line,
-            Format::Json => view::json(&Removed { key })?,
+            Format::Data(data) => data.text(&Removed { key })?,
         };
         Ok(Outcome { text, warnings: written.warnings })
     }
@@ -255,9 +263,9 @@ impl Runner {
         Ok(Outcome { text: view::list(&listed.views, form)?, warnings: listed.warnings })
     }
 
-    async fn inspect<V: View>(&self, key: &str) -> Done {
+    async fn inspect<V: View>(&self, key: &str, output: &OutputArgs) -> Done {
         let (found, oper) = Session::open(&self.global).await?.view::<V>(key).await?;
-        Ok(view::inspect(&found, oper)?.into())
+        Ok(view::inspect(&found, oper, self.format(output).data())?.into())
     }
 }
 
@@ -267,9 +275,9 @@ const GLOBAL: &str = "global";
 fn confirm<V: View>(written: Written, format: Format, line: String) -> Done {
     let text = match format {
         Format::Table => line,
-        Format::Json => {
+        Format::Data(data) => {
             let stored = written.object.and_then(V::from_kind);
-            view::json(&stored.ok_or(Failure::Reply("object as stored"))?)?
+            data.text(&stored.ok_or(Failure::Reply("object as stored"))?)?
         }
     };
     Ok(Outcome { text, warnings: written.warnings })
@@ -364,7 +372,7 @@ fn version(format: Format) -> Done {
                 format!("Client Version: {}\nAPI: {}\n", version.client_version, version.api);
             Ok(text.into())
         }
-        Format::Json => Ok(view::json(&version)?.into()),
+        Format::Data(data) => Ok(data.text(&version)?.into()),
     }
 }
 

@@ -310,7 +310,7 @@ fn exit_codes(nodes: &mut TwoNodes) -> Result<()> {
         "nonsense",
         "tenant create",
         "network create -t blue x",
-        "network ls -o yaml",
+        "network ls -o xml",
         "network ls --timeout soon",
         "--netmaster localhost tenant ls",
         "network create -t blue -s 10.9.0.0/24 -g gateway x",

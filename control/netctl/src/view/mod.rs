@@ -18,6 +18,7 @@ use control_api::v1;
 use control_api::v1::object::Kind;
 use serde::Serialize;
 
+use crate::data::{Data, DataError};
 use crate::table::{self, Column};
 
 pub(crate) use endpoint::EndpointView;
@@ -57,17 +58,17 @@ pub(crate) enum ListForm {
     /// Only its name.
     Names,
     /// Its configuration.
-    Json,
+    Data(Data),
 }
 
 /// A list of objects.
-pub(crate) fn list<V: View>(views: &[V], form: ListForm) -> Result<String, serde_json::Error> {
+pub(crate) fn list<V: View>(views: &[V], form: ListForm) -> Result<String, DataError> {
     match form {
         ListForm::Table => {
             Ok(table::render(V::COLUMNS, &views.iter().map(View::row).collect::<Vec<_>>()))
         }
         ListForm::Names => Ok(names(views)),
-        ListForm::Json => json(&views),
+        ListForm::Data(data) => data.text(&views),
     }
 }
 
@@ -77,19 +78,14 @@ pub(crate) fn names<V: View>(views: &[V]) -> String {
 }
 
 /// One object with its state.
-pub(crate) fn inspect<V: View>(view: &V, oper: v1::Oper) -> Result<String, serde_json::Error> {
+pub(crate) fn inspect<V: View>(view: &V, oper: v1::Oper, data: Data) -> Result<String, DataError> {
     #[derive(Serialize)]
     #[serde(rename_all = "PascalCase")]
     struct Inspected<'a, V: View> {
         config: &'a V,
         oper: V::Oper,
     }
-    json(&Inspected { config: view, oper: view.oper(oper) })
-}
-
-/// Indented by 2, with a newline behind it, as Contiv prints JSON.
-pub(crate) fn json<T: Serialize>(value: &T) -> Result<String, serde_json::Error> {
-    serde_json::to_string_pretty(value).map(|text| text + "\n")
+    data.text(&Inspected { config: view, oper: view.oper(oper) })
 }
 
 #[cfg(test)]

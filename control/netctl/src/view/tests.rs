@@ -3,8 +3,9 @@ use control_api::v1::object::Kind;
 
 use super::{
     EndpointView, GlobalView, GroupView, ListForm, NetworkView, NodeView, PolicyView, ProfileView,
-    RuleView, Stats, TenantView, View, inspect, json, list, rule_tables,
+    RuleView, Stats, TenantView, View, inspect, list, rule_tables,
 };
+use crate::data::Data;
 
 fn views<V: View>(kinds: Vec<Kind>) -> Vec<V> {
     kinds.into_iter().map(|kind| V::from_kind(kind).unwrap()).collect()
@@ -77,19 +78,19 @@ fn rules() -> Vec<RuleView> {
 }
 
 #[test]
-fn networks_are_printed_with_contivs_columns() {
+fn cli_1_networks_are_printed_with_contivs_columns() {
     let text = list(&networks(), ListForm::Table).unwrap();
     assert_eq!(text, include_str!("golden/network-ls.txt"));
 }
 
 #[test]
-fn networks_as_json_carry_contivs_field_names() {
-    let text = list(&networks(), ListForm::Json).unwrap();
+fn cli_1_networks_as_json_carry_contivs_field_names() {
+    let text = list(&networks(), ListForm::Data(Data::Json)).unwrap();
     assert_eq!(text, include_str!("golden/network-ls.json"));
 }
 
 #[test]
-fn a_network_is_inspected_with_its_state() {
+fn cli_1_a_network_is_inspected_with_its_state() {
     let oper = v1::Oper {
         num_endpoints: 1,
         allocated_addresses_count: 2,
@@ -100,34 +101,34 @@ fn a_network_is_inspected_with_its_state() {
         endpoints: vec![endpoint()],
         ..Default::default()
     };
-    let text = inspect(&networks()[0], oper).unwrap();
+    let text = inspect(&networks()[0], oper, Data::Json).unwrap();
     assert_eq!(text, include_str!("golden/network-inspect.json"));
 }
 
 #[test]
-fn names_are_one_a_line() {
+fn cli_1_names_are_one_a_line() {
     assert_eq!(list(&networks(), ListForm::Names).unwrap(), "web\nwire\n");
 }
 
 #[test]
-fn an_empty_list_is_an_empty_array() {
-    assert_eq!(list::<PolicyView>(&[], ListForm::Json).unwrap(), "[]\n");
+fn cli_1_an_empty_list_is_an_empty_array() {
+    assert_eq!(list::<PolicyView>(&[], ListForm::Data(Data::Json)).unwrap(), "[]\n");
     assert_eq!(list::<PolicyView>(&[], ListForm::Names).unwrap(), "");
 }
 
 #[test]
-fn rules_are_two_tables_sorted_by_priority() {
+fn cli_1_rules_are_two_tables_sorted_by_priority() {
     assert_eq!(rule_tables(&rules(), Stats::Hidden), include_str!("golden/rule-ls.txt"));
     assert_eq!(rule_tables(&rules(), Stats::Shown), include_str!("golden/rule-ls-stats.txt"));
 }
 
 #[test]
-fn rules_as_json_always_carry_packets_and_bytes() {
-    assert_eq!(json(&rules()).unwrap(), include_str!("golden/rule-ls.json"));
+fn cli_1_rules_as_json_always_carry_packets_and_bytes() {
+    assert_eq!(Data::Json.text(&rules()).unwrap(), include_str!("golden/rule-ls.json"));
 }
 
 #[test]
-fn groups_show_their_policies_joined_by_commas() {
+fn cli_1_groups_show_their_policies_joined_by_commas() {
     let group = v1::EndpointGroup {
         tenant_name: "blue".into(),
         group_name: "front".into(),
@@ -141,18 +142,24 @@ fn groups_show_their_policies_joined_by_commas() {
     let views: Vec<GroupView> = views(vec![Kind::EndpointGroup(group)]);
     assert_eq!(list(&views, ListForm::Table).unwrap(), include_str!("golden/group-ls.txt"));
     let oper = v1::Oper { pkt_tag: 1, group_tag: "front.web".into(), ..Default::default() };
-    assert_eq!(inspect(&views[0], oper).unwrap(), include_str!("golden/group-inspect.json"));
+    assert_eq!(
+        inspect(&views[0], oper, Data::Json).unwrap(),
+        include_str!("golden/group-inspect.json")
+    );
 }
 
 #[test]
-fn tenants_and_policies_are_printed_with_contivs_columns() {
+fn cli_1_tenants_and_policies_are_printed_with_contivs_columns() {
     let tenant = |name: &str, vrf| {
         Kind::Tenant(v1::Tenant { tenant_name: name.into(), vrf, ..Default::default() })
     };
     let tenants: Vec<TenantView> = views(vec![tenant("default", 1), tenant("blue", 2)]);
     assert_eq!(list(&tenants, ListForm::Table).unwrap(), "Name\n------\ndefault\nblue\n");
     let oper = v1::Oper { total_networks: 2, total_epgs: 1, ..Default::default() };
-    assert_eq!(inspect(&tenants[1], oper).unwrap(), include_str!("golden/tenant-inspect.json"));
+    assert_eq!(
+        inspect(&tenants[1], oper, Data::Json).unwrap(),
+        include_str!("golden/tenant-inspect.json")
+    );
     let policy = v1::Policy { tenant_name: "blue".into(), policy_name: "front".into() };
     let policies: Vec<PolicyView> = views(vec![Kind::Policy(policy)]);
     assert_eq!(
@@ -162,7 +169,7 @@ fn tenants_and_policies_are_printed_with_contivs_columns() {
 }
 
 #[test]
-fn a_tenant_as_json_carries_its_settings() {
+fn cli_1_a_tenant_as_json_carries_its_settings() {
     let tenant = v1::Tenant {
         tenant_name: "blue".into(),
         default_verdict: "deny".into(),
@@ -176,11 +183,14 @@ fn a_tenant_as_json_carries_its_settings() {
         ..Default::default()
     };
     let tenants: Vec<TenantView> = views(vec![Kind::Tenant(tenant)]);
-    assert_eq!(list(&tenants, ListForm::Json).unwrap(), include_str!("golden/tenant-ls.json"));
+    assert_eq!(
+        list(&tenants, ListForm::Data(Data::Json)).unwrap(),
+        include_str!("golden/tenant-ls.json")
+    );
 }
 
 #[test]
-fn profiles_are_printed_with_contivs_columns_and_field_names() {
+fn cli_1_profiles_are_printed_with_contivs_columns_and_field_names() {
     let gold = v1::NetProfile {
         tenant_name: "blue".into(),
         profile_name: "gold".into(),
@@ -199,10 +209,13 @@ fn profiles_are_printed_with_contivs_columns_and_field_names() {
     };
     let views: Vec<ProfileView> = views(vec![Kind::NetProfile(gold), Kind::NetProfile(plain)]);
     assert_eq!(list(&views, ListForm::Table).unwrap(), include_str!("golden/netprofile-ls.txt"));
-    assert_eq!(list(&views, ListForm::Json).unwrap(), include_str!("golden/netprofile-ls.json"));
+    assert_eq!(
+        list(&views, ListForm::Data(Data::Json)).unwrap(),
+        include_str!("golden/netprofile-ls.json")
+    );
     assert_eq!(list(&views, ListForm::Names).unwrap(), "gold\nplain\n");
     let oper = v1::Oper { num_endpoints: 1, endpoints: vec![endpoint()], ..Default::default() };
-    let text = inspect(&views[0], oper).unwrap();
+    let text = inspect(&views[0], oper, Data::Json).unwrap();
     assert!(
         text.starts_with("{\n  \"Config\": {\n    \"key\": \"blue:gold\",\n    \"DSCP\": 6,"),
         "{text}"
@@ -211,15 +224,15 @@ fn profiles_are_printed_with_contivs_columns_and_field_names() {
 }
 
 #[test]
-fn endpoints_are_listed_and_inspected() {
+fn cli_1_endpoints_are_listed_and_inspected() {
     let views: Vec<EndpointView> = views(vec![Kind::Endpoint(endpoint())]);
     assert_eq!(list(&views, ListForm::Table).unwrap(), include_str!("golden/endpoint-ls.txt"));
-    let text = inspect(&views[0], v1::Oper::default()).unwrap();
+    let text = inspect(&views[0], v1::Oper::default(), Data::Json).unwrap();
     assert_eq!(text, include_str!("golden/endpoint-inspect.json"));
 }
 
 #[test]
-fn nodes_and_settings_are_printed() {
+fn cli_1_nodes_and_settings_are_printed() {
     let node = v1::NodeInfo {
         node_name: "node-a".into(),
         vtep_ip: "192.0.2.1".into(),
@@ -243,6 +256,24 @@ fn nodes_and_settings_are_printed() {
 }
 
 #[test]
-fn an_object_of_another_kind_has_no_view() {
+fn cli_1_an_object_of_another_kind_has_no_view() {
     assert!(TenantView::from_kind(Kind::Policy(v1::Policy::default())).is_none());
+}
+
+#[test]
+fn cli_1_yaml_says_what_json_says() {
+    fn same<V: View>(views: &[V]) {
+        let json = list(views, ListForm::Data(Data::Json)).unwrap();
+        let yaml = list(views, ListForm::Data(Data::Yaml)).unwrap();
+        let of_json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let of_yaml: serde_json::Value = serde_saphyr::from_str(&yaml).unwrap();
+        assert_eq!(of_yaml, of_json, "{yaml}");
+    }
+    same(&networks());
+    same(&rules());
+    same(&views::<EndpointView>(vec![Kind::Endpoint(endpoint())]));
+    assert_eq!(
+        list(&networks(), ListForm::Data(Data::Yaml)).unwrap(),
+        include_str!("golden/network-ls.yaml")
+    );
 }

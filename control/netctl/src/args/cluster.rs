@@ -1,0 +1,67 @@
+//! Verbs of endpoints, nodes and the settings of the whole cluster.
+
+use clap::{Args, Subcommand};
+
+use super::{ListArgs, NameArgs, OutputArgs, ScopedListArgs, VersionArgs};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EndpointVerb {
+    /// Lists attached containers
+    #[command(visible_alias = "list")]
+    Ls(ScopedListArgs),
+    /// Shows an endpoint as JSON
+    Inspect(NameArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GlobalVerb {
+    /// Shows the settings
+    Info(GlobalInfoArgs),
+    /// Shows the settings and what is in use as JSON
+    Inspect(VersionArgs),
+    /// Changes settings; what is not named stays
+    Set(GlobalSetArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GlobalInfoArgs {
+    /// Without effect; Contiv has it
+    #[arg(short, long, hide = true)]
+    pub(crate) tenant: Option<String>,
+    /// Without effect; Contiv has it
+    #[arg(short, long, hide = true)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GlobalSetArgs {
+    /// Fabric mode
+    #[arg(short, long)]
+    pub(crate) fabric_mode: Option<String>,
+    /// VLAN ids to hand out, for example 1-4094
+    #[arg(short, long)]
+    pub(crate) vlan_range: Option<String>,
+    /// VNIs to hand out, for example 1-10000
+    #[arg(short = 'x', long)]
+    pub(crate) vxlan_range: Option<String>,
+    /// bridge or routing
+    #[arg(short = 'b', long)]
+    pub(crate) fwd_mode: Option<String>,
+    /// proxy or flood
+    #[arg(short, long)]
+    pub(crate) arp_mode: Option<String>,
+    /// A /16 for host access
+    #[arg(short = 's', long)]
+    pub(crate) private_subnet: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeVerb {
+    /// Lists nodes
+    #[command(visible_alias = "list")]
+    Ls(ListArgs),
+}

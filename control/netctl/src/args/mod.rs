@@ -1,0 +1,276 @@
+//! The command line: Contiv's nouns, verbs and flags, and ours beside them.
+//!
+//! `-o` and `-j` choose the output in every command but `policy rule-add`, where they keep Contiv's
+//! meaning (`--to-network`, `--action`); there only `--output` is ours.
+
+mod cluster;
+mod objects;
+mod policy;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::data::Data;
+use crate::target::{Target, parse_duration};
+use crate::view::ListForm;
+
+pub(crate) use cluster::*;
+pub(crate) use objects::*;
+pub(crate) use policy::*;
+
+/// Manages tenants, networks, groups and policies of a Weir cluster.
+#[derive(Debug, Parser)]
+#[command(name = "netctl", version, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    #[command(subcommand)]
+    pub(crate) noun: Noun,
+}
+
+const CONNECTION: &str = "Connection";
+
+#[derive(Debug, Args)]
+pub(crate) struct GlobalArgs {
+    /// Address of netmaster: http://HOST:PORT or unix:PATH
+    #[arg(long, env = "NETMASTER", default_value = "http://127.0.0.1:9999")]
+    #[arg(global = true, help_heading = CONNECTION)]
+    pub(crate) netmaster: Target,
+    /// How long to wait for netmaster, for example 10s or 500ms
+    #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    #[arg(global = true, help_heading = CONNECTION)]
+    pub(crate) timeout: Duration,
+    /// Return when the change is stored, without waiting for the nodes
+    #[arg(long, global = true, help_heading = CONNECTION)]
+    pub(crate) no_wait: bool,
+}
+
+/// How a result is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    Table,
+    Data(Data),
+}
+
+impl Format {
+    /// The form for programs, also where a person asked: what has no table is JSON.
+    pub(crate) const fn data(self) -> Data {
+        match self {
+            Self::Table => Data::Json,
+            Self::Data(data) => data,
+        }
+    }
+}
+
+/// A format that there is not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("want table, json or yaml")]
+pub(crate) struct BadFormat;
+
+fn parse_format(text: &str) -> Result<Format, BadFormat> {
+    match text {
+        "table" => Ok(Format::Table),
+        "json" => Ok(Format::Data(Data::Json)),
+        "yaml" => Ok(Format::Data(Data::Yaml)),
+        _ => Err(BadFormat),
+    }
+}
+
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct OutputArgs {
+    /// table, json or yaml
+    #[arg(short, long, value_name = "FORMAT", value_parser = parse_format)]
+    output: Option<Format>,
+    /// The same as -o json
+    #[arg(short, long, conflicts_with = "output")]
+    json: bool,
+}
+
+impl OutputArgs {
+    /// What was asked for behind the verb, else before the noun, else a table.
+    pub(crate) fn format(&self, outer: &Self) -> Format {
+        self.asked().or_else(|| outer.asked()).unwrap_or(Format::Table)
+    }
+
+    fn asked(&self) -> Option<Format> {
+        if self.json { Some(Format::Data(Data::Json)) } else { self.output }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Noun {
+    /// Tenants: separate address spaces that never reach each other
+    #[command(subcommand)]
+    Tenant(TenantVerb),
+    /// Networks of a tenant
+    #[command(subcommand, visible_alias = "net")]
+    Network(NetworkVerb),
+    /// Endpoint groups: what policies and net profiles are attached to
+    #[command(subcommand)]
+    Group(GroupVerb),
+    /// Net profiles: bandwidth and DSCP of the endpoints of groups
+    #[command(subcommand)]
+    Netprofile(ProfileVerb),
+    /// Policies and their rules
+    #[command(subcommand)]
+    Policy(PolicyVerb),
+    /// Attached containers
+    #[command(subcommand, visible_alias = "ep")]
+    Endpoint(EndpointVerb),
+    /// Settings of the whole cluster
+    #[command(subcommand)]
+    Global(GlobalVerb),
+    /// Nodes that registered with netmaster
+    #[command(subcommand)]
+    Node(NodeVerb),
+    /// The version of this program
+    Version(VersionArgs),
+    /// Prints a completion script
+    Completion {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+    /// Writes the manual pages
+    Man {
+        /// An existing directory
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VersionArgs {
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// One object without a tenant above it.
+#[derive(Debug, Args)]
+pub(crate) struct NameArgs {
+    /// Its name
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// One object of a tenant.
+#[derive(Debug, Args)]
+pub(crate) struct ScopedArgs {
+    /// Its name
+    pub(crate) name: String,
+    /// Name of the tenant
+    #[arg(short, long, default_value = "default")]
+    pub(crate) tenant: String,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+impl ScopedArgs {
+    /// The object's key in control.v1.
+    pub(crate) fn key(&self) -> String {
+        format!("{}:{}", self.tenant, self.name)
+    }
+}
+
+/// A list of objects without a tenant above them.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Only names
+    #[arg(short, long)]
+    quiet: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+impl ListArgs {
+    /// What to print of each object; data goes before names, as in Contiv.
+    pub(crate) fn form(&self, outer: &OutputArgs) -> ListForm {
+        match (self.output.format(outer), self.quiet) {
+            (Format::Data(data), _) => ListForm::Data(data),
+            (Format::Table, true) => ListForm::Names,
+            (Format::Table, false) => ListForm::Table,
+        }
+    }
+}
+
+/// A list of objects of one tenant or all.
+#[derive(Debug, Args)]
+pub(crate) struct ScopedListArgs {
+    /// Name of the tenant
+    #[arg(short, long, default_value = "default")]
+    pub(crate) tenant: String,
+    /// Of all tenants
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::{Cli, Data, Format, ListForm, NetworkVerb, Noun, PolicyVerb};
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_command_tree_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn rule_add_keeps_the_meaning_of_o_and_j() {
+        let cli = parse("netctl policy rule-add p1 1 -d out -o backend -j deny --output json");
+        let Noun::Policy(PolicyVerb::RuleAdd(args)) = cli.unwrap().noun else { panic!() };
+        assert_eq!(args.to_network, "backend");
+        assert_eq!(args.action, "deny");
+        assert_eq!(args.output, Some(Format::Data(Data::Json)));
+    }
+
+    #[test]
+    fn output_is_chosen_behind_the_verb_or_before_the_noun() {
+        let form = |line: &str| {
+            let cli = parse(line).unwrap();
+            let Noun::Network(NetworkVerb::Ls(args)) = cli.noun else { panic!() };
+            args.list.form(&cli.output)
+        };
+        assert_eq!(form("netctl net ls"), ListForm::Table);
+        assert_eq!(form("netctl net ls -q"), ListForm::Names);
+        assert_eq!(form("netctl network list -aqj"), ListForm::Data(Data::Json));
+        assert_eq!(form("netctl -o json net ls"), ListForm::Data(Data::Json));
+        assert_eq!(form("netctl -o json net ls -o table"), ListForm::Table);
+        assert_eq!(form("netctl net ls -o yaml"), ListForm::Data(Data::Yaml));
+    }
+
+    #[test]
+    fn a_tenant_is_stateful_or_stateless_and_not_both() {
+        let error = parse("netctl tenant update red --stateful --stateless").unwrap_err();
+        assert!(error.to_string().contains("--stateless"), "{error}");
+    }
+
+    #[test]
+    fn another_format_is_refused_with_those_that_there_are() {
+        let error = parse("netctl net ls -o xml").unwrap_err().to_string();
+        assert!(error.contains("want table, json or yaml"), "{error}");
+    }
+
+    #[test]
+    fn a_network_needs_a_subnet_and_a_gateway_that_is_an_address() {
+        let error = parse("netctl net create n1").unwrap_err().to_string();
+        assert!(error.contains("--subnet"), "{error}");
+        let error = parse("netctl net create n1 -s 10.1.1.0/24 -g 10.1.1.256").unwrap_err();
+        assert!(error.to_string().contains("--gateway"), "{error}");
+    }
+
+    #[test]
+    fn https_is_refused_before_anything_is_sent() {
+        let error = parse("netctl tenant ls --netmaster https://n:9999").unwrap_err().to_string();
+        assert!(error.contains("built without TLS"), "{error}");
+    }
+}
