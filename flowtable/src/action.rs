@@ -160,9 +160,11 @@ impl fmt::Display for ActionList {
 pub enum Punt {
     /// An ARP request for an address this node answers for; the MAC to answer with.
     ArpReply(Mac),
-    /// An ICMP echo request to the gateway's own address.
+    /// A neighbor solicitation (RFC 4861) for one; the MAC to answer with.
+    NeighborAdvert(Mac),
+    /// An ICMP or ICMPv6 echo request to the gateway's own address.
     GatewayEcho,
-    /// The TTL ended here: tell the sender (RFC 792 time exceeded).
+    /// The TTL or hop limit ended here: tell the sender (RFC 792, RFC 4443 time exceeded).
     TimeExceeded,
 }
 
@@ -170,6 +172,7 @@ impl fmt::Display for Punt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ArpReply(mac) => write!(f, "arp_reply({mac})"),
+            Self::NeighborAdvert(mac) => write!(f, "neighbor_advert({mac})"),
             Self::GatewayEcho => f.write_str("icmp_echo_reply"),
             Self::TimeExceeded => f.write_str("icmp_time_exceeded"),
         }

@@ -96,10 +96,10 @@ reasons! {
     /// A later fragment of a packet whose first fragment was not seen or was dropped.
     Fragment = "fragment", 258,
         "its first fragment was dropped or lost: see the other reasons; lower the sender's MTU";
-    /// The port's share of the slow path (ARP, ICMP errors) is used up, or its queue is full.
+    /// The port's share of the slow path (ARP, neighbor discovery, ICMP errors) is used up, or its queue is full.
     SlowPathLimit = "slow-path-limit", 261,
         "a container asks more by ARP, or causes more ICMP errors, than the engine answers: find it";
-    /// An ARP request for an address nobody answers for.
+    /// An ARP request or neighbor solicitation for an address nobody answers for.
     ArpUnknown = "arp-unknown", 279,
         "nobody has the address: see `netctl endpoint ls`";
     /// Group-addressed and the network does not flood.
@@ -113,7 +113,7 @@ reasons! {
         "networks carry IPv4, IPv6 and ARP; nothing to do";
     /// A service of the gateway or the tunnel end point that is not offered.
     NotForUs = "not-for-us", 325,
-        "the gateway answers ARP and ping only; nothing to do";
+        "the gateway answers ARP, neighbor discovery and ping only, and containers are no routers";
     /// Longer than a frame buffer or than the way out allows.
     TooBig = "too-big", 262,
         "lower the container's MTU to that of its network";

@@ -361,7 +361,7 @@ fn a_masked_key_prints_only_what_was_looked_at() {
     let arp = key_of("arp,arp_op=2,nw_dst=10.1.1.1");
     let mask = FlowKey { flags: 0xff, dst: [0xff; 16], eth_type: 0xffff, ..FlowKey::default() };
     let printed = MaskedKey { key: &arp, mask: &mask }.to_string();
-    assert_eq!(printed, "arp,nw_dst=10.1.1.1,arp_op=2,flags=-arp_foreign_mac");
+    assert_eq!(printed, "arp,nw_dst=10.1.1.1,arp_op=2,flags=-foreign_mac");
 }
 
 #[test]
@@ -400,8 +400,37 @@ fn frames_have_the_flags_and_the_id_asked_for() {
 }
 
 #[test]
+fn neighbor_discovery_is_about_its_target() {
+    let solicits = "in_port=1,eth_src=02:00:00:00:00:01,eth_dst=33:33:ff:00:00:09,icmp6,\
+                    ipv6_src=2001:db8::1,nd_target=2001:db8::9,icmp_type=135,icmp_code=0";
+    let advertises = "in_port=1,eth_src=02:00:00:00:00:01,eth_dst=02:00:00:00:00:02,icmp6,\
+                      nd_target=2001:db8::1,ipv6_dst=2001:db8::9,icmp_type=136,icmp_code=0";
+    for text in [solicits, advertises] {
+        let key = key_of(text);
+        assert_eq!(key.to_string(), text);
+        assert!(read(text).matches(&key));
+        assert!(!read("icmp6,icmp_type=135,nd_target=2001:db8::8").matches(&key));
+        let mask = FlowKey {
+            eth_type: 0xffff,
+            proto: 0xff,
+            src: [0xff; 16],
+            dst: [0xff; 16],
+            src_port: 0xffff,
+            flags: flag::FOREIGN_MAC,
+            ..FlowKey::default()
+        };
+        let masked = MaskedKey { key: &key, mask: &mask }.to_string();
+        assert!(text.contains(masked.split(",icmp_type").next().unwrap()), "{masked}");
+        assert!(masked.ends_with(",flags=-foreign_mac"), "{masked}");
+    }
+}
+
+#[test]
 fn errors_name_the_field_and_what_it_accepts() {
     let errors = [
+        ("icmp6,nd_target=::1", "nd_target: only with icmp6 and icmp_type=135 or icmp_type=136"),
+        ("icmp6,icmp_type=135,nd_target=1.2.3.4", "nd_target: \"1.2.3.4\""),
+        ("icmp6,icmp_type=135,nd_target=::1,ipv6_dst=::2", "nd_target: contradicts"),
         ("nw_scr=1.2.3.4", "\"nw_scr\" is not a flow field; fields are in_port, eth_src"),
         ("ct_state=+est+new", "ct_state: \"+est+new\" is not accepted; write +trk+new, +trk+est"),
         ("ct_state=+new-new", "ct_state: \"+new-new\""),

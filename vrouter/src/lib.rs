@@ -3,8 +3,9 @@
 //! [`Engine`] holds the tables and publishes immutable [`snapshot`]s of them; a [`Worker`] reads
 //! the current one once a burst. [`worker`] is the packet's life on one screen, [`pipeline`] the
 //! walk through the tables that both decides and explains, [`rewrite`] what is done to frames.
-//! The slow path ([`SlowPath`]) answers ARP and ICMP for the distributed gateway. No tokio, no
-//! clock in the logic, no unsafe code; frames come from any [`packet_io::PacketIo`].
+//! The slow path ([`SlowPath`]) answers ARP, neighbor discovery, ICMP and ICMPv6 for the distributed
+//! gateway. No tokio, no clock in the logic, no unsafe code; frames come from any
+//! [`packet_io::PacketIo`].
 
 mod batch;
 mod budget;

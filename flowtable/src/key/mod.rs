@@ -68,8 +68,34 @@ pub mod flag {
     pub const IP_OPTIONS: u8 = 8;
     /// An ARP opcode other than request.
     pub const ARP_REPLY: u8 = 16;
-    /// The sender's hardware address inside the ARP message is not the frame's source.
-    pub const ARP_FOREIGN_MAC: u8 = 32;
+    /// The sender's hardware address inside an ARP or neighbor discovery message is not the frame's
+    /// source.
+    pub const FOREIGN_MAC: u8 = 32;
+}
+
+/// Types of ICMPv6 messages (RFC 4443, RFC 4861 section 4).
+pub mod icmpv6 {
+    /// Echo request.
+    pub const ECHO_REQUEST: u8 = 128;
+    /// Router solicitation.
+    pub const ROUTER_SOLICITATION: u8 = 133;
+    /// Router advertisement.
+    pub const ROUTER_ADVERTISEMENT: u8 = 134;
+    /// Neighbor solicitation: what an ARP request is in IPv4.
+    pub const NEIGHBOR_SOLICITATION: u8 = 135;
+    /// Neighbor advertisement: what an ARP reply is in IPv4.
+    pub const NEIGHBOR_ADVERTISEMENT: u8 = 136;
+    /// Redirect.
+    pub const REDIRECT: u8 = 137;
+}
+
+/// Messages by which neighbors learn their hardware addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Neighbor {
+    /// An ARP request (RFC 826) or a neighbor solicitation (RFC 4861): who has the target address?
+    Solicitation,
+    /// An ARP reply or a neighbor advertisement: the source has its address.
+    Advertisement,
 }
 
 /// Bits of byte 13 of the TCP header (RFC 9293, section 3.1).
@@ -111,9 +137,11 @@ pub struct FlowKey {
     pub vni: u32,
     /// Source of the tunnel, IPv4 as `::ffff:a.b.c.d`; zero when not tunnelled.
     pub tun_src: [u8; 16],
-    /// Source address, IPv4 as `::ffff:a.b.c.d`; ARP: sender protocol address; else zero.
+    /// Source address, IPv4 as `::ffff:a.b.c.d`; ARP: sender protocol address; neighbor
+    /// advertisement: target address; else zero.
     pub src: [u8; 16],
-    /// Destination address, IPv4 as `::ffff:a.b.c.d`; ARP: target protocol address; else zero.
+    /// Destination address, IPv4 as `::ffff:a.b.c.d`; ARP: target protocol address; neighbor
+    /// solicitation: target address; else zero.
     pub dst: [u8; 16],
     /// TCP or UDP source port; ICMP type; else 0.
     pub src_port: u16,
@@ -178,6 +206,21 @@ impl FlowKey {
             return None;
         }
         Some(Ipv6Addr::from_octets(self.tun_src).to_canonical())
+    }
+
+    /// What it says to its neighbors, if it is a message of ARP or neighbor discovery.
+    #[inline]
+    #[must_use]
+    pub const fn neighbor(&self) -> Option<Neighbor> {
+        const SOLICITATION: u16 = icmpv6::NEIGHBOR_SOLICITATION as u16;
+        const ADVERTISEMENT: u16 = icmpv6::NEIGHBOR_ADVERTISEMENT as u16;
+        let solicits = match (self.eth_type, self.proto, self.src_port) {
+            (ethertype::ARP, _, _) => self.flags & flag::ARP_REPLY == 0,
+            (ethertype::IPV6, ipproto::ICMPV6, SOLICITATION) => true,
+            (ethertype::IPV6, ipproto::ICMPV6, ADVERTISEMENT) => false,
+            _ => return None,
+        };
+        Some(if solicits { Neighbor::Solicitation } else { Neighbor::Advertisement })
     }
 
     /// The Ethernet type tells the family: an IPv6 packet may carry `::ffff:a.b.c.d` on the wire,

@@ -10,13 +10,23 @@ use std::net::Ipv6Addr;
 use std::ops::Range;
 
 use super::plain::plain;
-use super::{Decap, FlowKey, Origin, Parsed, VXLAN_PORT, ethertype, flag, ipproto, mapped};
+use super::{
+    Decap, FlowKey, Neighbor, Origin, Parsed, VXLAN_PORT, ethertype, flag, ipproto, mapped,
+};
 use crate::drop::DropReason;
 
 const ETHERNET_BYTES: usize = 14;
 const TAG_BYTES: usize = 4;
 const UDP_BYTES: usize = 8;
 const VXLAN_BYTES: usize = 8;
+/// Where the hop limit is in an IPv6 header.
+const HOP_LIMIT: usize = 7;
+/// A neighbor solicitation or advertisement without options (RFC 4861, sections 4.3 and 4.4).
+const NEIGHBOR_BYTES: usize = 24;
+/// The flag "solicited" of an advertisement.
+const SOLICITED: u8 = 0x40;
+/// More options than this have no use.
+const OPTIONS_MAX: usize = 16;
 /// More extension headers than this have no use but to hide what follows them.
 const EXTENSIONS_MAX: u8 = 8;
 
@@ -150,7 +160,7 @@ fn arp(frame: &[u8], out: &mut Parsed) -> Result<usize, DropReason> {
         return Err(DropReason::Malformed);
     };
     if [h0, h1, h2, h3, h4, h5] != out.key.eth_src {
-        out.key.flags |= flag::ARP_FOREIGN_MAC;
+        out.key.flags |= flag::FOREIGN_MAC;
     }
     out.key.src = mapped([s0, s1, s2, s3]);
     out.key.dst = mapped([t0, t1, t2, t3]);
@@ -331,12 +341,74 @@ fn transport(frame: &[u8], bytes: Range<usize>, out: &mut Parsed) -> Result<usiz
             out.key.dst_port = u16::from(header[1]);
             if is_echo(header[0]) {
                 out.key.icmp_id = u16::from_be_bytes([header[4], header[5]]);
+            } else if out.key.neighbor().is_some() {
+                discovery(frame, payload, out)?;
             }
         }
         _ => return Ok(end),
     }
     out.l4 = start as u16;
     Ok(end)
+}
+
+/// Neighbor solicitations and advertisements: "A node MUST silently discard any received" one that
+/// fails these checks (RFC 4861, sections 7.1.1 and 7.1.2), and a fragmented one (RFC 6980, section
+/// 5). The checksum is left to who answers, and to the receiver.
+#[cold]
+fn discovery(frame: &[u8], message: &[u8], out: &mut Parsed) -> Result<(), DropReason> {
+    let header: &[u8; NEIGHBOR_BYTES] = chunk(message, 0)?;
+    let [_, code, _, _, status, _, _, _, target @ ..] = header;
+    let [hop_limit] = *chunk(frame, usize::from(out.l3) + HOP_LIMIT)?;
+    let solicits = out.key.neighbor() == Some(Neighbor::Solicitation);
+    let (src, dst) = (Ipv6Addr::from_octets(out.key.src), Ipv6Addr::from_octets(out.key.dst));
+    let target = Ipv6Addr::from_octets(*target);
+    let hardware = link_layer_address(&message[NEIGHBOR_BYTES..], if solicits { 1 } else { 2 })?;
+    // Who has no address yet asks all, and can't be told: it does not say where it is.
+    let nobody =
+        src.is_unspecified() && !(solicits && is_solicited_node(dst) && hardware.is_none());
+    let to_all = !solicits && dst.is_multicast() && status & SOLICITED != 0;
+    let whole = out.key.flags & (flag::FRAG_FIRST | flag::IP_OPTIONS) == 0;
+    if hop_limit != 255 || *code != 0 || target.is_multicast() || nobody || to_all || !whole {
+        return Err(DropReason::Malformed);
+    }
+    if hardware.is_some_and(|mac| mac != out.key.eth_src) {
+        out.key.flags |= flag::FOREIGN_MAC;
+    }
+    if solicits {
+        out.key.dst = target.octets();
+    } else {
+        out.key.src = target.octets();
+    }
+    Ok(())
+}
+
+/// The Ethernet address in the option of this type (RFC 4861, section 4.6.1). "All included options"
+/// must "have a length that is greater than zero".
+fn link_layer_address(mut options: &[u8], wanted: u8) -> Result<Option<[u8; 6]>, DropReason> {
+    let mut found = None;
+    for _ in 0..OPTIONS_MAX {
+        let &[kind, units, ..] = options else {
+            return if options.is_empty() { Ok(found) } else { Err(DropReason::Malformed) };
+        };
+        let len = usize::from(units) * 8;
+        let option = options.get(..len).filter(|option| !option.is_empty());
+        let option = option.ok_or(DropReason::Malformed)?;
+        if kind == wanted {
+            // Two that differ would be read by the receiver as it likes.
+            let again = found.is_some();
+            found = option.get(2..).and_then(<[u8]>::first_chunk).copied();
+            if len != 8 || again {
+                return Err(DropReason::Malformed);
+            }
+        }
+        options = &options[len..];
+    }
+    Err(DropReason::Malformed)
+}
+
+/// RFC 4291, section 2.7.1: `ff02::1:ff00:0/104`.
+const fn is_solicited_node(ip: Ipv6Addr) -> bool {
+    matches!(ip.segments(), [0xff02, 0, 0, 0, 0, 1, 0xff00..=0xffff, _])
 }
 
 /// Echo reply and request of ICMP (RFC 792) and ICMPv6 (RFC 4443). The numbers of one family mean

@@ -45,7 +45,7 @@ pub(super) const KEY_FLAGS: Names = &[
     ("ttl_low", flag::TTL_LOW),
     ("ip_options", flag::IP_OPTIONS),
     ("arp_reply", flag::ARP_REPLY),
-    ("arp_foreign_mac", flag::ARP_FOREIGN_MAC),
+    ("foreign_mac", flag::FOREIGN_MAC),
 ];
 
 /// Prints `+name-name` for the bits looked at.

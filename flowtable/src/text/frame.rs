@@ -9,7 +9,7 @@ use super::bits::BitMatch;
 use super::spec::{FlowSpec, Frag};
 use crate::entry::Prefix;
 use crate::ids::Mac;
-use crate::key::{VXLAN_PORT, ethertype, ipproto, is_echo, tcp_flag};
+use crate::key::{Neighbor, VXLAN_PORT, ethertype, icmpv6, ipproto, is_echo, tcp_flag};
 
 const SRC_MAC: Mac = Mac([0x02, 0, 0, 0, 0, 0x01]);
 const V4: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
@@ -20,6 +20,8 @@ const V6: [Ipv6Addr; 2] = [
 const VTEPS_V4: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 51, 100, 1), Ipv4Addr::new(198, 51, 100, 2)];
 const TTL: u8 = 64;
 const ICMP_ID: u16 = 1;
+/// RFC 4861, section 3.1: a hop limit that no router has let pass.
+const DISCOVERY_HOPS: u8 = 255;
 /// Where a later fragment lies in its packet, in units of 8 bytes. Not 1: RFC 3128.
 const LATER_OFFSET: u16 = 3;
 /// Bytes after a UDP or ICMP header, and in packets of other protocols.
@@ -53,7 +55,14 @@ impl FlowSpec {
             _ => vec![0; PAYLOAD_BYTES],
         };
         let to_all = eth_type == ethertype::ARP && self.arp_op != Some(2);
-        let default_dst = if to_all { Mac::BROADCAST } else { Mac::GATEWAY };
+        let default_dst = match payload.get(24..40).and_then(<[u8]>::first_chunk::<16>) {
+            _ if to_all => Mac::BROADCAST,
+            // RFC 2464, section 7: a multicast address' last 32 bits behind 33:33.
+            Some(&[0xff, .., a, b, c, d]) if eth_type == ethertype::IPV6 => {
+                Mac([0x33, 0x33, a, b, c, d])
+            }
+            _ => Mac::GATEWAY,
+        };
         let mut frame = Vec::new();
         frame.extend(self.eth_dst.unwrap_or(default_dst).0);
         frame.extend(self.eth_src.unwrap_or(SRC_MAC).0);
@@ -101,6 +110,9 @@ impl FlowSpec {
                 needs: "a protocol that is not an IPv6 extension header",
             });
         }
+        if let (ipproto::ICMPV6, Some(neighbor)) = (proto, self.neighbor()) {
+            return self.discovery(neighbor, (src, dst));
+        }
         let mut payload = self.transport(proto, (src.into(), dst.into()));
         let fragment = match self.frag {
             None | Some(Frag::No | Frag::NotLater) => None,
@@ -111,14 +123,52 @@ impl FlowSpec {
             let [high, low] = field.to_be_bytes();
             payload.splice(0..0, [proto, 0, high, low, 0, 0, 0, 1]);
         }
-        let mut packet = vec![0x60, 0, 0, 0];
-        packet.extend((payload.len() as u16).to_be_bytes());
-        packet.push(if fragment.is_some() { FRAGMENT } else { proto });
-        packet.push(self.ttl.unwrap_or(TTL));
-        packet.extend(src.octets());
-        packet.extend(dst.octets());
-        packet.extend(payload);
-        Ok(packet)
+        let next_header = if fragment.is_some() { FRAGMENT } else { proto };
+        Ok(ipv6_packet((src, dst), (next_header, self.ttl.unwrap_or(TTL)), &payload))
+    }
+
+    /// The message of neighbor discovery that this is, by its ICMPv6 type.
+    fn neighbor(&self) -> Option<Neighbor> {
+        match u8::try_from(self.src_port?).ok()? {
+            icmpv6::NEIGHBOR_SOLICITATION => Some(Neighbor::Solicitation),
+            icmpv6::NEIGHBOR_ADVERTISEMENT => Some(Neighbor::Advertisement),
+            _ => None,
+        }
+    }
+
+    /// RFC 4861, sections 4.3 and 4.4: to the solicited-node address of the target (RFC 4291, section
+    /// 2.7.1), or from the target; with the sender's hardware address.
+    fn discovery(
+        &self,
+        neighbor: Neighbor,
+        (src, dst): (Ipv6Addr, Ipv6Addr),
+    ) -> Result<Vec<u8>, FlowTextError> {
+        let ttl = self.ttl.is_none_or(|ttl| ttl == DISCOVERY_HOPS);
+        let whole = matches!(self.frag, None | Some(Frag::No | Frag::NotLater));
+        let (fixed, needs) =
+            (ttl && whole, "hop limit 255 and no fragments for neighbor discovery");
+        if !fixed || self.dst_port.is_some_and(|code| code != 0) {
+            return Err(FlowTextError::NoFrame { field: "icmp_type", needs });
+        }
+        let (kind, status, target, option) = match neighbor {
+            Neighbor::Solicitation => (icmpv6::NEIGHBOR_SOLICITATION, 0, dst, 1),
+            // Solicited, and to be believed.
+            Neighbor::Advertisement => (icmpv6::NEIGHBOR_ADVERTISEMENT, 0x60, src, 2),
+        };
+        let dst = match neighbor {
+            Neighbor::Solicitation => solicited_node(target),
+            Neighbor::Advertisement => dst,
+        };
+        let mut message = vec![kind, 0, 0, 0, status, 0, 0, 0];
+        message.extend(target.octets());
+        if !src.is_unspecified() {
+            message.extend([option, 1]);
+            message.extend(self.eth_src.unwrap_or(SRC_MAC).0);
+        }
+        let pseudo = pseudo_header(ipproto::ICMPV6, src.into(), dst.into(), &message);
+        let sum = !fold(pseudo + words(&message));
+        message[2..4].copy_from_slice(&sum.to_be_bytes());
+        Ok(ipv6_packet((src, dst), (ipproto::ICMPV6, DISCOVERY_HOPS), &message))
     }
 
     /// The TCP flags: those asked for, or a SYN unless it is asked not to be one.
@@ -196,12 +246,7 @@ impl FlowSpec {
         if self.tunnel.src.is_some_and(|src| src.address().is_ipv6()) {
             let src = v6_of("tun_src", self.tunnel.src, V6[0])?;
             frame.extend(ethertype::IPV6.to_be_bytes());
-            frame.extend([0x60, 0, 0, 0]);
-            frame.extend((datagram.len() as u16).to_be_bytes());
-            frame.extend([proto, ttl]);
-            frame.extend(src.octets());
-            frame.extend(V6[1].octets());
-            frame.extend(datagram);
+            frame.extend(ipv6_packet((src, V6[1]), (proto, ttl), &datagram));
         } else {
             let src = v4_of("tun_src", self.tunnel.src, VTEPS_V4[0])?;
             let header = Ipv4 { src, dst: VTEPS_V4[1], proto, ttl, fragment: 0x4000 };
@@ -234,6 +279,26 @@ fn ipv4_packet(header: &Ipv4, payload: &[u8]) -> Vec<u8> {
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
     packet.extend(payload);
     packet
+}
+
+fn ipv6_packet(
+    (src, dst): (Ipv6Addr, Ipv6Addr),
+    (next_header, hop_limit): (u8, u8),
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0];
+    packet.extend((payload.len() as u16).to_be_bytes());
+    packet.extend([next_header, hop_limit]);
+    packet.extend(src.octets());
+    packet.extend(dst.octets());
+    packet.extend(payload);
+    packet
+}
+
+/// RFC 4291, section 2.7.1: the address' last 24 bits behind `ff02::1:ff00:0/104`.
+const fn solicited_node(ip: Ipv6Addr) -> Ipv6Addr {
+    let [.., high, low] = ip.segments();
+    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | high & 0xff, low)
 }
 
 fn v4_of(

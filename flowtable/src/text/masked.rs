@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::bits::{BitMatch, KEY_FLAGS, Signed, TCP_FLAGS};
 use super::protocol_word;
 use crate::ids::Mac;
-use crate::key::{FlowKey, ethertype, flag, is_echo};
+use crate::key::{FlowKey, Neighbor, ethertype, flag, ipproto, is_echo};
 
 /// A key of which only the bits set in a mask count. The default of a mask looks at nothing.
 #[derive(Debug, Clone, Copy)]
@@ -66,14 +66,8 @@ impl MaskedKey<'_> {
         if self.is_ip() && !(word.is_some() && self.knows_type()) {
             list.number("nw_proto", key.proto.into(), mask.proto.into(), 0xff)?;
         }
-        let names = if key.eth_type == ethertype::IPV6 {
-            ["ipv6_src", "ipv6_dst"]
-        } else {
-            ["nw_src", "nw_dst"]
-        };
-        for (name, (ip, mask)) in
-            names.into_iter().zip([(key.src_ip(), mask.src), (key.dst_ip(), mask.dst)])
-        {
+        let addresses = [(key.src_ip(), mask.src), (key.dst_ip(), mask.dst)];
+        for (name, (ip, mask)) in self.address_names().into_iter().zip(addresses) {
             if let Some(ip) = ip {
                 list.address(name, ip, mask)?;
             }
@@ -108,13 +102,16 @@ impl MaskedKey<'_> {
 
     /// By OVS's fields where they can say it, by `flags` else.
     fn flags(&self, list: &mut List<'_, '_>) -> fmt::Result {
-        use flag::{ARP_FOREIGN_MAC, ARP_REPLY, FRAG_FIRST, FRAG_LATER, IP_OPTIONS, TTL_LOW};
+        use flag::{ARP_REPLY, FOREIGN_MAC, FRAG_FIRST, FRAG_LATER, IP_OPTIONS, TTL_LOW};
         let (key, mut rest) = (self.key, self.mask.flags);
         let is_arp = key.eth_type == ethertype::ARP;
         if self.knows_type() {
             rest &= match key.eth_type {
+                ethertype::IPV6 if self.may_be_discovery() => {
+                    FRAG_FIRST | FRAG_LATER | TTL_LOW | IP_OPTIONS | FOREIGN_MAC
+                }
                 ethertype::IPV4 | ethertype::IPV6 => FRAG_FIRST | FRAG_LATER | TTL_LOW | IP_OPTIONS,
-                ethertype::ARP => ARP_REPLY | ARP_FOREIGN_MAC,
+                ethertype::ARP => ARP_REPLY | FOREIGN_MAC,
                 _ => 0,
             };
         }
@@ -147,6 +144,25 @@ impl MaskedKey<'_> {
         }
         let bits = BitMatch { value: key.flags & rest, mask: rest };
         list.item(format_args!("flags={}", Signed(KEY_FLAGS, bits)))
+    }
+
+    /// Whether neighbor discovery is among the IPv6 packets with these bits.
+    const fn may_be_discovery(&self) -> bool {
+        let (key, mask) = (self.key, self.mask);
+        let other_type = mask.src_port & 0xff == 0xff && key.neighbor().is_none();
+        mask.proto != u8::MAX || (key.proto == ipproto::ICMPV6 && !other_type)
+    }
+
+    /// What the two addresses are called.
+    fn address_names(&self) -> [&'static str; 2] {
+        let knows_message = self.mask.proto == u8::MAX && self.mask.src_port & 0xff == 0xff;
+        let neighbor = self.key.neighbor().filter(|_| knows_message && self.knows_type());
+        match (self.key.eth_type, neighbor) {
+            (ethertype::IPV6, Some(Neighbor::Solicitation)) => ["ipv6_src", "nd_target"],
+            (ethertype::IPV6, Some(Neighbor::Advertisement)) => ["nd_target", "ipv6_dst"],
+            (ethertype::IPV6, None) => ["ipv6_src", "ipv6_dst"],
+            _ => ["nw_src", "nw_dst"],
+        }
     }
 
     const fn knows_type(&self) -> bool {

@@ -23,7 +23,7 @@ mod state;
 use std::fmt;
 
 use crate::ids::OutOfRange;
-use crate::key::{FlowKey, ethertype, flag, ipproto, is_echo};
+use crate::key::{FlowKey, Neighbor, ethertype, flag, ipproto, is_echo};
 use bits::{Signed, TCP_FLAGS};
 
 pub use bits::BitMatch;
@@ -106,7 +106,11 @@ impl fmt::Display for FlowKey {
             None if src.is_ipv4() => write!(f, ",ip,nw_proto={}", self.proto)?,
             None => write!(f, ",ipv6,nw_proto={}", self.proto)?,
         }
-        write!(f, ",{prefix}_src={src},{prefix}_dst={dst}")?;
+        match self.neighbor() {
+            Some(Neighbor::Solicitation) => write!(f, ",ipv6_src={src},nd_target={dst}")?,
+            Some(Neighbor::Advertisement) => write!(f, ",nd_target={src},ipv6_dst={dst}")?,
+            None => write!(f, ",{prefix}_src={src},{prefix}_dst={dst}")?,
+        }
         if self.flags & flag::FRAG_LATER != 0 {
             f.write_str(",nw_frag=later")?;
         } else {

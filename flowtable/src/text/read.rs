@@ -11,13 +11,13 @@ use super::spec::{FlowSpec, Frag, PortRef};
 use super::state::{self, CtAssume};
 use crate::entry::Prefix;
 use crate::ids::{Bd, Group, Mac, OutOfRange, PortId, Vrf};
-use crate::key::{ethertype, ipproto, is_echo};
+use crate::key::{ethertype, icmpv6, ipproto, is_echo};
 
 /// What the error about an unknown field lists.
 pub(super) const FIELDS: &str = "in_port, eth_src, eth_dst, dl_type, vlan_vid, tun_id, tun_src, \
     ip, ipv6, arp, tcp, udp, icmp, tcp6, udp6, icmp6, nw_src, nw_dst, ipv6_src, ipv6_dst, \
-    nw_proto, nw_ttl, nw_frag, tp_src, tp_dst, tcp_flags, icmp_type, icmp_code, icmp_id, arp_op, \
-    flags, ct_state, vrf, bd, src_group, dst_group";
+    nw_proto, nw_ttl, nw_frag, tp_src, tp_dst, tcp_flags, icmp_type, icmp_code, icmp_id, nd_target, \
+    arp_op, flags, ct_state, vrf, bd, src_group, dst_group";
 
 impl FromStr for FlowSpec {
     type Err = FlowTextError;
@@ -34,6 +34,9 @@ impl FromStr for FlowSpec {
             if !(spec.set_word(field)? || spec.set_link(field)? || spec.set_network(field)?) {
                 return Err(FlowTextError::UnknownField { field: field.name.to_owned() });
             }
+        }
+        for field in items().filter(|field| field.name == "nd_target") {
+            spec.set_target(field)?;
         }
         spec.imply_family();
         for field in items() {
@@ -233,6 +236,8 @@ impl FlowSpec {
             "icmp_type" => field.keep(&mut self.src_port, u16::from(field.byte()?)),
             "icmp_code" => field.keep(&mut self.dst_port, u16::from(field.byte()?)),
             "icmp_id" => field.keep(&mut self.icmp_id, field.port()?),
+            // Which address it is depends on the message: see `set_target`.
+            "nd_target" => Ok(true),
             "tcp_flags" => field.keep(&mut self.tcp_flags, field.bits(bits::TCP_FLAGS)?),
             "flags" => field.keep(&mut self.flags, field.bits(bits::KEY_FLAGS)?),
             "ct_state" => {
@@ -245,6 +250,18 @@ impl FlowSpec {
                 field.keep(&mut self.arp_op, opcode as u16)
             }
             _ => Ok(false),
+        }
+    }
+
+    /// The target of neighbor discovery is where a key has it: the destination of a solicitation,
+    /// the source of an advertisement.
+    fn set_target(&mut self, field: Field<'_>) -> Result<bool, FlowTextError> {
+        let target = field.v6()?;
+        let message = self.src_port.filter(|_| self.proto == Some(ipproto::ICMPV6));
+        match message.and_then(|kind| u8::try_from(kind).ok()) {
+            Some(icmpv6::NEIGHBOR_SOLICITATION) => field.keep(&mut self.dst, target),
+            Some(icmpv6::NEIGHBOR_ADVERTISEMENT) => field.keep(&mut self.src, target),
+            _ => Err(field.needs("icmp6 and icmp_type=135 or icmp_type=136")),
         }
     }
 

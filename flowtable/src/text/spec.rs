@@ -68,9 +68,9 @@ pub struct FlowSpec {
     pub eth_dst: Option<Mac>,
     /// Ethernet type.
     pub eth_type: Option<u16>,
-    /// Source addresses (ARP: sender protocol address).
+    /// Source addresses (ARP: sender protocol address; neighbor advertisement: target).
     pub src: Option<Prefix>,
-    /// Destination addresses (ARP: target protocol address).
+    /// Destination addresses (ARP: target protocol address; neighbor solicitation: target).
     pub dst: Option<Prefix>,
     /// IP protocol.
     pub proto: Option<u8>,

@@ -1,11 +1,11 @@
-//! Where a packet goes: ARP at the gateway, table `route` for its MAC, table `mac` inside a network.
+//! Where a packet goes: neighbors' questions, answered here, table `route` for its MAC, table `mac` inside a network.
 
 use std::net::IpAddr;
 
 use flowtable::action::Punt;
-use flowtable::entry::NextHop;
+use flowtable::entry::{NextHop, Prefix};
 use flowtable::ids::Mac;
-use flowtable::key::{ethertype, flag, ipproto};
+use flowtable::key::{flag, icmpv6, ipproto};
 use flowtable::{Action, ActionList, DropReason};
 
 use super::{Ingress, Origin, Stop, Target, Walk, describe};
@@ -13,9 +13,9 @@ use crate::snapshot::{Network, Section};
 use crate::trace::Recorder;
 
 impl<'s> Walk<'s> {
-    /// ARP is answered by this node for every address it knows; what it does not know may be on
-    /// the wire of a VLAN network, and nowhere else.
-    pub(super) fn arp_request(
+    /// ARP and neighbor discovery are answered by this node for every address it knows; what it does
+    /// not know may be on the wire of a VLAN network, and nowhere else.
+    pub(super) fn solicited(
         &mut self,
         ingress: &Ingress<'s>,
         recorder: &mut impl Recorder,
@@ -23,15 +23,19 @@ impl<'s> Walk<'s> {
         self.sections.add(Section::Routes);
         let target = self.key.dst_ip().ok_or(DropReason::Malformed)?;
         let network = self.network(ingress.bd);
-        let answer = self.arp_answer(ingress, network, target);
+        let (field, punt): (_, fn(Mac) -> Punt) = match target {
+            IpAddr::V4(_) => ("arp_tpa", Punt::ArpReply),
+            IpAddr::V6(_) => ("nd_target", Punt::NeighborAdvert),
+        };
+        let answer = self.hardware_address(ingress, network, target).map(punt);
         recorder.step(
             "neighbor",
             None,
-            || format!("bd={},arp_tpa={target}", ingress.bd),
-            || answer.map_or_else(|| "miss".to_owned(), |mac| Punt::ArpReply(mac).to_string()),
+            || format!("bd={},{field}={target}", ingress.bd),
+            || answer.map_or_else(|| "miss".to_owned(), |punt| punt.to_string()),
         );
-        if let Some(mac) = answer {
-            return Err(Stop::Punt(Punt::ArpReply(mac)));
+        if let Some(punt) = answer {
+            return Err(Stop::Punt(punt));
         }
         match (ingress.origin, network.and_then(|n| n.wire)) {
             (Origin::Port(_), Some((port, vid))) => {
@@ -44,7 +48,7 @@ impl<'s> Walk<'s> {
         }
     }
 
-    fn arp_answer(
+    fn hardware_address(
         &self,
         ingress: &Ingress<'s>,
         network: Option<&Network>,
@@ -56,7 +60,7 @@ impl<'s> Walk<'s> {
         }
         let (prefix, route) = self.snapshot.routes.by_ip.lookup(ingress.vrf, target)?;
         let exists = route.next_hop != NextHop::UnknownEndpoint;
-        let host = prefix.length() == 32 && route.bd == ingress.bd && exists;
+        let host = prefix == Prefix::host(target) && route.bd == ingress.bd && exists;
         let local = matches!(route.next_hop, NextHop::Local(_));
         // Who asks for its own address tests whether it is free: silence says yes. What is not
         // ours is answered, on the wire or in a tunnel, by the node that has it.
@@ -73,14 +77,15 @@ impl<'s> Walk<'s> {
         let (Origin::Port(_), Some(dst)) = (ingress.origin, self.key.dst_ip()) else {
             return Err(DropReason::NotForUs.into());
         };
-        // ARP ends at the router, and no rule is asked about it.
-        if self.key.eth_type == ethertype::ARP {
+        // What neighbors say ends at the router, and no rule is asked about it.
+        if self.key.neighbor().is_some() {
             return Err(DropReason::NotForUs.into());
         }
         self.sections.add(Section::Networks);
         if self.snapshot.networks.gateways.contains_key(&(ingress.vrf, dst)) {
-            let echo = self.key.proto == ipproto::ICMP && self.key.src_port == 8;
-            self.looked.src_port |= self.key.proto == ipproto::ICMP;
+            let icmp = matches!(self.key.proto, ipproto::ICMP | ipproto::ICMPV6);
+            self.looked.src_port |= icmp;
+            let echo = icmp && self.key.src_port == echo_request(dst);
             recorder.step("route", None, || format!("nw_dst={dst}"), || "gateway".to_owned());
             let stop =
                 if echo { Stop::Punt(Punt::GatewayEcho) } else { DropReason::NotForUs.into() };
@@ -135,7 +140,7 @@ impl<'s> Walk<'s> {
     /// An address of this tenant is reached at its own MAC only: another one would borrow the
     /// group of an address that the receiver does not have.
     fn check_owner(&self, ingress: &Ingress<'s>, mac: Option<NextHop>) -> Result<(), DropReason> {
-        let Some(dst) = self.key.dst_ip().filter(|_| self.key.eth_type != ethertype::ARP) else {
+        let Some(dst) = self.key.dst_ip().filter(|_| self.key.neighbor().is_none()) else {
             return Ok(());
         };
         match self.snapshot.routes.by_ip.lookup(ingress.vrf, dst) {
@@ -152,5 +157,13 @@ impl<'s> Walk<'s> {
             None if mac.is_some() => Err(DropReason::UnknownEndpoint),
             Some(_) | None => Ok(()),
         }
+    }
+}
+
+/// The type of an echo request of the family of this address (RFC 792, RFC 4443).
+const fn echo_request(ip: IpAddr) -> u16 {
+    match ip {
+        IpAddr::V4(_) => 8,
+        IpAddr::V6(_) => icmpv6::ECHO_REQUEST as u16,
     }
 }

@@ -1,9 +1,11 @@
 //! Tables `port`, `tunnel` and `vlan`: whose packet is it, and may its sender be who it says?
 
+use std::net::IpAddr;
+
 use flowtable::DropReason;
 use flowtable::entry::{Ipv6, NextHop, PortEntry};
 use flowtable::ids::{PortId, Vid, Vni, Vrf};
-use flowtable::key::{FlowKey, ethertype, flag};
+use flowtable::key::{FlowKey, Neighbor, ethertype, flag};
 
 use super::{Ingress, Origin, Stop, Walk};
 use crate::port::PortKind;
@@ -42,8 +44,8 @@ impl<'s> Walk<'s> {
 
     /// Anti-spoofing: only the addresses the port was given (RFC 2827 at its narrowest).
     fn check_source(&self, binding: &PortEntry) -> Result<(), DropReason> {
-        // Who receives an ARP message believes the address inside it, not the frame's.
-        let foreign = self.key.flags & flag::ARP_FOREIGN_MAC != 0;
+        // Who receives an ARP or discovery message believes the address inside it, not the frame's.
+        let foreign = self.key.flags & flag::FOREIGN_MAC != 0;
         if self.key.eth_src() != binding.mac || foreign {
             return Err(DropReason::SpoofedMac);
         }
@@ -53,9 +55,22 @@ impl<'s> Walk<'s> {
             _ => return Err(DropReason::NonIp),
         }
         let source = self.key.src_ip().ok_or(DropReason::Malformed)?;
-        // RFC 5227: a probe for an address before using it carries the all-zero sender address.
-        let probe = self.key.eth_type == ethertype::ARP && source.is_unspecified();
-        if probe || binding.ips.contains(&source) { Ok(()) } else { Err(DropReason::SpoofedIp) }
+        let own = binding.ips.contains(&source) || self.asks_without(source);
+        if own { Ok(()) } else { Err(DropReason::SpoofedIp) }
+    }
+
+    /// Whether a packet may come from an address that is not its container's: a probe before an
+    /// address is used (RFC 5227, RFC 4862 section 5.4.2), and what IPv6 sends from a link-local
+    /// address, or none, to its link. The node answers solicitations; the rest ends here.
+    fn asks_without(&self, source: IpAddr) -> bool {
+        let solicits = self.key.neighbor() == Some(Neighbor::Solicitation);
+        match source {
+            IpAddr::V4(ip) => solicits && ip.is_unspecified(),
+            IpAddr::V6(ip) => {
+                let on_link = ip.is_unspecified() || ip.is_unicast_link_local();
+                on_link && (solicits || self.key.eth_dst().is_multicast())
+            }
+        }
     }
 
     fn classify_wire(

@@ -1,10 +1,10 @@
 //! The walk through the tables: one function decides and, with a listening recorder, explains.
 //!
 //! Order as in Contiv's ofnet: classify the input (port, or tunnel and VLAN), what the packet is to
-//! its tenant's connections, ARP, then where the packet goes (route or MAC table), then policy at
-//! both ends, then meters and marks, then the way out. Every table looked at is noted in
-//! [`Decision::sections`], and every port number in [`Decision::looked`]: a false note costs a
-//! re-walk or a narrower cache entry, a missing one is a bug.
+//! its tenant's connections, ARP and neighbor discovery, then where the packet goes (route or MAC
+//! table), then policy at both ends, then meters and marks, then the way out. Every table looked at is
+//! noted in [`Decision::sections`], and every port number in [`Decision::looked`]: a false note costs
+//! a re-walk or a narrower cache entry, a missing one is a bug.
 //!
 //! A walk is a function of the tables, the key and the [`Relation`] alone: what changes with every
 //! packet (connections, fragments, meters' tokens) is asked before it and charged after it.
@@ -17,7 +17,7 @@ mod policy;
 use flowtable::action::{Exit, Pop, Punt};
 use flowtable::entry::{NextHop, PortEntry};
 use flowtable::ids::{Bd, Mac, PortId, RuleId, Vid, Vni, Vrf};
-use flowtable::key::{FlowKey, Parsed, ethertype, flag};
+use flowtable::key::{FlowKey, Neighbor, Parsed, ethertype, icmpv6, ipproto};
 use flowtable::{ActionList, DropReason, Verdict};
 
 use crate::port::PortKind;
@@ -237,24 +237,38 @@ struct Walk<'s> {
 impl<'s> Walk<'s> {
     fn run(&mut self, recorder: &mut impl Recorder) -> Result<ActionList, Stop> {
         let ingress = self.classify(recorder)?;
-        if self.key.eth_type == ethertype::ARP && self.key.flags & flag::ARP_REPLY == 0 {
-            return self.arp_request(&ingress, recorder);
+        let neighbor = self.key.neighbor();
+        // A type of ICMPv6 may be a message to neighbors, whom no rule is asked about.
+        self.looked.src_port |= self.key.proto == ipproto::ICMPV6;
+        if neighbor == Some(Neighbor::Solicitation) {
+            return self.solicited(&ingress, recorder);
         }
         if self.key.eth_dst().is_multicast() {
             return Err(DropReason::Multicast.into());
+        }
+        if self.is_for_hosts_of_a_router() {
+            return Err(DropReason::NotForUs.into());
         }
         let target = if self.key.eth_dst() == Mac::GATEWAY {
             self.route(&ingress, recorder)?
         } else {
             self.bridge(&ingress, recorder)?
         };
-        if self.key.eth_type != ethertype::ARP {
+        if neighbor.is_none() {
             self.conntrack(&ingress, recorder);
             self.policy(&ingress, target.next_hop, recorder)?;
             self.connected()?;
         }
         let dscp = self.qos(&ingress, target.next_hop, recorder);
         self.output(&ingress, target, dscp, recorder)
+    }
+
+    /// RFC 4861, sections 4.1, 4.2 and 4.5. The gateway sends none, and nobody else is a router here.
+    fn is_for_hosts_of_a_router(&self) -> bool {
+        use icmpv6::{REDIRECT, ROUTER_ADVERTISEMENT, ROUTER_SOLICITATION};
+        let icmpv6 = self.key.eth_type == ethertype::IPV6 && self.key.proto == ipproto::ICMPV6;
+        let kind = u8::try_from(self.key.src_port).unwrap_or_default();
+        icmpv6 && matches!(kind, ROUTER_SOLICITATION | ROUTER_ADVERTISEMENT | REDIRECT)
     }
 
     fn network(&mut self, bd: Bd) -> Option<&'s Network> {

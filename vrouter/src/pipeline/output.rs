@@ -3,7 +3,6 @@
 use flowtable::action::{Exit, Pop, Rewrite};
 use flowtable::entry::NextHop;
 use flowtable::ids::{Bd, Dscp, Mac, PortId, Vrf};
-use flowtable::key::ethertype;
 use flowtable::meter::MeterSlot;
 use flowtable::{ActionList, DropReason};
 
@@ -35,8 +34,8 @@ impl<'s> Walk<'s> {
         let to = receiver.map_or(&[][..], |port| port.to.slots());
         self.meters.extend(from);
         self.meters.extend(to);
-        // ARP has no place for a mark.
-        let is_ip = self.key.eth_type != ethertype::ARP;
+        // ARP has no place for a mark, and neighbor discovery is no traffic of a class.
+        let is_ip = self.key.neighbor().is_none();
         let dscp = sender.and_then(|port| port.dscp).filter(|_| is_ip);
         if sender.is_some() || receiver.is_some() {
             recorder.step(

@@ -36,7 +36,7 @@ impl<I: PacketIo> Worker<I> {
         let punted = Punted {
             punt,
             frame: copy.into_boxed_slice(),
-            gateway: network.and_then(|n| slow::gateway_v4(&n.gateways)),
+            gateway: network.and_then(|n| slow::gateway(&n.gateways, &parsed.key)),
             asker: Asker { rx, key: parsed.key, vrf, entropy },
         };
         if self.punts.try_send(punted).is_err() {
@@ -44,7 +44,7 @@ impl<I: PacketIo> Worker<I> {
         }
         match punt {
             Punt::TimeExceeded => self.end(frame, rx, DropReason::TtlExpired),
-            Punt::ArpReply(_) | Punt::GatewayEcho => self.io.free(frame),
+            Punt::ArpReply(_) | Punt::NeighborAdvert(_) | Punt::GatewayEcho => self.io.free(frame),
         }
     }
 

@@ -32,7 +32,7 @@ use crossbeam::queue::ArrayQueue;
 use flowtable::cache::{FlowCache, Hint};
 use flowtable::conn::Seconds;
 use flowtable::ids::{PortId, RuleId};
-use flowtable::key::{self, Decap, FlowKey, KeyHasher, Origin, Parsed, ethertype};
+use flowtable::key::{self, Decap, FlowKey, KeyHasher, Origin, Parsed};
 use flowtable::meter::{Colour, MeterBank, MeterLease};
 use flowtable::{DropReason, Verdict};
 use packet_io::{Frame, PacketIo, QueueId};
@@ -418,8 +418,8 @@ impl<I: PacketIo> Worker<I> {
     /// The mark of a packet whose meters have just been paid.
     #[inline]
     fn mark(&self, packet: &Packet, decision: &mut Decision, colour: Colour, snapshot: &Snapshot) {
-        // ARP has no place for a mark.
-        if colour == Colour::Green || packet.parsed.key.eth_type == ethertype::ARP {
+        // ARP has no place for a mark, and neighbor discovery is no traffic of a class.
+        if colour == Colour::Green || packet.parsed.key.neighbor().is_some() {
             return;
         }
         let slots = decision.meters.slots().iter();

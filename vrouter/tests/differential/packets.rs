@@ -1,6 +1,6 @@
 //! Random frames: most of them nearly right, so that they get far, and some of them junk.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{ArpOperation, EtherType};
 use flowtable::entry::NextHop;
@@ -41,8 +41,9 @@ enum To {
 #[derive(Debug, Clone, Copy)]
 enum Body {
     Ip(L4),
-    ArpRequest,
-    ArpReply,
+    /// ARP, or neighbor discovery.
+    Question,
+    Advertisement,
     Other(u16),
 }
 
@@ -126,8 +127,9 @@ fn body() -> impl Strategy<Value = Body> {
         3 => Just(Body::Ip(L4::Echo)),
         1 => prop_oneof![Just(1), Just(6), Just(47), Just(58), Just(0), Just(60)]
             .prop_map(|protocol| Body::Ip(L4::Raw(protocol))),
-        4 => Just(Body::ArpRequest),
-        1 => Just(Body::ArpReply),
+        1 => (132..=137_u8).prop_map(|kind| Body::Ip(L4::Icmp(kind, 0, 0))),
+        4 => Just(Body::Question),
+        1 => Just(Body::Advertisement),
         1 => prop_oneof![Just(0x88cc), Just(0x8100), Just(0x88a8), Just(60)].prop_map(Body::Other),
     ]
 }
@@ -176,11 +178,17 @@ impl Spec {
             _ => Ipv4Addr::new(192, 0, 2, 1),
         };
         let source = spoof(self.spoof.1);
+        let sixes = (ipv6_of(&source), ipv6(target.octets()[2], target.octets()[3]));
         let ips: (IpAddr, IpAddr) = if self.six {
-            let last = target.octets()[3];
-            (ipv6_of(&source), ipv6(target.octets()[2], last))
+            (sixes.0.into(), sixes.1.into())
         } else {
             (source.ip.into(), target.into())
+        };
+        // What neighbors say has one hop limit; here it tells where they say it from.
+        let speaker = match self.ttl {
+            0 => Ipv6Addr::UNSPECIFIED,
+            1 => Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
+            _ => sixes.0,
         };
         let arp = |operation, dst| frames::arp(operation, (macs.0, dst), (source.ip, target));
         match self.body {
@@ -188,8 +196,12 @@ impl Spec {
                 let packet = Packet::new(macs, ips).ttl(self.ttl).l4(l4);
                 Packet { fragment: self.fragment, ..packet }.bytes()
             }
-            Body::ArpRequest => arp(ArpOperation::REQUEST, Mac::BROADCAST),
-            Body::ArpReply => arp(ArpOperation::REPLY, dst),
+            Body::Question if self.six => frames::solicitation(macs.0, speaker, sixes.1),
+            Body::Advertisement if self.six => {
+                frames::discovery(136, macs, (speaker, sixes.1), sixes.0)
+            }
+            Body::Question => arp(ArpOperation::REQUEST, Mac::BROADCAST),
+            Body::Advertisement => arp(ArpOperation::REPLY, dst),
             Body::Other(kind) => frames::ethernet(macs, EtherType(kind), &[0; 46]),
         }
     }

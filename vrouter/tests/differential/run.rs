@@ -10,7 +10,7 @@ use flowtable::key::{self, Decap, Origin};
 use vrouter::PortKind;
 
 use crate::fabric::{Counter, Delivered, Fabric, Host, UPLINK, received};
-use crate::oracle::bytes::without_entropy;
+use crate::oracle::bytes::{self, without_entropy};
 use crate::oracle::{Fate, Judgement, Oracle, parse};
 use crate::tables::{Tables, batches};
 use crate::world::{Step, World};
@@ -126,6 +126,7 @@ pub(crate) fn name(judgement: &Judgement) -> String {
         Fate::Forward(..) => "to a container".to_owned(),
         Fate::Punt(punt) => match punt {
             Punt::ArpReply(_) => "arp".to_owned(),
+            Punt::NeighborAdvert(_) => "discovery".to_owned(),
             Punt::GatewayEcho | Punt::TimeExceeded => punt.to_string(),
         },
         Fate::Drop(reason) => reason.to_string(),
@@ -200,9 +201,19 @@ pub(crate) fn expected(
         Fate::Drop(reason) => came.dropped(port, *reason, frame.len()),
         Fate::Punt(Punt::ArpReply(mac)) => {
             let seen = judgement.seen.expect("it was read");
-            match oracle.arp_answer(port, (&seen, frame), *mac) {
+            match oracle.told(port, (&seen, frame), *mac) {
                 Ok(bytes) => came.out(port, &bytes),
                 Err(reason) => came.dropped(port, reason, ARP_BYTES),
+            }
+        }
+        Fate::Punt(Punt::NeighborAdvert(mac)) => {
+            let seen = judgement.seen.expect("it was read");
+            if !bytes::icmpv6_is_signed(&seen.unwrapped(frame)) {
+                return came.dropped(port, DropReason::Malformed, frame.len());
+            }
+            match oracle.told(port, (&seen, frame), *mac) {
+                Ok(bytes) => came.out(port, &bytes),
+                Err(reason) => came.dropped(port, reason, ADVERT_BYTES),
             }
         }
         Fate::Punt(Punt::GatewayEcho) if delivered.out.is_empty() => {
@@ -217,6 +228,7 @@ pub(crate) fn expected(
 }
 
 const ARP_BYTES: usize = 42;
+const ADVERT_BYTES: usize = 86;
 
 /// How often each fate was met over many plans.
 #[derive(Debug, Default)]
@@ -231,7 +243,7 @@ impl Met {
 
     pub(crate) fn assert_enough(&self) {
         let drops = DropReason::ALL.iter().filter(|reason| !OUT_OF_REACH.contains(reason));
-        let fates = ["to the wire", "to a container", "arp", "icmp_echo_reply"];
+        let fates = ["to the wire", "to a container", "arp", "discovery", "icmp_echo_reply"];
         let fates = fates.into_iter().chain(["icmp_time_exceeded"]).map(str::to_owned);
         for fate in fates.chain(drops.map(ToString::to_string)) {
             let met = self.0.get(&fate).copied().unwrap_or_default();

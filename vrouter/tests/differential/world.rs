@@ -89,7 +89,7 @@ pub(crate) fn base() -> Vec<Entry> {
     for (id, net) in (1..=VRFS).flat_map(|id| [(id, 1), (id, 2)]) {
         let (vrf, bd) = (fabric::vrf(id), bd_of(id, net));
         let wire = (net == 2).then(|| (UPLINK, vid_of(id)));
-        let gateways = vec![ipv4(net, 254), ipv6(net, 254)];
+        let gateways = vec![ipv4(net, 254), ipv6(net, 254).into()];
         let subnets = vec![prefix(ipv4(net, 0), 24)];
         entries.push(Entry::Network(NetworkEntry { bd, vrf, subnets, gateways, wire }));
         entries.push(Entry::Tunnel(TunnelEntry { vni: vni_of(id, net), bd, vrf }));
@@ -123,12 +123,12 @@ pub(crate) fn ipv4(net: u8, last: u8) -> IpAddr {
     [10, 1, net, last].into()
 }
 
-pub(crate) fn ipv6(net: u8, last: u8) -> IpAddr {
-    Ipv6Addr::new(0xfd00, 0, 0, u16::from(net), 0, 0, 0, u16::from(last)).into()
+pub(crate) fn ipv6(net: u8, last: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0, 0, u16::from(net), 0, 0, 0, u16::from(last))
 }
 
 /// The address of a host in the other family.
-pub(crate) fn ipv6_of(host: &Host) -> IpAddr {
+pub(crate) fn ipv6_of(host: &Host) -> Ipv6Addr {
     let [_, _, net, last] = host.ip.octets();
     ipv6(net, last)
 }
@@ -141,11 +141,11 @@ fn entries_of(host: &Host) -> Vec<Entry> {
             // Hosts with an even address have IPv6.
             let dual = host.ip.octets()[3].is_multiple_of(2);
             binding.ipv6 = if dual { Ipv6::On } else { Ipv6::Off };
-            binding.ips.push(ipv6_of(host));
+            binding.ips.push(ipv6_of(host).into());
         }
     }
     let Host { vrf, bd, mac, place: next_hop, .. } = *host;
-    let prefix = Prefix::host(ipv6_of(host));
+    let prefix = Prefix::host(ipv6_of(host).into());
     entries.push(Entry::Route(RouteEntry { vrf, prefix, bd, mac, next_hop }));
     entries
 }
@@ -195,8 +195,9 @@ pub(crate) fn any_mac() -> impl Strategy<Value = Mac> {
 }
 
 fn any_ip() -> impl Strategy<Value = IpAddr> {
-    (1..=2_u8, 1..=4_u8, 0..4_u8)
-        .prop_map(|(net, last, family)| if family == 0 { ipv6(net, last) } else { ipv4(net, last) })
+    (1..=2_u8, 1..=4_u8, 0..4_u8).prop_map(|(net, last, family)| {
+        if family == 0 { ipv6(net, last).into() } else { ipv4(net, last) }
+    })
 }
 
 fn any_prefix() -> impl Strategy<Value = Prefix> {

@@ -1,12 +1,12 @@
 //! Frames, built with `etherparse`. A [`Packet`] says what matters to the engine and emits bytes
 //! with right lengths and checksums; what is wrong with a frame is done to the bytes by the test.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{
     ArpEthIpv4Packet, ArpOperation, ArpPacket, EtherType, Ethernet2Header, IcmpEchoHeader,
-    Icmpv4Header, Icmpv4Type, IpFragOffset, IpNumber, Ipv4Header, Ipv6Header, SingleVlanHeader,
-    TcpHeader, UdpHeader, VlanId,
+    Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpFragOffset, IpNumber, Ipv4Header,
+    Ipv6Header, SingleVlanHeader, TcpHeader, UdpHeader, VlanId,
 };
 use flowtable::ids::{Mac, Vid};
 
@@ -160,8 +160,13 @@ impl Packet {
                 let echo = Icmpv4Type::EchoRequest(IcmpEchoHeader { id: 7, seq: 9 });
                 Icmpv4Header::with_checksum(echo, payload).to_bytes().to_vec()
             }
-            (L4::Echo, _) => vec![128, 0, 0, 0, 0, 7, 0, 9],
-            (L4::Raw(_) | L4::Udp(..), _) => Vec::new(),
+            (L4::Echo, (IpAddr::V6(src), IpAddr::V6(dst))) => {
+                let echo = Icmpv6Type::EchoRequest(IcmpEchoHeader { id: 7, seq: 9 });
+                let (src, dst) = (src.octets(), dst.octets());
+                let header = Icmpv6Header::with_checksum(echo, src, dst, payload).unwrap();
+                header.to_bytes().to_vec()
+            }
+            (L4::Raw(_) | L4::Udp(..) | L4::Echo, _) => Vec::new(),
         };
         [&header[..], payload].concat()
     }
@@ -231,6 +236,44 @@ pub(crate) fn arp(
         target_ipv4: target.octets(),
     });
     ethernet((src, dst), EtherType::ARP, &packet.to_bytes())
+}
+
+/// A neighbor solicitation (type 135) or advertisement (136) with the sender's hardware address.
+pub(crate) fn discovery(
+    kind: u8,
+    (src, dst): (Mac, Mac),
+    (sender, receiver): (Ipv6Addr, Ipv6Addr),
+    target: Ipv6Addr,
+) -> Vec<u8> {
+    let solicits = kind == 135;
+    let status = if solicits { 0 } else { 0x60 };
+    let message = Icmpv6Type::Unknown { type_u8: kind, code_u8: 0, bytes5to8: [status, 0, 0, 0] };
+    let mut body = target.octets().to_vec();
+    // RFC 4861, section 4.3: not "when the source IP address is the unspecified address".
+    if !sender.is_unspecified() {
+        body.extend([if solicits { 1 } else { 2 }, 1]);
+        body.extend(src.0);
+    }
+    let ips = (sender.octets(), receiver.octets());
+    let header = Icmpv6Header::with_checksum(message, ips.0, ips.1, &body).unwrap();
+    let ip = Ipv6Header {
+        payload_length: (8 + body.len()) as u16,
+        next_header: IpNumber::IPV6_ICMP,
+        hop_limit: 255,
+        source: ips.0,
+        destination: ips.1,
+        ..Ipv6Header::default()
+    };
+    let packet = [&ip.to_bytes()[..], &header.to_bytes(), &body].concat();
+    ethernet((src, dst), EtherType::IPV6, &packet)
+}
+
+/// A question of `src`, who has `sender`, to the solicited-node address of `target`.
+pub(crate) fn solicitation(src: Mac, sender: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
+    let [.., a, b, c] = target.octets();
+    let group =
+        Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]));
+    discovery(135, (src, Mac([0x33, 0x33, 0xff, a, b, c])), (sender, group), target)
 }
 
 /// A broadcast question of `src`, who has `sender`.

@@ -1,9 +1,10 @@
 //! What frames must look like when they leave, made anew from their parts by `etherparse`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use etherparse::{
-    EtherType, Ethernet2Header, IpFragOffset, IpNumber, Ipv4Header, Ipv6Header, UdpHeader,
+    EtherType, Ethernet2Header, Icmpv6Header, Icmpv6Type, IpFragOffset, IpNumber, Ipv4Header,
+    Ipv6Header, UdpHeader,
 };
 use flowtable::entry::UnderlayEntry;
 use flowtable::ids::Mac;
@@ -120,4 +121,46 @@ pub(crate) fn arp_reply(request: &[u8], mac: Mac) -> Vec<u8> {
     let (asker, sender, target) = (&request[22..28], &request[28..32], &request[38..42]);
     let fixed = [0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 2];
     [&request[6..12], &mac.0, &fixed, &mac.0, target, asker, sender].concat()
+}
+
+/// The answer to a neighbor solicitation, whose source is in its IPv6 header.
+pub(crate) fn neighbor_advert(request: &[u8], target: Ipv6Addr, mac: Mac) -> Vec<u8> {
+    let source: [u8; 16] = request[22..38].try_into().unwrap();
+    let nobody = source == [0; 16];
+    let router = if mac == Mac::GATEWAY { 0x80 } else { 0 };
+    let (to_mac, to_ip, solicited) = if nobody {
+        (&[0x33, 0x33, 0, 0, 0, 1][..], Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).octets(), 0)
+    } else {
+        (&request[6..12], source, 0x40)
+    };
+    let kind = Icmpv6Type::Unknown {
+        type_u8: 136,
+        code_u8: 0,
+        bytes5to8: [router | solicited | 0x20, 0, 0, 0],
+    };
+    let body = [&target.octets()[..], &[2, 1], &mac.0].concat();
+    let message = Icmpv6Header::with_checksum(kind, target.octets(), to_ip, &body).unwrap();
+    let header = Ipv6Header {
+        payload_length: 32,
+        next_header: IpNumber::IPV6_ICMP,
+        hop_limit: 255,
+        source: target.octets(),
+        destination: to_ip,
+        ..Ipv6Header::default()
+    };
+    let link = [to_mac, &mac.0, &[0x86, 0xdd]].concat();
+    [&link[..], &header.to_bytes(), &message.to_bytes(), &body].concat()
+}
+
+/// Whether the ICMPv6 message of a frame without extension headers has the checksum of RFC 4443,
+/// section 2.3.
+pub(crate) fn icmpv6_is_signed(frame: &[u8]) -> bool {
+    let length = usize::from(frame[18]) << 8 | usize::from(frame[19]);
+    let pseudo = [&frame[22..54], &(length as u32).to_be_bytes(), &[0, 0, 0, 58]].concat();
+    let all = [&pseudo[..], &frame[54..54 + length], &[0][..length % 2]].concat();
+    let mut sum: u32 = all.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum == 0xffff
 }

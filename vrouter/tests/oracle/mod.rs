@@ -187,11 +187,17 @@ impl<'a> Oracle<'a> {
         rules: &mut Vec<RuleId>,
     ) -> Stopped<Fate> {
         let came = self.came(spec, seen)?;
-        if let What::Arp { request: true, target, .. } = seen.what {
-            return self.arp_request(came, seen, target, frame);
+        if let What::Neighbor { request: true, target, .. } = seen.what {
+            return self.solicited(came, seen, target, frame);
         }
         if seen.dst.0[0] & 1 == 1 {
             return drop(DropReason::Multicast);
+        }
+        if let What::Ip(ip) = seen.what
+            && ip.protocol == 58
+            && matches!(ip.icmp, Some((133 | 134 | 137, ..)))
+        {
+            return drop(DropReason::NotForUs);
         }
         let (next_hop, routed) = if seen.dst == Mac::GATEWAY {
             let route = self.gateway(came, seen)?;
@@ -239,7 +245,10 @@ impl<'a> Oracle<'a> {
                 match seen.what {
                     What::Other => return drop(DropReason::NonIp),
                     What::Ip(ip) => self.remote_source(from, vrf, ip.src)?,
-                    What::Arp { .. } => {}
+                    What::Neighbor { sender, .. } if sender.is_ipv6() => {
+                        self.remote_source(from, vrf, sender)?;
+                    }
+                    What::Neighbor { .. } => {}
                 }
                 Ok(Came { from, vrf, bd })
             }
@@ -272,7 +281,7 @@ impl<'a> Oracle<'a> {
         }
     }
 
-    fn arp_request(
+    fn solicited(
         &self,
         came: Came<'_>,
         seen: &Seen,
@@ -282,17 +291,18 @@ impl<'a> Oracle<'a> {
         let network = self.network(came.bd);
         let container = came.from.is_container();
         if container && network.is_some_and(|n| n.gateways.contains(&target)) {
-            return Ok(Fate::Punt(Punt::ArpReply(Mac::GATEWAY)));
+            return Ok(Fate::Punt(answer(target, Mac::GATEWAY)));
         }
         if let Some(route) = self.route(came.vrf, target) {
-            let one_host = route.prefix.length() == 32 && route.bd == came.bd;
+            let whole = if target.is_ipv4() { 32 } else { 128 };
+            let one_host = route.prefix.length() == whole && route.bd == came.bd;
             let answered = match route.next_hop {
                 NextHop::Local(_) => true,
                 NextHop::Tunnel { .. } | NextHop::Vlan { .. } => container,
                 NextHop::UnknownEndpoint => false,
             };
             if one_host && answered && route.mac != seen.src {
-                return Ok(Fate::Punt(Punt::ArpReply(route.mac)));
+                return Ok(Fate::Punt(answer(target, route.mac)));
             }
         }
         match network.and_then(|n| n.wire) {
@@ -488,14 +498,20 @@ impl<'a> Oracle<'a> {
         }
     }
 
-    /// The frame that answers an ARP request with `mac`, where it leaves, or why it doesn't.
-    pub(crate) fn arp_answer(
+    /// The frame that tells a neighbor `mac`, where it leaves, or why it doesn't.
+    pub(crate) fn told(
         &self,
         port: PortId,
         (seen, frame): (&Seen, &[u8]),
         mac: Mac,
     ) -> Result<Vec<u8>, DropReason> {
-        let reply = bytes::arp_reply(&seen.unwrapped(frame), mac);
+        let request = seen.unwrapped(frame);
+        let reply = match seen.what {
+            What::Neighbor { target: IpAddr::V6(target), .. } => {
+                bytes::neighbor_advert(&request, target, mac)
+            }
+            _ => bytes::arp_reply(&request, mac),
+        };
         match (seen.tunnel, seen.tag) {
             (Some((vtep, vni)), _) => {
                 let underlay = self.underlay(vtep).ok_or(DropReason::UnresolvedUnderlay)?;
@@ -521,13 +537,34 @@ fn check_source(binding: &PortEntry, seen: &Seen) -> Stopped<()> {
         What::Ip(ip) if ip.src.is_ipv6() && binding.ipv6 == Ipv6::Off => {
             return drop(DropReason::Ipv6Off);
         }
-        What::Ip(ip) => binding.ips.contains(&ip.src),
-        What::Arp { hardware, .. } if hardware != binding.mac => {
+        What::Ip(ip) => binding.ips.contains(&ip.src) || seen.dst.is_multicast() && on_link(ip.src),
+        What::Neighbor { hardware, .. } if hardware.is_some_and(|mac| mac != binding.mac) => {
             return drop(DropReason::SpoofedMac);
         }
-        What::Arp { sender, .. } => sender.is_unspecified() || binding.ips.contains(&sender),
+        What::Neighbor { sender, .. } if sender.is_ipv6() && binding.ipv6 == Ipv6::Off => {
+            return drop(DropReason::Ipv6Off);
+        }
+        What::Neighbor { request, sender, .. } => {
+            let probes = match sender {
+                IpAddr::V4(_) => request && sender.is_unspecified(),
+                IpAddr::V6(_) => (request || seen.dst.is_multicast()) && on_link(sender),
+            };
+            probes || binding.ips.contains(&sender)
+        }
     };
     if allowed { Ok(()) } else { drop(DropReason::SpoofedIp) }
+}
+
+/// IPv6 before, and beside, an address of the network.
+fn on_link(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(v6) if v6.is_unspecified() || v6.segments()[0] & 0xffc0 == 0xfe80)
+}
+
+const fn answer(target: IpAddr, mac: Mac) -> Punt {
+    match target {
+        IpAddr::V4(_) => Punt::ArpReply(mac),
+        IpAddr::V6(_) => Punt::NeighborAdvert(mac),
+    }
 }
 
 fn matches_rule(rule: &RuleEntry, ip: &Ip, (src_group, dst_group): (Group, Group)) -> bool {

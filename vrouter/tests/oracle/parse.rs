@@ -25,7 +25,13 @@ pub(crate) struct Seen {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum What {
-    Arp { request: bool, hardware: Mac, sender: IpAddr, target: IpAddr },
+    /// ARP, or neighbor discovery: who asks for whose hardware address, or tells it.
+    Neighbor {
+        request: bool,
+        hardware: Option<Mac>,
+        sender: IpAddr,
+        target: IpAddr,
+    },
     Ip(Ip),
     Other,
 }
@@ -38,7 +44,7 @@ pub(crate) struct Ip {
     pub(crate) protocol: u8,
     /// TCP or UDP ports, where the packet has them.
     pub(crate) ports: Option<(u16, u16)>,
-    /// An ICMP echo request.
+    /// An ICMP or ICMPv6 echo request.
     pub(crate) echo: bool,
     /// Byte 13 of the TCP header.
     pub(crate) flags: Option<u8>,
@@ -146,7 +152,13 @@ fn read_frame(frame: &[u8], at: usize, kind_at: usize) -> Read<Seen> {
     let macs = some(frame, at, 12)?;
     let what = match number(frame, kind_at)? {
         0x0800 => What::Ip(ipv4(frame, kind_at + 2)?),
-        0x86dd => What::Ip(ipv6(frame, kind_at + 2)?),
+        0x86dd => {
+            let ip = ipv6(frame, kind_at + 2)?;
+            match ip.icmp {
+                Some((135 | 136, ..)) => discovery(frame, kind_at + 2, &ip)?,
+                Some(_) | None => What::Ip(ip),
+            }
+        }
         0x0806 => arp(some(frame, kind_at + 2, 28)?)?,
         _ => What::Other,
     };
@@ -160,9 +172,54 @@ fn arp(bytes: &[u8]) -> Read<What> {
         return Err(DropReason::Malformed);
     }
     let request = bytes[6..8] == [0, 1];
-    let hardware = Mac(bytes[8..14].try_into().unwrap());
+    let hardware = Some(Mac(bytes[8..14].try_into().unwrap()));
     let (sender, target) = (v4(&bytes[14..18]), v4(&bytes[24..28]));
-    Ok(What::Arp { request, hardware, sender, target })
+    Ok(What::Neighbor { request, hardware, sender, target })
+}
+
+/// RFC 4861, sections 7.1.1 and 7.1.2, line by line.
+fn discovery(frame: &[u8], at: usize, ip: &Ip) -> Read<What> {
+    let request = ip.icmp.unwrap().0 == 135;
+    let end = at + 40 + usize::from(number(frame, at + 4)?);
+    let message = &frame[ip.payload..end];
+    let target = v6(some(message, 8, 16)?);
+    let ip_ends_before = frame[at + 6] == 58 && ip.fragment == Fragment::Whole;
+    let fine = ip.ttl == 255 && ip.icmp.unwrap().1 == 0 && ip_ends_before;
+    if !fine || target.is_multicast() {
+        return Err(DropReason::Malformed);
+    }
+    let (mut hardware, mut rest) = (None, &message[24..]);
+    for _ in 0..16 {
+        if rest.is_empty() {
+            break;
+        }
+        let length = usize::from(some(rest, 0, 2)?[1]) * 8;
+        let option = some(rest, 0, length)?;
+        if length == 0 {
+            return Err(DropReason::Malformed);
+        }
+        if option[0] == if request { 1 } else { 2 } {
+            if hardware.is_some() || length != 8 {
+                return Err(DropReason::Malformed);
+            }
+            hardware = Some(Mac(option[2..].try_into().unwrap()));
+        }
+        rest = &rest[length..];
+    }
+    if !rest.is_empty() {
+        return Err(DropReason::Malformed);
+    }
+    if ip.src.is_unspecified() {
+        let solicited = frame[at + 24..at + 37] == [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff];
+        if !request || !solicited || hardware.is_some() {
+            return Err(DropReason::Malformed);
+        }
+    }
+    if !request && ip.dst.is_multicast() && message[4] & 0x40 != 0 {
+        return Err(DropReason::Malformed);
+    }
+    let (sender, target) = if request { (ip.src, target) } else { (target, ip.dst) };
+    Ok(What::Neighbor { request, hardware, sender, target })
 }
 
 fn ipv4(frame: &[u8], at: usize) -> Read<Ip> {
@@ -287,7 +344,7 @@ fn transport(frame: &[u8], (start, end): (usize, usize), ip: Ip) -> Read<Ip> {
             let (kind, code) = (header[0], header[1]);
             let is_echo = matches!((ip.protocol, kind), (1, 0 | 8) | (58, 128 | 129));
             let id = if is_echo { number(header, 4)? } else { 0 };
-            let echo = ip.protocol == 1 && kind == 8;
+            let echo = matches!((ip.protocol, kind), (1, 8) | (58, 128));
             Ok(Ip { echo, icmp: Some((kind, code, id)), ..ip })
         }
         (_, _) => Ok(ip),

@@ -149,9 +149,9 @@ fn a_bridged_packet_keeps_its_last_hop() {
     assert_eq!(fabric.send(A1.port(), &frame), expected);
 }
 
-/// This version answers no ICMPv6; taking IPv6 bytes for an IPv4 header would answer nonsense.
+/// Taking IPv6 bytes for an IPv4 header would answer nonsense.
 #[test]
-fn an_ipv6_packet_on_its_last_hop_is_dropped_in_silence() {
+fn an_ipv6_packet_on_its_last_hop_is_dropped_in_silence_without_an_ipv6_gateway() {
     let mut fabric = Fabric::new();
     let ips: [IpAddr; 2] = [1, 2].map(|n| IpAddr::from(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n)));
     let mut binding = A1.binding();

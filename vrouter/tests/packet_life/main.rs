@@ -4,11 +4,15 @@
 
 mod arp;
 mod delivery;
+mod discovery;
 mod explain;
 #[expect(dead_code, reason = "the other tests use the rest")]
 #[path = "../fabric/mod.rs"]
 mod fabric;
 mod gateway;
+#[expect(dead_code, clippy::expect_used, reason = "the other tests use the rest")]
+#[path = "../oracle/bytes.rs"]
+mod oracle_bytes;
 mod ports;
 mod refused;
 mod tables;

@@ -191,8 +191,11 @@ impl Pair {
             Over::Icmp(kind) => L4::Icmp(kind, 0, 0),
             Over::Other(protocol) => L4::Raw(protocol),
         };
-        let ips: (IpAddr, IpAddr) =
-            if self.six { (ipv6_of(from), ipv6_of(to)) } else { (from.ip.into(), to.ip.into()) };
+        let ips: (IpAddr, IpAddr) = if self.six {
+            (ipv6_of(from).into(), ipv6_of(to).into())
+        } else {
+            (from.ip.into(), to.ip.into())
+        };
         Packet::new((from.mac, to.mac), ips).l4(l4)
     }
 }
