@@ -7,6 +7,8 @@ set -euo pipefail
 packages=(
     # BPF programs and libbpf
     clang llvm libelf-dev zlib1g-dev m4 pkg-config gcc make libc6-dev linux-libc-dev
+    # etcd's client is built from its protos; the store's tests start etcd
+    protobuf-compiler libprotobuf-dev etcd-server etcd-client
     # network namespaces, traffic, containers' commands
     iproute2 ethtool iputils-ping iperf3 tcpdump netsniff-ng busybox-static
     # instruction counts

@@ -44,9 +44,12 @@ struct Options {
     /// Where to serve: HOST:PORT or unix:PATH (relative to the run dir); repeatable [default: 127.0.0.1:9999]
     #[arg(long, env = "WEIR_LISTEN", value_delimiter = ',', value_name = "ADDRESS")]
     listen: Option<Vec<String>>,
-    /// Where intent is kept: redb:PATH or memory [default: redb:<state-dir>/netmaster.redb]
+    /// Where intent is kept: redb:PATH, etcd:URL,URL or memory [default: redb:<state-dir>/netmaster.redb]
     #[arg(long, env = "WEIR_STORE", value_name = "STORE")]
     store: Option<String>,
+    /// Where the other netmasters of one etcd reach this one [default: http:// and the first --listen]
+    #[arg(long, env = "WEIR_ADVERTISE", value_name = "URL")]
+    advertise: Option<String>,
     /// Certificate authority of clients (not in this version)
     #[arg(long, env = "WEIR_TLS_CA", value_name = "FILE")]
     tls_ca: Option<PathBuf>,
@@ -77,6 +80,7 @@ struct File {
     plaintext: bool,
     listen: Option<Vec<String>>,
     store: Option<String>,
+    advertise: Option<String>,
     tls_ca: Option<PathBuf>,
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
@@ -119,6 +123,8 @@ impl fmt::Display for Listen {
 pub(crate) struct Config {
     pub(crate) listen: Vec<Listen>,
     pub(crate) store: StoreUrl,
+    /// Where other netmasters reach this one; empty where there are none.
+    pub(crate) advertise: String,
     pub(crate) run_dir: PathBuf,
     pub(crate) state_dir: PathBuf,
     pub(crate) log_level: LevelFilter,
@@ -136,6 +142,12 @@ pub(crate) enum Error {
     Listen(String),
     #[error("--store: {0}")]
     Store(control_store::OpenError),
+    #[error("--advertise {0:?}: want http://HOST:PORT")]
+    Advertise(String),
+    #[error(
+        "--store etcd: other netmasters can't reach this one at {0:?}: say where with --advertise http://HOST:PORT"
+    )]
+    NoAdvertise(String),
     #[error("--{0}: TLS is not in this version; use --plaintext on an address only you reach")]
     Tls(&'static str),
     #[error(
@@ -171,6 +183,7 @@ impl Options {
         Self {
             listen: self.listen.or(file.listen),
             store: self.store.or(file.store),
+            advertise: self.advertise.or(file.advertise),
             tls_ca: self.tls_ca.or(file.tls_ca),
             tls_cert: self.tls_cert.or(file.tls_cert),
             tls_key: self.tls_key.or(file.tls_key),
@@ -190,20 +203,39 @@ impl Options {
         let state_dir = self.state_dir.unwrap_or_else(|| STATE_DIR.into());
         let addresses = self.listen.unwrap_or_else(|| vec![LISTEN.to_owned()]);
         let level = self.log_level.unwrap_or_else(|| "info".to_owned());
+        let listen: Vec<_> =
+            addresses.iter().map(|text| listen(text, &run_dir)).collect::<Result<_, _>>()?;
+        let store = match self.store {
+            Some(text) => text.parse().map_err(Error::Store)?,
+            None => StoreUrl::Redb(state_dir.join("netmaster.redb")),
+        };
         Ok(Config {
-            listen: addresses
-                .iter()
-                .map(|text| listen(text, &run_dir))
-                .collect::<Result<_, _>>()?,
-            store: match self.store {
-                Some(text) => text.parse().map_err(Error::Store)?,
-                None => StoreUrl::Redb(state_dir.join("netmaster.redb")),
-            },
+            advertise: advertise(self.advertise, &store, &listen)?,
+            listen,
+            store,
             run_dir,
             state_dir,
             log_level: LevelFilter::from_str(&level).map_err(|_bad| Error::LogLevel(level))?,
             log_format: self.log_format.unwrap_or(LogFormat::Text),
         })
+    }
+}
+
+/// A store that only this process opens has nobody to tell.
+fn advertise(given: Option<String>, store: &StoreUrl, all: &[Listen]) -> Result<String, Error> {
+    if !matches!(store, StoreUrl::Etcd(_)) {
+        return Ok(String::new());
+    }
+    if let Some(url) = given {
+        let is_url = url.strip_prefix("http://").is_some_and(|rest| !rest.is_empty());
+        let is_url = is_url && tonic::transport::Endpoint::from_shared(url.clone()).is_ok();
+        return if is_url { Ok(url) } else { Err(Error::Advertise(url)) };
+    }
+    match all.first() {
+        Some(Listen::Tcp(address)) if !address.ip().is_unspecified() && address.port() != 0 => {
+            Ok(format!("http://{address}"))
+        }
+        other => Err(Error::NoAdvertise(other.map(ToString::to_string).unwrap_or_default())),
     }
 }
 
@@ -235,6 +267,16 @@ mod tests {
         assert_eq!(config.store.to_string(), "redb:/var/lib/weir/netmaster.redb");
         assert_eq!(config.run_dir, Path::new("/run/weir"));
         assert_eq!(config.log_level, LevelFilter::INFO);
+    }
+
+    #[test]
+    fn other_netmasters_are_told_the_first_address_unless_another_is_given() {
+        let etcd = ["--plaintext", "--store", "etcd:http://h:1"];
+        let with = |more: &[&str]| resolve(&[&etcd[..], more].concat()).unwrap().advertise;
+        assert_eq!(with(&["--listen", "10.0.0.1:9"]), "http://10.0.0.1:9");
+        let wide = ["--listen", "0.0.0.0:9", "--advertise", "http://m1:9"];
+        assert_eq!(with(&wide), "http://m1:9");
+        assert_eq!(resolve(&["--plaintext"]).unwrap().advertise, "");
     }
 
     #[test]
@@ -280,7 +322,15 @@ mod tests {
             (&["--plaintext", "--tls-cert", "x"], "--tls-cert: TLS is not in this version"),
             (&["--plaintext", "--listen", "localhost"], "--listen \"localhost\""),
             (&["--plaintext", "--listen", "unix:"], "--listen \"unix:\""),
-            (&["--plaintext", "--store", "etcd:http://h:1"], "etcd is not built"),
+            (&["--plaintext", "--store", "etcd:h:1"], "\"h:1\" is not an address of etcd"),
+            (
+                &["--plaintext", "--store", "etcd:http://h:1", "--listen", "0.0.0.0:9999"],
+                "can't reach this one at \"0.0.0.0:9999\"",
+            ),
+            (
+                &["--plaintext", "--store", "etcd:http://h:1", "--advertise", "m1:9999"],
+                "--advertise \"m1:9999\"",
+            ),
             (&["--plaintext", "--log-level", "loud"], "--log-level"),
         ] {
             let error = resolve(arguments).unwrap_err().to_string();

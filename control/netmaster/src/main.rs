@@ -7,11 +7,13 @@
 
 mod api;
 mod config;
+mod gate;
 mod layout;
 mod master;
 mod metrics;
 mod node_api;
 mod oper;
+mod reign;
 mod server;
 mod sessions;
 mod status;
@@ -25,8 +27,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use control_store::AnyStore;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tracing::level_filters::LevelFilter;
 use tracing::{error, info, warn};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -34,7 +38,9 @@ use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use config::{Arguments, Config, Listen, LogFormat};
-use master::Master;
+use gate::Role;
+use metrics::Transactions;
+use reign::Contender;
 use server::Bound;
 
 /// Exit codes of the interface description.
@@ -96,22 +102,53 @@ async fn run(config: &Config, levels: &LevelSwitch) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     make_dir(&config.state_dir, 0o700)?;
-    let master = Master::start(config.store.open()?).await.context("reading the store")?;
+    let (roles, role) = watch::channel(Role::Follows(None));
+    let transactions = Transactions::default();
+    let mut reign = start_reign(config, roles, &transactions, stopping.clone()).await?;
     let bound = bind_all(config).await?;
     info!(store = %config.store, version = env!("CARGO_PKG_VERSION"), "netmaster starts");
-    let mut server = tokio::spawn(server::serve(master, bound, stopping));
+    let serving = async move { server::serve(role, &transactions, bound, stopping).await };
+    let mut server = tokio::spawn(serving);
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         ended = &mut server => return Ok(ended??),
+        ended = &mut reign => return ended?.context("leading"),
         () = reload_levels(&mut hangup, levels) => {}
     }
     info!("stopping");
     stop.send_replace(true);
-    match tokio::time::timeout(GRACE, server).await {
-        Ok(ended) => Ok(ended??),
-        Err(_elapsed) => Ok(()),
-    }
+    let ending = async {
+        reign.await?.context("leading")?;
+        Ok(server.await??)
+    };
+    tokio::time::timeout(GRACE, ending).await.unwrap_or(Ok(()))
+}
+
+/// A store of this process's own is read before anything is served. One that is shared may be away,
+/// and somebody else may lead.
+async fn start_reign(
+    config: &Config,
+    role: watch::Sender<Role>,
+    transactions: &Transactions,
+    mut stopping: watch::Receiver<bool>,
+) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
+    let store = match config.store.open()? {
+        AnyStore::Etcd(store) => {
+            let address = config.advertise.clone();
+            let transactions = transactions.clone();
+            let contender = Contender { store, address, transactions, role, stopping };
+            return Ok(tokio::spawn(async move { Ok(contender.take_turns().await?) }));
+        }
+        own @ (AnyStore::Memory(_) | AnyStore::Redb(_)) => own,
+    };
+    let leads = reign::lead(store, None, transactions, stopping.clone()).await;
+    role.send_replace(leads.context("reading the store")?);
+    Ok(tokio::spawn(async move {
+        // A sender that is gone stops the process as well.
+        drop(stopping.wait_for(|stopping| *stopping).await);
+        Ok(())
+    }))
 }
 
 async fn bind_all(config: &Config) -> anyhow::Result<Vec<Bound>> {

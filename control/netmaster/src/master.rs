@@ -61,13 +61,16 @@ pub(crate) struct Master {
     // `None`: to be read again.
     cache: Arc<RwLock<Option<State>>>,
     /// How long the store takes.
-    pub(crate) transactions: Transactions,
+    transactions: Transactions,
 }
 
 impl Master {
     /// Reads the store, and makes what always exists.
-    pub(crate) async fn start(store: AnyStore) -> Result<Self, Failure> {
-        let master = Self { store, cache: Arc::default(), transactions: Transactions::default() };
+    pub(crate) async fn start(
+        store: AnyStore,
+        transactions: Transactions,
+    ) -> Result<Self, Failure> {
+        let master = Self { store, cache: Arc::default(), transactions };
         let name = TenantName::default_tenant();
         let exists = master.read(|state| state.ledger.intent().tenant(&name).is_some()).await?;
         if !exists {

@@ -9,7 +9,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use telemetry::{Labels, Observed, Readiness, sample, sample_each};
+use tokio::sync::watch;
 
+use crate::gate::Role;
 use crate::master::Master;
 use crate::sessions::{Sessions, Standing};
 
@@ -60,13 +62,48 @@ impl Transactions {
     }
 }
 
-/// What the pages look at.
+/// What the pages look at: state where this process leads, else little.
+pub(crate) struct Standpoint {
+    pub(crate) role: watch::Receiver<Role>,
+}
+
+impl Standpoint {
+    fn role(&self) -> Role {
+        self.role.borrow().clone()
+    }
+}
+
+impl Observed for Standpoint {
+    async fn readiness(&self) -> Readiness {
+        match self.role() {
+            Role::Leads { observer, .. } => observer.readiness().await,
+            Role::Follows(Some(_)) => Readiness::Ready,
+            Role::Follows(None) => {
+                Readiness::NotReady("no netmaster leads as far as is known".to_owned())
+            }
+        }
+    }
+
+    async fn sample(&self, into: &mut Registry) {
+        let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
+        sample_each(into, "build_info", "1, with the version as label", [(version, 1)]);
+        let role = self.role();
+        let leads = u64::from(matches!(role, Role::Leads { .. }));
+        sample(into, "leader", "1 if this netmaster leads; only it tells of the store", leads);
+        if let Role::Leads { observer, .. } = role {
+            observer.sample(into).await;
+        }
+    }
+}
+
+/// What a netmaster that leads tells.
+#[derive(Debug, Clone)]
 pub(crate) struct Observer {
     pub(crate) master: Master,
     pub(crate) sessions: Sessions,
 }
 
-impl Observed for Observer {
+impl Observer {
     async fn readiness(&self) -> Readiness {
         match self.master.read(|_| ()).await {
             Ok(()) => Readiness::Ready,
@@ -75,8 +112,6 @@ impl Observed for Observer {
     }
 
     async fn sample(&self, into: &mut Registry) {
-        let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
-        sample_each(into, "build_info", "1, with the version as label", [(version, 1)]);
         let read = self.master.read(|state| {
             sample(into, "store_revision", "Revision of the store as last read", state.revision);
             objects(into, &state.ledger);
@@ -87,9 +122,7 @@ impl Observed for Observer {
         let is_readable = u64::from(read.await.is_ok());
         sample(into, "store_readable", "1 if the store answers", is_readable);
     }
-}
 
-impl Observer {
     /// Nodes that are behind are told by the lag, nodes that are away by `connected`.
     fn nodes(&self, into: &mut Registry, ledger: &Ledger, revision: u64) {
         let nodes = ledger.intent().objects(Kind::Node);

@@ -19,10 +19,9 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::api::Api;
 use crate::config::Listen;
-use crate::master::Master;
-use crate::metrics::Observer;
-use crate::node_api::{NodeApi, draw_instance};
-use crate::sessions::Sessions;
+use crate::gate::{Gate, Role};
+use crate::metrics::{Standpoint, Transactions};
+use crate::node_api::NodeApi;
 
 /// A silent client is asked this often whether it is still there ...
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -96,17 +95,11 @@ fn bind_private(path: &Path) -> std::io::Result<UnixListener> {
 
 /// Serves until `stopping` becomes true and the requests under way have been answered.
 pub(crate) async fn serve(
-    master: Master,
+    role: watch::Receiver<Role>,
+    transactions: &Transactions,
     bound: Vec<Bound>,
     stopping: watch::Receiver<bool>,
 ) -> Result<(), Error> {
-    let sessions = Sessions::default();
-    let node_api = NodeApi {
-        master: master.clone(),
-        sessions: sessions.clone(),
-        stopping: stopping.clone(),
-        instance: draw_instance(),
-    };
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<NetMasterServer<Api>>().await;
     reporter.set_serving::<NodeServer<NodeApi>>().await;
@@ -115,14 +108,14 @@ pub(crate) async fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
     let mut counted = telemetry::registry();
-    master.transactions.register(&mut counted);
+    transactions.register(&mut counted);
     let requests = Requests::new(QUIET);
     requests.register(&mut counted);
-    let observed = Observer { master: master.clone(), sessions: sessions.clone() };
+    let observed = Standpoint { role: role.clone() };
     let services = Routes::new(health)
         .add_service(reflection)
-        .add_service(NetMasterServer::new(Api { master, sessions }))
-        .add_service(NodeServer::new(node_api));
+        .add_service(Gate::<NetMasterServer<Api>>::new(role.clone(), stopping.clone()))
+        .add_service(Gate::<NodeServer<NodeApi>>::new(role, stopping.clone()));
     let pages = telemetry::pages(observed, counted);
     let routes = Routes::from(requests.observe(services.into_axum_router()).merge(pages)).prepare();
     let mut servers = JoinSet::new();

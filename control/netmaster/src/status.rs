@@ -3,6 +3,7 @@
 
 use control_api::v1::ErrorDetail;
 use control_model::{Class, Refused};
+use control_store::StoreError;
 use prost::Message as _;
 use tonic::{Code, Status};
 
@@ -17,11 +18,28 @@ impl From<Failure> for Status {
         match failure {
             Failure::Refused(refused) => status(&refused),
             Failure::RefusedObject(refused) => about(&refused.refused, &refused.object),
+            Failure::Store(StoreError::Full(_)) => {
+                let next_step = "make room where netmaster's store is; what was stored is unharmed";
+                failed(Code::ResourceExhausted, &failure, next_step)
+            }
+            Failure::Store(StoreError::TooLarge(_)) => {
+                let next_step =
+                    "write less at once, or raise etcd's --max-txn-ops and --max-request-bytes";
+                failed(Code::ResourceExhausted, &failure, next_step)
+            }
+            Failure::Store(StoreError::Deposed) => {
+                failed(Code::Unavailable, &failure, "try again: another netmaster takes over")
+            }
+            Failure::Store(StoreError::Unknown(_)) => {
+                let next_step = "look whether it is there; the same request again does no harm";
+                failed(Code::Unavailable, &failure, next_step)
+            }
             Failure::Store(_) | Failure::Conflicts | Failure::Task(_) => {
-                unavailable(&failure, "look at netmaster's log and at its store, then try again")
+                let next_step = "look at netmaster's log and at its store, then try again";
+                failed(Code::Unavailable, &failure, next_step)
             }
             Failure::Unreadable(_) => {
-                unavailable(&failure, "restore netmaster's store from a backup")
+                failed(Code::Unavailable, &failure, "restore netmaster's store from a backup")
             }
         }
     }
@@ -52,15 +70,19 @@ fn about(refused: &Refused, object: &str) -> Status {
     Status::with_details(code, reason, detail.encode_to_vec().into())
 }
 
-fn unavailable(failure: &Failure, next_step: &str) -> Status {
+fn failed(code: Code, failure: &Failure, next_step: &str) -> Status {
     tracing::error!(error = failure as &dyn std::error::Error, "a request failed");
-    let reason = failure.to_string();
+    unable(code, failure.to_string(), next_step)
+}
+
+/// What can't be done now, through no fault of the request.
+pub(crate) fn unable(code: Code, reason: String, next_step: &str) -> Status {
     let detail = ErrorDetail {
         reason: reason.clone(),
         next_step: next_step.to_owned(),
         ..ErrorDetail::default()
     };
-    Status::with_details(Code::Unavailable, reason, detail.encode_to_vec().into())
+    Status::with_details(code, reason, detail.encode_to_vec().into())
 }
 
 fn shortened(text: &str) -> String {

@@ -2,10 +2,12 @@
 //! bounded log of events.
 //!
 //! Every write is a transaction of compares and operations: it is applied whole, or not at all. A
-//! committed write is as durable as the backend is ([`RedbStore`]: on disk). A watch reads the log
-//! from a revision on and says so when the log no longer reaches back that far. All backends pass
-//! the same tests.
+//! committed write is as durable as the backend is ([`RedbStore`]: on disk; [`EtcdStore`]: on the
+//! disks of a majority). A watch reads the log from a revision on and says so when the log no longer
+//! reaches back that far. All backends pass the same tests. Where several processes share a store,
+//! an [`Election`] says which one writes.
 
+mod etcd;
 mod memory;
 mod redb_store;
 mod url;
@@ -13,6 +15,7 @@ mod watch;
 
 use std::future::Future;
 
+pub use etcd::{Election, EtcdStore, LeaderWatch, Tenure, Term};
 pub use memory::MemoryStore;
 pub use redb_store::RedbStore;
 pub use url::{OpenError, StoreUrl};
@@ -50,7 +53,7 @@ pub enum Compare {
     StoreRevision(u64),
 }
 
-/// A step of a transaction.
+/// A step of a transaction; of several for one key the last one counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
     /// Insert or replace.
@@ -71,9 +74,27 @@ pub enum Commit {
 /// Why a store could not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database file.
+    /// The database file. Nothing was written.
     #[error("the store's database failed")]
     Database(#[source] Box<redb::Error>),
+    /// There is no room for another write. Nothing was written.
+    #[error("the store is full: {0}")]
+    Full(String),
+    /// One write is more than the store takes at once. Nothing was written.
+    #[error("the write is too large for the store: {0}")]
+    TooLarge(String),
+    /// The store does not take it. Nothing was written.
+    #[error("the store refuses: {0}")]
+    Refused(String),
+    /// No member of the store answers. Nothing was written.
+    #[error("the store does not answer: {0}")]
+    Away(String),
+    /// The connection was lost while a write was under way: it was done whole or not at all.
+    #[error("the store did not confirm the write: {0}")]
+    Unknown(String),
+    /// Another process leads. Nothing was written.
+    #[error("this process no longer leads")]
+    Deposed,
     /// The task that was doing it ended first, as it does when the process shuts down.
     #[error("the store was shut down")]
     Ended(#[source] tokio::task::JoinError),
@@ -118,6 +139,8 @@ pub enum AnyStore {
     Memory(MemoryStore),
     /// A file.
     Redb(RedbStore),
+    /// An etcd cluster.
+    Etcd(EtcdStore),
 }
 
 impl Store for AnyStore {
@@ -125,6 +148,7 @@ impl Store for AnyStore {
         match self {
             Self::Memory(store) => store.get(key).await,
             Self::Redb(store) => store.get(key).await,
+            Self::Etcd(store) => store.get(key).await,
         }
     }
 
@@ -132,6 +156,7 @@ impl Store for AnyStore {
         match self {
             Self::Memory(store) => store.list(prefix).await,
             Self::Redb(store) => store.list(prefix).await,
+            Self::Etcd(store) => store.list(prefix).await,
         }
     }
 
@@ -139,6 +164,7 @@ impl Store for AnyStore {
         match self {
             Self::Memory(store) => store.txn(compares, ops).await,
             Self::Redb(store) => store.txn(compares, ops).await,
+            Self::Etcd(store) => store.txn(compares, ops).await,
         }
     }
 
@@ -151,6 +177,7 @@ impl Store for AnyStore {
         match self {
             Self::Memory(store) => store.events(prefix, from_revision, limit).await,
             Self::Redb(store) => store.events(prefix, from_revision, limit).await,
+            Self::Etcd(store) => store.events(prefix, from_revision, limit).await,
         }
     }
 
@@ -158,9 +185,7 @@ impl Store for AnyStore {
         match self {
             Self::Memory(store) => store.revisions(),
             Self::Redb(store) => store.revisions(),
+            Self::Etcd(store) => store.revisions(),
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

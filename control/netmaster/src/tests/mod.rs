@@ -1,6 +1,7 @@
 //! The server over real gRPC on loopback. Here: a server to talk to, and the objects it is sent.
 
 mod apply;
+mod gate;
 mod nodes;
 mod objects;
 
@@ -18,7 +19,9 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use crate::config::Listen;
-use crate::master::Master;
+use crate::gate::Role;
+use crate::metrics::Transactions;
+use crate::reign;
 use crate::server::{self, Bound};
 
 /// A running server; it stops when [`Server::stop`] is called or the test ends.
@@ -30,11 +33,23 @@ struct Server {
 
 impl Server {
     async fn start(store: AnyStore) -> Self {
-        let master = Master::start(store).await.unwrap();
+        let (stop, stopping) = watch::channel(false);
+        let leads =
+            reign::lead(store, None, &Transactions::default(), stopping.clone()).await.unwrap();
+        Self::serve(watch::Sender::new(leads), stop, stopping).await
+    }
+
+    async fn serve(
+        role: watch::Sender<Role>,
+        stop: watch::Sender<bool>,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
         let bound = Bound::bind(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).await.unwrap();
         let address = bound.tcp_address().unwrap();
-        let (stop, stopping) = watch::channel(false);
-        let serving = tokio::spawn(server::serve(master, vec![bound], stopping));
+        let role = role.subscribe();
+        let serving = tokio::spawn(async move {
+            server::serve(role, &Transactions::default(), vec![bound], stopping).await
+        });
         Self { address, stop, serving }
     }
 

@@ -1,0 +1,70 @@
+//! What a netmaster that does not lead does with requests.
+
+use super::*;
+use crate::gate::Peer;
+
+/// A netmaster that takes the one at `leader` for the leader.
+async fn follower(leader: Option<String>) -> Server {
+    let role = Role::Follows(leader.and_then(Peer::new));
+    let (stop, stopping) = watch::channel(false);
+    Server::serve(watch::Sender::new(role), stop, stopping).await
+}
+
+fn url(server: &Server) -> String {
+    format!("http://{}", server.address)
+}
+
+#[tokio::test]
+async fn a_follower_passes_calls_refusals_and_streams_on() {
+    let (leader, mut at_leader) = Server::memory().await;
+    let server = follower(Some(url(&leader))).await;
+    let mut client = server.client().await;
+    populate(&mut client).await;
+    assert_eq!(client.everything().await, at_leader.everything().await);
+    let refused = refusal(client.create(tenant("in_valid")).await);
+    assert_eq!((refused.0, refused.1.as_str()), (Code::InvalidArgument, "tenantName"));
+    let request = v1::WatchRequest { node_name: "n1".into(), from_revision: 0 };
+    let mut stream = client.node.watch(request).await.unwrap().into_inner();
+    let mut last = 0;
+    let reply = at_leader.create(tenant("blue")).await.unwrap();
+    while last < reply.revision {
+        last = stream.message().await.unwrap().unwrap().revision.max(last);
+    }
+    // It ends with the follower, which does not wait for the leader to end it.
+    server.stop().await;
+    let ended = loop {
+        match stream.message().await {
+            Ok(Some(_)) => {}
+            ended => break ended,
+        }
+    };
+    assert!(ended.is_err() || ended.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn without_a_leader_the_answer_is_unavailable_with_what_to_do() {
+    let server = follower(None).await;
+    let mut client = server.client().await;
+    let refused = refusal(client.create(tenant("blue")).await);
+    assert_eq!(
+        (refused.0, refused.2.as_str()),
+        (Code::Unavailable, "no netmaster leads at the moment")
+    );
+    let server = follower(Some("http://127.0.0.1:1".into())).await;
+    let mut client = server.client().await;
+    let refused = refusal(client.create(tenant("blue")).await);
+    assert_eq!(refused.0, Code::Unavailable);
+    assert!(refused.2.contains("http://127.0.0.1:1, does not answer"), "{}", refused.2);
+}
+
+#[tokio::test]
+async fn what_was_passed_on_once_is_not_passed_on_again() {
+    let end = follower(Some("http://127.0.0.1:1".into())).await;
+    let server = follower(Some(url(&end))).await;
+    let mut client = server.client().await;
+    let refused = refusal(client.create(tenant("blue")).await);
+    assert_eq!(
+        (refused.0, refused.2.as_str()),
+        (Code::Unavailable, "no netmaster leads at the moment")
+    );
+}
