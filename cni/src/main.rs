@@ -3,13 +3,14 @@
 //! A container runtime executes it once per operation with `CNI_*` in the environment and the
 //! network configuration on stdin. The plugin checks both, asks netplugin over its unix socket
 //! and prints the result, or the error object, on stdout in the shape of the configuration's
-//! CNI version. It holds no state but the deletion queue: everything else durable is netplugin's.
+//! CNI version. Called with words it installs itself (see `install`). It holds no state but the deletion queue: everything else durable is netplugin's.
 
 mod call;
 mod command;
 mod config;
 mod environment;
 mod failure;
+mod install;
 mod journal;
 mod queue;
 mod success;
@@ -26,6 +27,11 @@ const STDIN_BYTES_MAX: u64 = 1 << 20;
 
 fn main() -> ExitCode {
     let env = Environment::of_process();
+    let mut words = std::env::args_os().skip(1).peekable();
+    // Runtimes give no words; whoever does is a person.
+    if !env.has_command() && words.peek().is_some() {
+        return emit(&install::run(words));
+    }
     let mut stdin = Vec::new();
     // Without a command there may be a terminal on stdin, which would never end.
     if env.has_command()

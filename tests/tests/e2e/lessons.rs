@@ -7,7 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use kit::{CONTAINER_IFNAME, Daemon, OneNode, Purpose, Topology, ping, run, wait_until};
+use kit::{
+    CONTAINER_IFNAME, Daemon, DirGuard, OneNode, Purpose, Topology, binary, ping, run, wait_until,
+};
 use serde_json::{Value, json};
 
 use crate::Test;
@@ -29,6 +31,8 @@ pub(crate) fn tests() -> Vec<Test> {
             ("cni_1_lesson_7_check_without_netplugin_asks_to_try_again", check_without),
             ("cni_1_lesson_8_check_does_not_mind_what_udev_does_to_the_host_end", host_end_changed),
             ("cni_1_lesson_9_the_del_of_an_old_sandbox_leaves_the_new_one_alone", old_sandbox),
+            ("cni_1_the_plugin_is_under_8_mb_and_starts_in_under_5_ms", small_and_quick),
+            ("cni_1_lesson_15_an_installed_plugin_deletes_while_the_daemons_are_away", installed),
             ("cni_1_lesson_17_a_storm_of_adds_does_not_starve_a_del", storm),
         ],
     )
@@ -165,6 +169,55 @@ fn host_end_changed(one: &mut OneNode) -> Result<()> {
     works(&plug)?;
     plug.del(&one.node)?;
     settled(one, &before)
+}
+
+fn small_and_quick(one: &mut OneNode) -> Result<()> {
+    let bytes = fs::metadata(binary("weir-cni")?)?.len();
+    ensure!(bytes < 8 << 20, "{bytes} bytes");
+    let plug = Plug::new(&one.node, "front")?;
+    let version = |_| -> Result<Duration> {
+        let started = Instant::now();
+        plug.call(&one.node, "VERSION", &Value::Null)?.success()?;
+        Ok(started.elapsed())
+    };
+    let mut times = (0..51).map(version).collect::<Result<Vec<_>>>()?;
+    times.sort();
+    ensure!(times[25] < Duration::from_millis(5), "the median of 51 starts is {:?}", times[25]);
+    Ok(())
+}
+
+/// As a runtime does it: the program and the keys that `weir-cni install` has put in place.
+fn installed(one: &mut OneNode) -> Result<()> {
+    let before = traces(one)?;
+    let dir = DirGuard::new(Purpose::Test, "installed")?;
+    let place = |one: &OneNode, command: &str, more: &[&str]| -> Result<String> {
+        let mut install = Command::new(binary("weir-cni")?);
+        install.arg(command).arg("--bin-dir").arg(dir.path().join("bin"));
+        install.arg("--conf-dir").arg(dir.path().join("net.d")).args(more);
+        run(one.node.namespace(), install)?.success()
+    };
+    let (socket, state) = (one.node.cni_socket(), one.node.state_dir());
+    let (socket, state) = (socket.display().to_string(), state.display().to_string());
+    let keys =
+        ["--tenant", "blue", "--network", "front", "--socket", &socket, "--state-dir", &state];
+    place(one, "install", &keys)?;
+    let list = fs::read_to_string(dir.path().join("net.d/10-weir.conflist"))?;
+    let list: Value = serde_json::from_str(&list)?;
+    let mut plug = Plug::new(&one.node, "front")?;
+    plug.config = list["plugins"][0].clone();
+    (plug.config["name"], plug.config["cniVersion"]) = (list["name"].clone(), json!("1.1.0"));
+    plug.add(&one.node)?;
+    works(&plug)?;
+    for daemon in [Daemon::Netplugin, Daemon::Netmaster] {
+        one.node.stop(daemon)?;
+    }
+    ensure!(dir.path().join("bin/weir-cni").is_file(), "the plugin went with its daemons");
+    plug.del(&one.node)?;
+    one.node.start(Daemon::Netmaster)?;
+    one.node.start(Daemon::Netplugin)?;
+    settled(one, &before)?;
+    place(one, "uninstall", &[])?;
+    Ok(())
 }
 
 /// Two sandboxes of one pod overlap: only container ids tell them apart.
