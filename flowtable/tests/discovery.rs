@@ -174,7 +174,7 @@ fn options_have_a_length_and_end_with_the_message() {
     refused(|message| message.options.push(1));
     // Two of the same kind, and more than anybody sends.
     refused(|message| {
-        message.options = [message.options.clone(), message.options.clone()].concat()
+        message.options = [message.options.clone(), message.options.clone()].concat();
     });
     refused(|message| message.options = link_layer(14, MAC).repeat(17));
     let other = [link_layer(14, MAC), link_layer(1, MAC)].concat();

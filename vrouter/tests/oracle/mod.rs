@@ -510,7 +510,7 @@ impl<'a> Oracle<'a> {
             What::Neighbor { target: IpAddr::V6(target), .. } => {
                 bytes::neighbor_advert(&request, target, mac)
             }
-            _ => bytes::arp_reply(&request, mac),
+            What::Neighbor { .. } | What::Ip(_) | What::Other => bytes::arp_reply(&request, mac),
         };
         match (seen.tunnel, seen.tag) {
             (Some((vtep, vni)), _) => {
