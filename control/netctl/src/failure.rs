@@ -9,6 +9,7 @@ use prost::Message as _;
 use tonic::{Code, Status};
 
 use crate::data::DataError;
+use crate::manifest::ManifestError;
 use crate::rule::RuleError;
 use crate::target::Target;
 
@@ -44,6 +45,17 @@ pub(crate) enum Failure {
     /// The result can't be written in the form asked for.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// A file with objects in it that are none.
+    #[error("{0}")]
+    Manifest(#[from] ManifestError),
+    /// A file that can't be read.
+    #[error("cannot read {}: {source}", if name == "-" { "standard input" } else { name })]
+    File {
+        /// Its name, or "-".
+        name: String,
+        /// What the system says.
+        source: io::Error,
+    },
     /// Standard output or the runtime.
     #[error("{0}")]
     Io(#[source] io::Error),
@@ -69,8 +81,9 @@ impl Failure {
         match self {
             Self::Rule(_) => EXIT_USAGE,
             Self::Status(status) => status_exit_code(status.code()),
+            Self::Manifest(_) => EXIT_REFUSED,
             Self::Unreachable { .. } | Self::Reply(_) => EXIT_FAILED,
-            Self::Data(_) | Self::Io(_) | Self::Pages { .. } => EXIT_IO,
+            Self::Data(_) | Self::Io(_) | Self::File { .. } | Self::Pages { .. } => EXIT_IO,
         }
     }
 
@@ -94,9 +107,15 @@ impl Failure {
                 vec![("next", step.to_owned())]
             }
             Self::Status(status) => status_details(status, message),
-            Self::Rule(_) | Self::Reply(_) | Self::Data(_) | Self::Io(_) | Self::Pages { .. } => {
-                Vec::new()
+            Self::Manifest(_) => {
+                vec![("next", "compare it with what `netctl get -o yaml` prints".to_owned())]
             }
+            Self::Rule(_)
+            | Self::Reply(_)
+            | Self::Data(_)
+            | Self::Io(_)
+            | Self::File { .. }
+            | Self::Pages { .. } => Vec::new(),
         }
     }
 }
@@ -117,6 +136,7 @@ fn status_details(status: &Status, message: &str) -> Vec<(&'static str, String)>
         if message.is_empty() { format!("{:?}", status.code()) } else { String::new() };
     vec![
         ("status", status_name),
+        ("object", detail.object),
         ("field", detail.field),
         ("value", detail.value),
         ("reason", reason),

@@ -9,6 +9,7 @@
 mod args;
 mod data;
 mod failure;
+mod manifest;
 mod pages;
 mod rewrite;
 mod rule;

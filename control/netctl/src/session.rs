@@ -10,6 +10,7 @@ use crate::view::View;
 
 /// Largest reply accepted: a list of 100,000 endpoints of some hundred bytes, with room.
 const REPLY_BYTES_MAX: usize = 64 << 20;
+const LATE: &str = "stored, but not yet in force on these nodes";
 
 pub(crate) struct Session {
     client: NetMasterClient<Channel>,
@@ -22,6 +23,21 @@ pub(crate) struct Written {
     pub(crate) object: Option<v1::object::Kind>,
     /// What the user should know although it worked.
     pub(crate) warnings: Vec<String>,
+}
+
+/// Whether an apply is for real.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rehearsal {
+    /// It is checked, and changes nothing.
+    Only,
+    /// It is done.
+    No,
+}
+
+impl From<bool> for Rehearsal {
+    fn from(dry_run: bool) -> Self {
+        if dry_run { Self::Only } else { Self::No }
+    }
 }
 
 /// What a list is taken of.
@@ -82,6 +98,33 @@ impl Session {
         Ok((kind, reply.oper.unwrap_or_default()))
     }
 
+    /// All objects of a kind; of one tenant, if named.
+    pub(crate) async fn objects(
+        &mut self,
+        kind: v1::Kind,
+        tenant: Option<&str>,
+    ) -> Result<Vec<v1::Object>, Failure> {
+        let tenant = tenant.unwrap_or_default().to_owned();
+        let request = v1::ListRequest { kind: kind.into(), tenant, ..Default::default() };
+        Ok(self.client.list(request).await?.into_inner().objects)
+    }
+
+    /// Makes all objects so, or none; what became of each, and warnings.
+    pub(crate) async fn apply(
+        &mut self,
+        objects: Vec<v1::Object>,
+        rehearsal: Rehearsal,
+    ) -> Result<(Vec<v1::ApplyResult>, Vec<String>), Failure> {
+        let request = v1::ApplyRequest {
+            objects,
+            deletes: Vec::new(),
+            dry_run: rehearsal == Rehearsal::Only,
+            no_wait: self.no_wait,
+        };
+        let reply = self.client.apply(request).await?.into_inner();
+        Ok((reply.results, warning(LATE, &reply.late_nodes)))
+    }
+
     pub(crate) async fn view<V: View>(&mut self, key: &str) -> Result<(V, v1::Oper), Failure> {
         let (kind, oper) = self.get(V::KIND, key).await?;
         let view = V::from_kind(kind).ok_or(Failure::Reply("object of the kind asked for"))?;
@@ -110,7 +153,7 @@ impl Session {
 fn written(reply: v1::WriteReply) -> Written {
     Written {
         object: reply.object.and_then(|object| object.kind),
-        warnings: warning("stored, but not yet in force on these nodes", &reply.late_nodes),
+        warnings: warning(LATE, &reply.late_nodes),
     }
 }
 

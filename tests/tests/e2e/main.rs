@@ -8,6 +8,7 @@ mod api;
 mod cni;
 mod control;
 mod ctl;
+mod files;
 mod foreign;
 mod hostile;
 mod job;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         offloads::tests,
         ctl::tests,
         metrics::tests,
+        files::tests,
     ];
     let ours =
         modules.into_iter().flat_map(|tests| tests()).map(|test| trial(test, missing.as_deref()));

@@ -4,6 +4,7 @@
 //! meaning (`--to-network`, `--action`); there only `--output` is ours.
 
 mod cluster;
+mod manifest;
 mod objects;
 mod policy;
 
@@ -17,6 +18,7 @@ use crate::target::{Target, parse_duration};
 use crate::view::ListForm;
 
 pub(crate) use cluster::*;
+pub(crate) use manifest::*;
 pub(crate) use objects::*;
 pub(crate) use policy::*;
 
@@ -127,6 +129,12 @@ pub(crate) enum Noun {
     /// Nodes that registered with netmaster
     #[command(subcommand)]
     Node(NodeVerb),
+    /// Prints objects as files that `apply` takes
+    Get(GetArgs),
+    /// Creates and changes all objects of a file at once, or none
+    Apply(ApplyArgs),
+    /// Says what `apply` would change
+    Diff(DiffArgs),
     /// The version of this program
     Version(VersionArgs),
     /// Prints a completion script

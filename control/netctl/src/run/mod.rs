@@ -4,6 +4,8 @@
 //! line on standard output always means that it was done. Commands that print nothing in Contiv
 //! (`group rm`, `policy rule-add`, `policy rule-rm`, `global set`) print nothing here.
 
+mod manifest;
+
 use control_api::v1;
 use control_api::v1::object::Kind;
 use serde::Serialize;
@@ -53,6 +55,9 @@ pub(crate) async fn run(cli: Cli) -> Done {
         Noun::Node(NodeVerb::Ls(args)) => {
             runner.list::<NodeView>(None, args.form(&runner.output)).await
         }
+        Noun::Get(args) => runner.get(args).await,
+        Noun::Apply(args) => runner.apply(args).await,
+        Noun::Diff(args) => runner.diff(args).await,
         Noun::Version(args) => version(runner.format(&args.output)),
         Noun::Completion { shell } => Ok(pages::completion(shell).into()),
         Noun::Man { dir } => pages::manual(&dir).map(|()| Outcome::default()),
