@@ -16,6 +16,48 @@ impl fmt::Display for PrivateSubnet {
     }
 }
 
+/// Whether nodes route between a tenant's networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FwdMode {
+    /// Every node is the gateway of every network.
+    #[default]
+    Routing,
+    /// Networks are apart; a VLAN network's gateway is on its wire.
+    Bridge,
+}
+
+impl FwdMode {
+    /// The word users write.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Routing => "routing",
+            Self::Bridge => "bridge",
+        }
+    }
+}
+
+/// Who answers ARP for containers. Nodes do, whatever is set: flooding is kept and does nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ArpMode {
+    /// Their node.
+    #[default]
+    Proxy,
+    /// With Contiv, the containers themselves.
+    Flood,
+}
+
+impl ArpMode {
+    /// The word users write.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Proxy => "proxy",
+            Self::Flood => "flood",
+        }
+    }
+}
+
 /// The settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Global {
@@ -25,6 +67,10 @@ pub struct Global {
     pub vxlans: TagRange,
     /// Contiv's host access subnet.
     pub pvt_subnet: PrivateSubnet,
+    /// Whether nodes route.
+    pub fwd_mode: FwdMode,
+    /// Who answers ARP.
+    pub arp_mode: ArpMode,
 }
 
 impl Default for Global {
@@ -33,6 +79,8 @@ impl Default for Global {
             vlans: TagRange::VLANS,
             vxlans: TagRange::VXLANS,
             pvt_subnet: PrivateSubnet(Ipv4Addr::new(172, 19, 0, 0)),
+            fwd_mode: FwdMode::default(),
+            arp_mode: ArpMode::default(),
         }
     }
 }
@@ -42,10 +90,6 @@ impl Global {
     pub const NAME: &'static str = "global";
     /// The only fabric: no ACI.
     pub const NETWORK_INFRA_TYPE: &'static str = "default";
-    /// The only forwarding mode of this version.
-    pub const FWD_MODE: &'static str = "routing";
-    /// The only ARP mode of this version.
-    pub const ARP_MODE: &'static str = "proxy";
 
     /// These settings with the wanted changes.
     #[must_use]
@@ -54,6 +98,8 @@ impl Global {
             vlans: spec.vlans.unwrap_or(self.vlans),
             vxlans: spec.vxlans.unwrap_or(self.vxlans),
             pvt_subnet: spec.pvt_subnet.unwrap_or(self.pvt_subnet),
+            fwd_mode: spec.fwd_mode.unwrap_or(self.fwd_mode),
+            arp_mode: spec.arp_mode.unwrap_or(self.arp_mode),
         }
     }
 }
@@ -64,6 +110,8 @@ pub struct GlobalSpec {
     vlans: Option<TagRange>,
     vxlans: Option<TagRange>,
     pvt_subnet: Option<PrivateSubnet>,
+    fwd_mode: Option<FwdMode>,
+    arp_mode: Option<ArpMode>,
 }
 
 impl GlobalSpec {
@@ -76,14 +124,19 @@ impl GlobalSpec {
         let vlans = given(vlans).then(|| TagRange::parse_vlans("vlans", vlans)).transpose()?;
         let vxlans = given(vxlans).then(|| TagRange::parse_vxlans("vxlans", vxlans)).transpose()?;
         let pvt_subnet = given(pvt_subnet).then(|| private(pvt_subnet)).transpose()?;
-        Ok(Self { vlans, vxlans, pvt_subnet })
+        Ok(Self { vlans, vxlans, pvt_subnet, ..Self::default() })
     }
 
-    /// Checks the modes, each empty or the only one of this version.
+    /// With modes; an empty one leaves the setting as it is.
     ///
     /// # Errors
-    /// [`Refused`] for modes that are not built, left out, or unknown.
-    pub fn check_modes(infra_type: &str, fwd_mode: &str, arp_mode: &str) -> Result<(), Refused> {
+    /// [`Refused`] for modes that are left out or unknown.
+    pub fn with_modes(
+        self,
+        infra_type: &str,
+        fwd_mode: &str,
+        arp_mode: &str,
+    ) -> Result<Self, Refused> {
         match infra_type {
             "" | Global::NETWORK_INFRA_TYPE => {}
             "aci" | "aci-opflex" => {
@@ -91,16 +144,19 @@ impl GlobalSpec {
             }
             _ => return Err(not_one_of("networkInfraType", infra_type, "default")),
         }
-        match fwd_mode {
-            "" | Global::FWD_MODE => {}
-            "bridge" => return Err(Refused::new("fwdMode", fwd_mode, Reason::BridgeNotBuilt)),
+        let fwd_mode = match fwd_mode {
+            "" => None,
+            "bridge" => Some(FwdMode::Bridge),
+            "routing" => Some(FwdMode::Routing),
             _ => return Err(not_one_of("fwdMode", fwd_mode, "bridge, routing")),
-        }
-        match arp_mode {
-            "" | Global::ARP_MODE => Ok(()),
-            "flood" => Err(Refused::new("arpMode", arp_mode, Reason::FloodNotBuilt)),
-            _ => Err(not_one_of("arpMode", arp_mode, "proxy, flood")),
-        }
+        };
+        let arp_mode = match arp_mode {
+            "" => None,
+            "proxy" => Some(ArpMode::Proxy),
+            "flood" => Some(ArpMode::Flood),
+            _ => return Err(not_one_of("arpMode", arp_mode, "proxy, flood")),
+        };
+        Ok(Self { fwd_mode, arp_mode, ..self })
     }
 }
 
@@ -141,19 +197,23 @@ mod tests {
     }
 
     #[test]
-    fn modes_that_are_not_built_are_refused_and_not_faked() {
-        assert_eq!(GlobalSpec::check_modes("default", "routing", "proxy"), Ok(()));
-        assert_eq!(GlobalSpec::check_modes("", "", ""), Ok(()));
+    fn modes_are_contivs_without_aci() {
+        let modes = |infra, fwd, arp| GlobalSpec::default().with_modes(infra, fwd, arp);
+        let set = modes("default", "bridge", "flood").unwrap();
+        let global = Global::default().changed_by(&set);
+        assert_eq!((global.fwd_mode, global.arp_mode), (FwdMode::Bridge, ArpMode::Flood));
+        assert_eq!(global.changed_by(&modes("", "", "").unwrap()), global);
+        let back = global.changed_by(&modes("", "routing", "proxy").unwrap());
+        assert_eq!(back, Global::default());
         let refused = [
             (("xyz", "", ""), "networkInfraType"),
             (("aci", "", ""), "networkInfraType"),
-            (("", "bridge", ""), "fwdMode"),
+            (("aci-opflex", "", ""), "networkInfraType"),
             (("", "xyz", ""), "fwdMode"),
-            (("", "", "flood"), "arpMode"),
             (("", "", "xyz"), "arpMode"),
         ];
         for ((infra, fwd, arp), field) in refused {
-            assert_eq!(GlobalSpec::check_modes(infra, fwd, arp).unwrap_err().field, field);
+            assert_eq!(modes(infra, fwd, arp).unwrap_err().field, field);
         }
     }
 }

@@ -25,6 +25,7 @@ mod refusal;
 mod rule;
 mod service;
 mod subnet;
+mod subnet6;
 mod tag;
 mod tenant;
 
@@ -34,7 +35,7 @@ pub use compile::{Placement, compile};
 pub use endpoint::{AddressLease, Endpoint, EndpointSpec, Host, LeaseSpec, Node, mac_for};
 pub use flowtable::entry::{Direction, OnDeny, Permit, Tracking};
 pub use flowtable::ids::{Bd, Dscp, Group, Mac, PortId, RuleId, Vrf};
-pub use global::{Global, GlobalSpec, PrivateSubnet};
+pub use global::{ArpMode, FwdMode, Global, GlobalSpec, PrivateSubnet};
 pub use group::{EndpointGroup, GroupSpec};
 pub use intent::{Intent, Object, Spec};
 pub use key::{
@@ -48,7 +49,7 @@ pub use name::{
     AppProfileName, CfgdTag, EndpointId, GroupName, HostName, Label, NetworkName, NodeName, Owner,
     PolicyName, ProfileName, RuleName, ServiceName, TenantName,
 };
-pub use network::{Encap, Network, NetworkSpec, Tag, check_nw_type};
+pub use network::{Encap, Network, NetworkSpec, NwType, Tag};
 pub use pool::{AddressPool, Holder, Unavailable};
 pub use profile::{NetProfile, Scope};
 pub use ranges::Ranges;
@@ -57,5 +58,6 @@ pub use refusal::{Class, Reason, Refused};
 pub use rule::{AddressMatch, Peer, Protocol, Rule, RuleSpec, RuleText};
 pub use service::{ContainerLabel, Service, ServicePort, ServiceSpec, Transport};
 pub use subnet::{AddressRange, Subnet};
+pub use subnet6::Subnet6;
 pub use tag::{TagPool, TagRange};
 pub use tenant::{Tenant, TenantChange, TenantSettings, TenantSpec};

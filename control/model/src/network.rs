@@ -1,6 +1,6 @@
 //! Networks: a subnet, a gateway and a tag on the wire.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use flowtable::ids::{Bd, Vid, Vni};
 
@@ -8,6 +8,7 @@ use crate::key::NetworkKey;
 use crate::name::CfgdTag;
 use crate::refusal::{Reason, Refused};
 use crate::subnet::Subnet;
+use crate::subnet6::Subnet6;
 
 /// How a network leaves a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,15 +87,36 @@ impl Tag {
     }
 }
 
-/// Checks a network type: `data`, or empty for data.
-///
-/// # Errors
-/// [`Refused`] for infra networks, which this version does not build, and unknown types.
-pub fn check_nw_type(field: &'static str, text: &str) -> Result<(), Refused> {
-    match text {
-        "" | "data" => Ok(()),
-        "infra" => Err(Refused::new(field, text, Reason::InfraNotBuilt)),
-        _ => Err(Refused::new(field, text, Reason::NotOneOf { list: "data, infra" })),
+/// What a network is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NwType {
+    /// Containers.
+    #[default]
+    Data,
+    /// With Contiv, also the nodes themselves; here they get no address of it.
+    Infra,
+}
+
+impl NwType {
+    /// Checks `data` or `infra`; empty is data.
+    ///
+    /// # Errors
+    /// [`Refused`] for any other text.
+    pub fn parse(field: &'static str, text: &str) -> Result<Self, Refused> {
+        match text {
+            "" | "data" => Ok(Self::Data),
+            "infra" => Ok(Self::Infra),
+            _ => Err(Refused::new(field, text, Reason::NotOneOf { list: "data, infra" })),
+        }
+    }
+
+    /// The word users write.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Infra => "infra",
+        }
     }
 }
 
@@ -103,6 +125,8 @@ pub fn check_nw_type(field: &'static str, text: &str) -> Result<(), Refused> {
 pub struct NetworkSpec {
     /// Tenant and name.
     pub key: NetworkKey,
+    /// What it is for.
+    pub nw_type: NwType,
     /// How it leaves a node.
     pub encap: Encap,
     /// The wanted tag; `None`: allocate.
@@ -111,8 +135,42 @@ pub struct NetworkSpec {
     pub subnet: Subnet,
     /// Its gateway.
     pub gateway: Option<Ipv4Addr>,
+    /// Its IPv6 addresses.
+    pub subnet6: Option<Subnet6>,
+    /// Its IPv6 gateway, in that subnet.
+    pub gateway6: Option<Ipv6Addr>,
     /// The user's own tag.
     pub cfgd_tag: Option<CfgdTag>,
+}
+
+impl NetworkSpec {
+    /// The network, with what was handed out for it.
+    #[must_use]
+    pub fn placed(self, tag: Tag, bd: Bd) -> Network {
+        let Self { key, nw_type, subnet, gateway, subnet6, gateway6, cfgd_tag, .. } = self;
+        Network { key, nw_type, tag, subnet, gateway, subnet6, gateway6, cfgd_tag, bd }
+    }
+
+    /// Checks an IPv6 subnet with its gateway; each may be empty, but no gateway is alone.
+    ///
+    /// # Errors
+    /// [`Refused`] with the field at fault.
+    pub fn parse_ipv6(
+        subnet: &str,
+        gateway: &str,
+    ) -> Result<(Option<Subnet6>, Option<Ipv6Addr>), Refused> {
+        let field = "ipv6Gateway";
+        match (subnet, gateway) {
+            ("", "") => Ok((None, None)),
+            ("", _) => Err(Refused::new(field, gateway, Reason::GatewayWithoutSubnet)),
+            (_, "") => Ok((Some(Subnet6::parse("ipv6Subnet", subnet)?), None)),
+            (_, _) => {
+                let subnet = Subnet6::parse("ipv6Subnet", subnet)?;
+                let gateway = subnet.parse_gateway(field, gateway)?;
+                Ok((Some(subnet), Some(gateway)))
+            }
+        }
+    }
 }
 
 /// A stored network.
@@ -120,12 +178,18 @@ pub struct NetworkSpec {
 pub struct Network {
     /// Tenant and name.
     pub key: NetworkKey,
+    /// What it is for.
+    pub nw_type: NwType,
     /// Its place on the wire.
     pub tag: Tag,
     /// Its addresses.
     pub subnet: Subnet,
     /// Its gateway.
     pub gateway: Option<Ipv4Addr>,
+    /// Its IPv6 addresses.
+    pub subnet6: Option<Subnet6>,
+    /// Its IPv6 gateway, in that subnet.
+    pub gateway6: Option<Ipv6Addr>,
     /// The user's own tag.
     pub cfgd_tag: Option<CfgdTag>,
     /// Its bridge domain.
@@ -136,12 +200,16 @@ impl Network {
     /// Whether `spec` asks for what this network is.
     #[must_use]
     pub fn is_asked_by(&self, spec: &NetworkSpec) -> bool {
-        let NetworkSpec { key, encap, tag, subnet, gateway, cfgd_tag } = spec;
+        let NetworkSpec { key, nw_type, encap, tag, subnet, gateway, .. } = spec;
+        let NetworkSpec { subnet6, gateway6, cfgd_tag, .. } = spec;
         *key == self.key
+            && *nw_type == self.nw_type
             && *encap == self.tag.encap()
             && tag.is_none_or(|tag| tag == self.tag)
             && *subnet == self.subnet
             && *gateway == self.gateway
+            && *subnet6 == self.subnet6
+            && *gateway6 == self.gateway6
             && *cfgd_tag == self.cfgd_tag
     }
 
@@ -162,11 +230,11 @@ mod tests {
     #[test]
     fn contivs_bad_types_and_encapsulations_are_refused() {
         for bad in ["infratest", "testinfra", "testdata", "datatest"] {
-            let refused = check_nw_type("nwType", bad).unwrap_err();
+            let refused = NwType::parse("nwType", bad).unwrap_err();
             assert_eq!(refused.reason, Reason::NotOneOf { list: "data, infra" });
         }
-        assert_eq!(check_nw_type("nwType", "infra").unwrap_err().reason, Reason::InfraNotBuilt);
-        assert_eq!(check_nw_type("nwType", ""), Ok(()));
+        assert_eq!(NwType::parse("nwType", "infra"), Ok(NwType::Infra));
+        assert_eq!(NwType::parse("nwType", ""), Ok(NwType::Data));
         assert_eq!(Encap::parse("encap", "vvvv").unwrap_err().field, "encap");
     }
 

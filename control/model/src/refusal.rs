@@ -103,29 +103,22 @@ reasons! {
         "objects of this kind are made by {maker}", "do not create or update it here";
     /// A field a stored object must have.
     MissingId => Invalid, "an identifier that netmaster hands out is missing", "restore the store from a backup";
-    /// IPv6 allocation.
-    Ipv6NotBuilt => Invalid,
-        "IPv6 subnets are not allocated by this version", "leave the IPv6 fields empty";
     /// IPv6 in an address field.
     Ipv6AddressNotBuilt => Invalid,
         "IPv6 addresses are not supported by this version", "use an IPv4 address";
-    /// Infrastructure networks.
-    InfraNotBuilt => Invalid,
-        "infra networks are not built in this version", "use nwType data";
-    /// Forwarding mode bridge.
-    BridgeNotBuilt => Invalid,
-        "forwarding mode bridge is not built in this version", "use fwdMode routing";
-    /// ARP mode flood.
-    FloodNotBuilt => Invalid,
-        "ARP mode flood is not built in this version", "use arpMode proxy";
     /// ACI.
     AciLeftOut => Invalid, "the ACI fabric modes are not supported", "use networkInfraType default";
     /// Not an IPv4 address.
     BadAddress => Invalid, "not an IPv4 address", "write it like 10.1.1.5";
+    /// Not an IPv6 address.
+    BadIpv6Address => Invalid, "not an IPv6 address", "write it like 2001:db8:1::1";
     /// Not an IP address.
     BadIpAddress => Invalid, "not an IP address", "write it like 192.0.2.1";
     /// Not an address with an optional prefix length.
     BadPrefix => Invalid, "not an IPv4 address or block with a length of 1 to 32", "write it like 10.1.1.0/24 or 10.1.1.5";
+    /// Not an address of either family with an optional prefix length.
+    BadRulePrefix => Invalid, "not an IP address or block with a length of 1 to 32 or, with IPv6, 128",
+        "write it like 10.1.1.0/24, 10.1.1.5 or 2001:db8:1::/64";
     /// Not a usable MAC.
     BadMac => Invalid, "not a unicast MAC address", "write it like 02:00:0a:01:01:05";
     /// More than one address of a family.
@@ -209,6 +202,10 @@ reasons! {
     SubnetOverlap { network: String, subnet: String } => Exists,
         "network {network} conflicts with subnet {subnet}", "choose addresses that no network of the tenant has";
 
+    /// Overlapping IPv6 subnets inside a tenant. Contiv's spelling.
+    Subnet6Overlap { network: String, subnet: String } => Exists,
+        "network {network} conflicts with subnetv6  {subnet}", "choose addresses that no network of the tenant has";
+
     /// Tenant in use.
     TenantHasAppProfiles { name: String, count: usize } => InUse, "cannot delete {name}, has {count} app profiles",
         "delete the app profiles first";
@@ -261,6 +258,11 @@ reasons! {
     /// The global object.
     GlobalPermanent => InUse, "the global object cannot be deleted", "set its fields instead";
     /// Networks depend on it.
+    ForwardingInUse { networks: String } => InUse,
+        "Unable to update forwarding mode due to existing {networks}", "delete the networks first";
+    /// BGP settings depend on it.
+    ForwardingHasBgp => InUse, "please delete existing Bgp configs", "see `netctl bgp ls`";
+    /// Networks depend on it.
     PrivateSubnetInUse { networks: String } => InUse,
         "Unable to update private subnet due to existing {networks}", "delete the networks first";
     /// Tags in use would fall outside.
@@ -279,6 +281,8 @@ reasons! {
     ToNetworkAndAddress => Invalid, "can not specify both to-network and to-ip address", "give one of them";
     /// Out-rule mix.
     ToNetworkAndGroup => Invalid, "can not specify both to-network and to-EndpointGroup", "give one of them";
+    /// In-rule mix.
+    MixedFamilies => Invalid, "no packet has addresses of both families", "write a rule for each family";
     /// Direction.
     BadDirection => Invalid, "invalid direction for the rule", "use in or out";
     /// In-rule with to-ip.
@@ -340,8 +344,14 @@ reasons! {
     SubnetFormat => Invalid, "Network subnet format not valid", "write it like 10.1.1.0/24 or 10.1.1.10-10.1.1.20/24";
     /// Subnet length.
     SubnetLength { length: u32 } => Invalid, "subnet length {length} not supported", "use a length of 8 to 31";
+    /// IPv6 subnet text.
+    Subnet6Format => Invalid, "Network subnet format not valid", "write it like 2001:db8:1::/64";
+    /// IPv6 subnet length.
+    Subnet6Length { length: u32 } => Invalid, "subnet length {length} not supported", "use a length of 1 to 127";
+    /// A gateway of a family the network has no subnet of.
+    GatewayWithoutSubnet => Invalid, "a gateway needs a subnet of its family", "give the IPv6 subnet too";
     /// Gateway outside.
-    GatewayOutside { gateway: String, subnet: String, host: u32 } => Invalid,
+    GatewayOutside { gateway: String, subnet: String, host: String } => Invalid,
         "hostIP {gateway} is exceeding beyond subnet {subnet}, hostID {host}", "choose an address inside the subnet";
     /// Gateway is no host address.
     GatewayReserved => Invalid, "the gateway is the subnet's network or broadcast address",

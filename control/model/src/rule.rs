@@ -3,7 +3,7 @@
 //! The checks are Contiv's, except that addresses are parsed as addresses: a /32 is fine.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use flowtable::entry::{Direction, Permit, Prefix};
 use flowtable::ids::RuleId;
@@ -21,12 +21,12 @@ const ICMP: u8 = 1;
 /// An address or block as given, so that users see what they wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AddressMatch {
-    address: Ipv4Addr,
+    address: IpAddr,
     length: Option<u8>,
 }
 
 impl AddressMatch {
-    /// Checks `a.b.c.d` or `a.b.c.d/1..32`; empty is `None`.
+    /// Checks an address, alone or with a length of 1 to 32 or, with IPv6, 128; empty is `None`.
     ///
     /// # Errors
     /// [`Refused`] for anything else.
@@ -34,39 +34,34 @@ impl AddressMatch {
         if text.is_empty() {
             return Ok(None);
         }
-        let refuse = |reason| Refused::new(field, text, reason);
-        if text.contains(':') {
-            return Err(refuse(Reason::Ipv6AddressNotBuilt));
-        }
+        let refuse = || Refused::new(field, text, Reason::BadRulePrefix);
         let (address, length) = match text.split_once('/') {
             Some((address, length)) => (address, Some(length)),
             None => (text, None),
         };
-        let address = address.parse().map_err(|_not_an_address| refuse(Reason::BadPrefix))?;
+        let address: IpAddr = address.parse().map_err(|_not_an_address| refuse())?;
         let Some(length) = length else { return Ok(Some(Self { address, length: None })) };
-        match length.parse() {
-            Ok(number)
-                if (1..=32).contains(&number) && length.bytes().all(|b| b.is_ascii_digit()) =>
-            {
-                Ok(Some(Self { address, length: Some(number) }))
-            }
-            _ => Err(refuse(Reason::BadPrefix)),
-        }
+        let digits = length.bytes().all(|b| b.is_ascii_digit());
+        let fitting = length.parse().ok().filter(|l| digits && (1..=longest(address)).contains(l));
+        Ok(Some(Self { address, length: Some(fitting.ok_or_else(refuse)?) }))
     }
 
     /// The block, without host bits.
     #[must_use]
     pub fn prefix(self) -> Prefix {
-        let address = IpAddr::V4(self.address);
-        let masked = self.length.and_then(|length| Prefix::new(address, length).ok());
-        masked.unwrap_or_else(|| Prefix::host(address))
+        let masked = self.length.and_then(|length| Prefix::new(self.address, length).ok());
+        masked.unwrap_or_else(|| Prefix::host(self.address))
     }
 
     /// The address, when it is exactly one.
     #[must_use]
-    pub fn host(self) -> Option<Ipv4Addr> {
-        self.length.is_none_or(|length| length == 32).then_some(self.address)
+    pub fn host(self) -> Option<IpAddr> {
+        self.length.is_none_or(|length| length == longest(self.address)).then_some(self.address)
     }
+}
+
+const fn longest(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
 }
 
 impl fmt::Display for AddressMatch {
@@ -247,6 +242,11 @@ fn in_ends(text: &RuleText<'_>) -> Result<(Peer, Option<AddressMatch>), Refused>
             address: AddressMatch::parse("fromIpAddress", text.from_address)?,
         },
     };
+    if let (Peer::Match { address: Some(theirs), .. }, Some(own)) = (&peer, own_address)
+        && theirs.address.is_ipv4() != own.address.is_ipv4()
+    {
+        return Err(Refused::new("toIpAddress", &own, Reason::MixedFamilies));
+    }
     Ok((peer, own_address))
 }
 
@@ -337,6 +337,8 @@ mod tests {
             RuleText { to_group: "group1", protocol: "tcp", port: 80, ..OUT },
             RuleText { from_address: "10.1.1.15", to_address: "10.2.1.31", ..IN },
             RuleText { from_address: "10.1.1.15/32", ..IN },
+            RuleText { from_address: "2016::1", to_address: "2016::2/128", ..IN },
+            RuleText { to_address: "2016:617::/108", protocol: "icmp", ..OUT },
             RuleText { protocol: "255", ..IN },
         ];
         for text in good {
@@ -393,8 +395,14 @@ mod tests {
             (RuleText { from_address: "10.1.1.1/33", ..IN }, "fromIpAddress", ""),
             (RuleText { from_address: "10.1.1.1/0", ..IN }, "fromIpAddress", ""),
             (RuleText { from_address: "10.1.1.1-20", ..IN }, "fromIpAddress", ""),
-            (RuleText { from_address: "2016::1", ..IN }, "fromIpAddress", ""),
+            (RuleText { from_address: "2016::1/129", ..IN }, "fromIpAddress", ""),
+            (RuleText { from_address: "2016::/0", ..IN }, "fromIpAddress", ""),
             (RuleText { from_group: "in_valid", ..IN }, "fromEndpointGroup", ""),
+            (
+                RuleText { from_address: "2016::/64", to_address: "10.1.1.1", ..IN },
+                "toIpAddress",
+                "no packet has addresses of both families",
+            ),
         ];
         for (text, field, reason) in bad {
             let refused = parse(&text).unwrap_err();
@@ -409,5 +417,9 @@ mod tests {
         assert_eq!(address.to_string(), "10.1.1.1/24");
         assert_eq!(address.prefix().to_string(), "10.1.1.0/24");
         assert_eq!(address.host(), None);
+        for (text, block) in [("2016:0617::9/108", "2016:617::/108"), ("2016::9", "2016::9/128")] {
+            let address = AddressMatch::parse("fromIpAddress", text).unwrap().unwrap();
+            assert_eq!(address.prefix().to_string(), block);
+        }
     }
 }

@@ -179,7 +179,7 @@ impl Subnet {
             return Err(refuse(Reason::GatewayOutside {
                 gateway: gateway.to_string(),
                 subnet: format!("{}/{}", block.first, self.length()),
-                host: gateway.to_bits().wrapping_sub(block.first.to_bits()),
+                host: gateway.to_bits().wrapping_sub(block.first.to_bits()).to_string(),
             }));
         }
         // A /31 has nothing between its ends.

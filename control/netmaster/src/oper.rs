@@ -3,7 +3,8 @@
 
 use control_api::{convert, v1};
 use control_model::{
-    AddressPool, Endpoint, EndpointGroup, Intent, Ledger, NetworkKey, Node, Object,
+    AddressPool, ArpMode, Endpoint, EndpointGroup, Global, Intent, Ledger, Network, NetworkKey,
+    Node, NwType, Object, Service,
 };
 
 use crate::sessions::Sessions;
@@ -54,6 +55,7 @@ pub(crate) fn oper(object: &Object, ledger: &Ledger) -> v1::Oper {
         Object::Network(network) => v1::Oper {
             pkt_tag: network.tag.number(),
             network_tag: network.shown_tag(),
+            not_in_force: network_not_in_force(network),
             ..network_addresses(&network.key, ledger)
         },
         Object::EndpointGroup(group) => group_oper(group, ledger),
@@ -72,23 +74,15 @@ pub(crate) fn oper(object: &Object, ledger: &Ledger) -> v1::Oper {
             };
             with_endpoints(endpoints(intent, members))
         }
-        Object::Global(_) => v1::Oper {
+        Object::Global(global) => v1::Oper {
+            not_in_force: global_not_in_force(global),
             num_networks: count(intent.networks()),
             vlans_in_use: ledger.vlans().in_use(),
             vxlans_in_use: ledger.vxlans().in_use(),
             ..v1::Oper::default()
         },
         Object::Node(node) => with_endpoints(endpoints(intent, |e| e.host.node == node.name)),
-        Object::Service(service) => {
-            let providers: Vec<_> =
-                intent.providers(&service.spec).filter_map(|e| endpoint(e, intent)).collect();
-            v1::Oper {
-                num_providers: count(providers.iter()),
-                providers,
-                not_in_force: "no traffic is forwarded from the service's address".to_owned(),
-                ..v1::Oper::default()
-            }
-        }
+        Object::Service(service) => service_oper(service, intent),
         Object::AppProfile(profile) => {
             let members = |e: &Endpoint| {
                 e.network.tenant == profile.key.tenant
@@ -101,6 +95,28 @@ pub(crate) fn oper(object: &Object, ledger: &Ledger) -> v1::Oper {
         }
         Object::Rule(_) | Object::Endpoint(_) | Object::AddressLease(_) => v1::Oper::default(),
     }
+}
+
+fn network_not_in_force(network: &Network) -> String {
+    let notes = [
+        (network.nw_type == NwType::Infra, "nwType infra: the nodes get no address of it"),
+        (network.subnet6.is_some(), "ipv6Subnet: no address of it is handed out"),
+    ];
+    joined(&notes)
+}
+
+fn global_not_in_force(global: &Global) -> String {
+    let flood = global.arp_mode == ArpMode::Flood;
+    let host_access = global.pvt_subnet != Global::default().pvt_subnet;
+    joined(&[
+        (flood, "arpMode flood: nodes answer ARP"),
+        (host_access, "pvtSubnet: nodes have no access network"),
+    ])
+}
+
+fn joined(notes: &[(bool, &'static str)]) -> String {
+    let notes: Vec<_> = notes.iter().filter(|(told, _)| *told).map(|(_, note)| *note).collect();
+    notes.join("; ")
 }
 
 fn network_addresses(key: &NetworkKey, ledger: &Ledger) -> v1::Oper {
@@ -128,6 +144,17 @@ fn group_oper(group: &EndpointGroup, ledger: &Ledger) -> v1::Oper {
         allocated_ip_addresses: pool.map(AddressPool::allocated).unwrap_or_default(),
         available_ip_addresses: pool.map(AddressPool::available).unwrap_or_default(),
         ..with_endpoints(members)
+    }
+}
+
+fn service_oper(service: &Service, intent: &Intent) -> v1::Oper {
+    let providers = intent.providers(&service.spec).filter_map(|e| endpoint(e, intent));
+    let providers: Vec<_> = providers.collect();
+    v1::Oper {
+        num_providers: count(providers.iter()),
+        providers,
+        not_in_force: "no traffic is forwarded from the service's address".to_owned(),
+        ..v1::Oper::default()
     }
 }
 

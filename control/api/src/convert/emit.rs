@@ -73,13 +73,13 @@ fn network(o: &Network) -> v1::Network {
     v1::Network {
         tenant_name: o.key.tenant.to_string(),
         network_name: o.key.network.to_string(),
-        nw_type: "data".to_owned(),
+        nw_type: o.nw_type.name().to_owned(),
         encap: o.tag.encap().name().to_owned(),
         pkt_tag: o.tag.number(),
         subnet: o.subnet.to_string(),
         gateway: text(o.gateway),
-        ipv6_subnet: String::new(),
-        ipv6_gateway: String::new(),
+        ipv6_subnet: text(o.subnet6),
+        ipv6_gateway: text(o.gateway6),
         cfgd_tag: text(o.cfgd_tag.as_ref()),
         bd: o.bd.get(),
     }
@@ -154,8 +154,8 @@ fn global(o: &Global) -> v1::Global {
         network_infra_type: Global::NETWORK_INFRA_TYPE.to_owned(),
         vlans: o.vlans.to_string(),
         vxlans: o.vxlans.to_string(),
-        fwd_mode: Global::FWD_MODE.to_owned(),
-        arp_mode: Global::ARP_MODE.to_owned(),
+        fwd_mode: o.fwd_mode.name().to_owned(),
+        arp_mode: o.arp_mode.name().to_owned(),
         pvt_subnet: o.pvt_subnet.to_string(),
     }
 }

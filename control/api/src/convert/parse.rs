@@ -4,11 +4,10 @@ use control_model::{
     AddressLease, AppProfile, AppProfileKey, AppProfileName, AsNumber, Bandwidth, Bd, Bgp, Burst,
     CfgdTag, ContainerLabel, Encap, Endpoint, EndpointGroup, EndpointId, EndpointSpec, Global,
     GlobalSpec, Group, GroupKey, GroupName, GroupSpec, Host, HostName, Label, LeaseSpec,
-    NetProfile, Network, NetworkKey, NetworkName, NetworkSpec, Node, NodeName, Object, Owner,
+    NetProfile, NetworkKey, NetworkName, NetworkSpec, Node, NodeName, NwType, Object, Owner,
     PolicyKey, PolicyName, ProfileKey, ProfileName, RateLimit, Reason, Refused, Rule, RuleId,
     RuleKey, RuleName, RuleSpec, RuleText, Scope, Service, ServiceKey, ServiceName, ServiceSpec,
     Spec, Subnet, Tag, Tenant, TenantChange, TenantName, TenantSettings, TenantSpec, Vrf,
-    check_nw_type,
 };
 
 use crate::v1;
@@ -49,10 +48,9 @@ pub fn to_model(object: &v1::Object) -> Result<Object, Refused> {
             Object::Tenant(Tenant { name, default_network, settings, vrf })
         }
         Wire::Network(o) => {
-            let NetworkSpec { key, encap: _, tag, subnet, gateway, cfgd_tag } = network(o)?;
-            let tag = tag.ok_or_else(|| missing("pktTag", o.pkt_tag))?;
-            let bd = given("bd", o.bd, Bd::new)?;
-            Object::Network(Network { key, tag, subnet, gateway, cfgd_tag, bd })
+            let spec = network(o)?;
+            let tag = spec.tag.ok_or_else(|| missing("pktTag", o.pkt_tag))?;
+            Object::Network(spec.placed(tag, given("bd", o.bd, Bd::new)?))
         }
         Wire::EndpointGroup(o) => {
             let id = given("groupId", o.group_id, Group::new)?;
@@ -144,25 +142,22 @@ fn network_key(tenant: &str, network: &str) -> Result<NetworkKey, Refused> {
 
 fn network(o: &v1::Network) -> Result<NetworkSpec, Refused> {
     let key = network_key(&o.tenant_name, &o.network_name)?;
-    check_nw_type("nwType", &o.nw_type)?;
     let encap = Encap::parse("encap", &o.encap)?;
-    refuse_ipv6("ipv6Subnet", &o.ipv6_subnet)?;
-    refuse_ipv6("ipv6Gateway", &o.ipv6_gateway)?;
+    let (subnet6, gateway6) = NetworkSpec::parse_ipv6(&o.ipv6_subnet, &o.ipv6_gateway)?;
     let subnet = Subnet::parse("subnet", &o.subnet)?;
     let has_gateway = !o.gateway.is_empty();
     let has_tag = o.pkt_tag != 0;
     Ok(NetworkSpec {
         key,
+        nw_type: NwType::parse("nwType", &o.nw_type)?,
         encap,
         tag: has_tag.then(|| Tag::new("pktTag", encap, o.pkt_tag)).transpose()?,
         subnet,
         gateway: has_gateway.then(|| subnet.parse_gateway("gateway", &o.gateway)).transpose()?,
+        subnet6,
+        gateway6,
         cfgd_tag: CfgdTag::parse_optional("cfgdTag", &o.cfgd_tag)?,
     })
-}
-
-fn refuse_ipv6(field: &'static str, text: &str) -> Result<(), Refused> {
-    if text.is_empty() { Ok(()) } else { Err(Refused::new(field, text, Reason::Ipv6NotBuilt)) }
 }
 
 fn group(o: &v1::EndpointGroup) -> Result<GroupSpec, Refused> {
@@ -212,8 +207,11 @@ fn global(o: &v1::Global) -> Result<GlobalSpec, Refused> {
     if !o.name.is_empty() && o.name != Global::NAME {
         return Err(Refused::new("name", &o.name, Reason::GlobalName));
     }
-    GlobalSpec::check_modes(&o.network_infra_type, &o.fwd_mode, &o.arp_mode)?;
-    GlobalSpec::parse(&o.vlans, &o.vxlans, &o.pvt_subnet)
+    GlobalSpec::parse(&o.vlans, &o.vxlans, &o.pvt_subnet)?.with_modes(
+        &o.network_infra_type,
+        &o.fwd_mode,
+        &o.arp_mode,
+    )
 }
 
 /// `vtep_ip` is the node's: read from there, ignored here.

@@ -79,6 +79,12 @@ fn configuration() -> Vec<v1::Object> {
             cfgd_tag: "io.contiv.network.test".into(),
             ..network()
         })),
+        wire(Wire::Network(v1::Network {
+            nw_type: "infra".into(),
+            ipv6_subnet: "2016:617::/120".into(),
+            ipv6_gateway: "2016:617::fe".into(),
+            ..network()
+        })),
         wire(Wire::EndpointGroup(v1::EndpointGroup {
             tenant_name: tenant_name(),
             group_name: "web".into(),
@@ -99,6 +105,12 @@ fn configuration() -> Vec<v1::Object> {
         wire(Wire::Rule(v1::Rule { from_network: "net".into(), ..rule("in") })),
         wire(Wire::Rule(v1::Rule { to_network: "net".into(), ..rule("out") })),
         wire(Wire::Rule(v1::Rule { to_ip_address: "10.0.0.0/8".into(), ..rule("out") })),
+        wire(Wire::Rule(v1::Rule { to_ip_address: "2016:617::/108".into(), ..rule("out") })),
+    ]
+}
+
+fn globals() -> Vec<v1::Object> {
+    vec![
         wire(Wire::Global(v1::Global {
             name: "global".into(),
             network_infra_type: "default".into(),
@@ -107,6 +119,15 @@ fn configuration() -> Vec<v1::Object> {
             fwd_mode: "routing".into(),
             arp_mode: "proxy".into(),
             pvt_subnet: "172.19.0.0/16".into(),
+        })),
+        wire(Wire::Global(v1::Global {
+            name: "global".into(),
+            network_infra_type: "default".into(),
+            vlans: "100-1000".into(),
+            vxlans: "1-16777215".into(),
+            fwd_mode: "bridge".into(),
+            arp_mode: "flood".into(),
+            pvt_subnet: "172.21.0.0/16".into(),
         })),
     ]
 }
@@ -183,7 +204,7 @@ fn living() -> Vec<v1::Object> {
 
 #[test]
 fn stored_objects_survive_the_way_through_the_model() {
-    for object in configuration().into_iter().chain(grouping()).chain(living()) {
+    for object in configuration().into_iter().chain(globals()).chain(grouping()).chain(living()) {
         let model = to_model(&object).unwrap();
         assert_eq!(from_model(&model), object);
         let removed = from_key(&model.key());
@@ -192,14 +213,23 @@ fn stored_objects_survive_the_way_through_the_model() {
 }
 
 #[test]
-fn what_is_not_built_is_refused_by_field() {
-    let refused = |object: Wire| to_spec(&wire(object)).unwrap_err();
-    let v6 =
-        refused(Wire::Network(v1::Network { ipv6_subnet: "2016:0617::/120".into(), ..network() }));
-    assert_eq!(v6.field, "ipv6Subnet");
-    assert_eq!(v6.to_string(), "IPv6 subnets are not allocated by this version");
-    let infra = refused(Wire::Network(v1::Network { nw_type: "infra".into(), ..network() }));
-    assert_eq!(infra.field, "nwType");
+fn refused_networks_name_their_field() {
+    for (object, field) in [
+        (v1::Network { ipv6_subnet: "2016:0617::/128".into(), ..network() }, "ipv6Subnet"),
+        (v1::Network { ipv6_gateway: "2016::1".into(), ..network() }, "ipv6Gateway"),
+        (
+            v1::Network {
+                ipv6_subnet: "2016::/64".into(),
+                ipv6_gateway: "2017::1".into(),
+                ..network()
+            },
+            "ipv6Gateway",
+        ),
+        (v1::Network { nw_type: "testinfra".into(), ..network() }, "nwType"),
+        (v1::Network { encap: "vvvv".into(), ..network() }, "encap"),
+    ] {
+        assert_eq!(to_spec(&wire(Wire::Network(object))).unwrap_err().field, field);
+    }
 }
 
 #[test]

@@ -17,6 +17,7 @@ use flowtable::ids::{Group, Mac, PortId, Vrf};
 pub(crate) use qos::GROUP_MAX;
 
 use crate::endpoint::Endpoint;
+use crate::global::FwdMode;
 use crate::intent::Intent;
 use crate::key::{GroupKey, NetworkKey, PolicyKey};
 use crate::name::{EndpointId, NodeName};
@@ -110,19 +111,32 @@ impl NodeView<'_> {
         if let Some((port, vid)) = wire {
             entries.push(Entry::Vlan(VlanEntry { port, vid, bd, vrf }));
         }
+        let block6 = network.subnet6.and_then(|subnet| subnet.prefix());
         entries.push(Entry::Network(NetworkEntry {
             bd,
             vrf,
-            subnets: network.subnet.block().prefixes(),
-            gateways: network.gateway.map(IpAddr::V4).into_iter().collect(),
+            subnets: network.subnet.block().prefixes().into_iter().chain(block6).collect(),
+            gateways: self.gateways(network),
             wire,
         }));
         // On a VLAN network there may be hosts that are no endpoints; inside VXLAN nobody else is.
         if matches!(network.tag, Tag::Vxlan(_)) {
-            entries.extend(network.subnet.range().prefixes().into_iter().map(|prefix| {
+            let prefixes = network.subnet.range().prefixes().into_iter().chain(block6);
+            entries.extend(prefixes.map(|prefix| {
                 let next_hop = NextHop::UnknownEndpoint;
                 Entry::Route(RouteEntry { vrf, prefix, bd, mac: Mac::default(), next_hop })
             }));
+        }
+    }
+
+    /// A bridge has no router: nothing leaves a network through a node then.
+    fn gateways(&self, network: &Network) -> Vec<IpAddr> {
+        match self.intent.global.fwd_mode {
+            FwdMode::Bridge => Vec::new(),
+            FwdMode::Routing => {
+                let gateway6 = network.gateway6.map(IpAddr::V6);
+                network.gateway.map(IpAddr::V4).into_iter().chain(gateway6).collect()
+            }
         }
     }
 
@@ -233,8 +247,9 @@ impl NodeView<'_> {
             Peer::Network(name) => {
                 let key = NetworkKey::new(tenant.clone(), name.clone());
                 let network = self.intent.networks.get(&key)?;
-                let blocks = network.subnet.range().prefixes();
-                Some((None, blocks.into_iter().map(Some).collect()))
+                let blocks = network.subnet.range().prefixes().into_iter();
+                let block6 = network.subnet6.and_then(|subnet| subnet.prefix());
+                Some((None, blocks.chain(block6).map(Some).collect()))
             }
             Peer::Match { group: None, address } => {
                 Some((None, vec![address.map(AddressMatch::prefix)]))

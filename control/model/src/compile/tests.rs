@@ -8,7 +8,7 @@ use super::*;
 use crate::intent::Spec;
 use crate::key::{Key, Kind, PolicyKey};
 use crate::ledger::Ledger;
-use crate::ledger::tests::{endpoint, group, ledger, network, policy, rule, tenant};
+use crate::ledger::tests::{endpoint, group, ledger, network, policy, rule, tenant, with_ipv6};
 use crate::rule::RuleText;
 use crate::tenant::{TenantChange, TenantSpec};
 use flowtable::entry::{EntryKey, OnDeny, Permit, Tracking};
@@ -377,4 +377,56 @@ proptest! {
             }
         }
     }
+}
+
+fn networks(entries: &[Entry]) -> Vec<NetworkEntry> {
+    texts(entries, |entry| {
+        let Entry::Network(network) = entry else { return None };
+        Some(network.clone())
+    })
+}
+
+#[test]
+fn both_families_of_a_network_are_in_its_tables_and_in_rules_about_it() {
+    let both = network("default:net", "10.1.1.0/24 10.1.1.254", "vxlan 7");
+    let ledger = ledger([
+        with_ipv6(both, "2016:617::/64", "2016:617::254"),
+        policy("default:p"),
+        rule(
+            "default:p:1",
+            RuleText { direction: "in", from_network: "net", ..RuleText::default() },
+        ),
+        rule(
+            "default:p:2",
+            RuleText { direction: "out", to_address: "::1/64", ..RuleText::default() },
+        ),
+        group("default:web", "net", "", &["p"]),
+    ]);
+    let entries = compile(ledger.intent(), &node("n1"), &placed(&[], None));
+    let [net] = &networks(&entries)[..] else { panic!("one network") };
+    assert_eq!(
+        net.gateways,
+        ["10.1.1.254".parse::<IpAddr>().unwrap(), "2016:617::254".parse().unwrap()]
+    );
+    let text = |prefix: &Prefix| prefix.to_string();
+    assert_eq!(net.subnets.iter().map(text).collect::<Vec<_>>(), ["10.1.1.0/24", "2016:617::/64"]);
+    assert_eq!(
+        routes(&entries),
+        ["1 10.1.1.0/24 1 UnknownEndpoint", "1 2016:617::/64 1 UnknownEndpoint"]
+    );
+    let rules = rules(&entries);
+    let sources: Vec<_> = rules.iter().filter_map(|r| r.src.as_ref().map(text)).collect();
+    assert_eq!(sources, ["10.1.1.0/24", "2016:617::/64"]);
+    assert_eq!(rules[2].dst.as_ref().map(text).unwrap(), "::/64");
+}
+
+#[test]
+fn a_bridge_is_the_gateway_of_no_network() {
+    let mut ledger = ledger([]);
+    let bridge = crate::global::GlobalSpec::default().with_modes("", "bridge", "").unwrap();
+    ledger.update(Spec::Global(bridge)).unwrap();
+    let both = network("default:net", "10.1.1.0/24 10.1.1.254", "vxlan 7");
+    ledger.create(with_ipv6(both, "2016:617::/64", "2016:617::254")).unwrap();
+    let entries = compile(ledger.intent(), &node("n1"), &placed(&[], None));
+    assert_eq!(networks(&entries)[0].gateways, Vec::<IpAddr>::new());
 }

@@ -1,7 +1,7 @@
 //! Writes of the global settings.
 
 use super::{Ledger, Outcome, unchanged};
-use crate::global::GlobalSpec;
+use crate::global::{FwdMode, GlobalSpec};
 use crate::intent::Object;
 use crate::network::Encap;
 use crate::refusal::{Reason, Refused};
@@ -18,6 +18,9 @@ impl Ledger {
             let reason = Reason::TagRangeInUse { kind: "vxlan" };
             return Err(Refused::new("vxlans", &wanted.vxlans, reason));
         }
+        if wanted.fwd_mode != current.fwd_mode {
+            self.check_forwarding(wanted.fwd_mode)?;
+        }
         if wanted.pvt_subnet != current.pvt_subnet && !self.intent.networks.is_empty() {
             let reason = Reason::PrivateSubnetInUse { networks: self.network_counts() };
             return Err(Refused::new("pvtSubnet", &wanted.pvt_subnet, reason));
@@ -28,6 +31,17 @@ impl Ledger {
         self.tags_mut(Encap::Vlan).set_range(wanted.vlans);
         self.tags_mut(Encap::Vxlan).set_range(wanted.vxlans);
         Ok(self.commit_one(Object::Global(wanted)))
+    }
+
+    fn check_forwarding(&self, wanted: FwdMode) -> Result<(), Refused> {
+        let refuse = |reason| Err(Refused::new("fwdMode", wanted.name(), reason));
+        if !self.intent.networks.is_empty() {
+            return refuse(Reason::ForwardingInUse { networks: self.network_counts() });
+        }
+        if wanted == FwdMode::Bridge && !self.intent.bgps.is_empty() {
+            return refuse(Reason::ForwardingHasBgp);
+        }
+        Ok(())
     }
 
     /// As Contiv counts them: `1 vlans and 2 vxlans`.

@@ -23,11 +23,9 @@ impl Ledger {
         self.check_overlap(&spec)?;
         let tag = self.choose_tag(&spec)?;
         let bd = self.counters.next_bd()?;
-        let NetworkSpec { key, encap, tag: _, subnet, gateway, cfgd_tag } = spec;
-        self.tags_mut(encap).take(tag.number());
-        self.holdings.insert(key.clone(), Holdings::new(subnet, gateway));
-        let network = Network { key, tag, subnet, gateway, cfgd_tag, bd };
-        Ok(self.commit_one(Object::Network(network)))
+        self.tags_mut(spec.encap).take(tag.number());
+        self.holdings.insert(spec.key.clone(), Holdings::new(spec.subnet, spec.gateway));
+        Ok(self.commit_one(Object::Network(spec.placed(tag, bd))))
     }
 
     pub(super) fn delete_network(&mut self, key: &NetworkKey) -> Result<Vec<Change>, Refused> {
@@ -82,12 +80,23 @@ impl Ledger {
                 || gateway.is_some_and(|gateway| theirs.contains(gateway))
                 || other.gateway.is_some_and(|gateway| range.contains(gateway))
         };
-        let Some(other) = others.find(conflicts) else { return Ok(()) };
+        let Some(other) = others.find(conflicts) else { return self.check_overlap6(spec) };
         let reason = Reason::SubnetOverlap {
             network: other.key.network.to_string(),
             subnet: other.subnet.to_string(),
         };
         Err(Refused::new("subnet", &spec.subnet, reason))
+    }
+
+    fn check_overlap6(&self, spec: &NetworkSpec) -> Result<(), Refused> {
+        let Some(wanted) = spec.subnet6 else { return Ok(()) };
+        let others = self.intent.networks.values().filter(|n| n.key.tenant == spec.key.tenant);
+        let mut theirs = others.filter_map(|other| Some((other, other.subnet6?)));
+        let Some((other, subnet)) = theirs.find(|(_, subnet)| subnet.overlaps(&wanted)) else {
+            return Ok(());
+        };
+        let (network, subnet) = (other.key.network.to_string(), subnet.to_string());
+        Err(Refused::new("ipv6Subnet", &wanted, Reason::Subnet6Overlap { network, subnet }))
     }
 
     fn choose_tag(&self, spec: &NetworkSpec) -> Result<Tag, Refused> {

@@ -1,5 +1,7 @@
 //! Writes of policies and rules.
 
+use std::net::IpAddr;
+
 use super::{Change, Ledger, Outcome, unchanged};
 use crate::intent::Object;
 use crate::key::{GroupKey, Key, NetworkKey, PolicyKey};
@@ -82,7 +84,10 @@ impl Ledger {
         };
         let key = &group.spec.key;
         let network = NetworkKey::new(key.tenant.clone(), group.spec.network.clone());
-        let endpoint = own.host().and_then(|host| self.intent.endpoint_at(&network, host));
+        let endpoint = match own.host() {
+            Some(IpAddr::V4(host)) => self.intent.endpoint_at(&network, host),
+            Some(IpAddr::V6(_)) | None => None,
+        };
         if endpoint.is_some_and(|endpoint| endpoint.group.as_ref() == Some(&key.group)) {
             return Ok(());
         }

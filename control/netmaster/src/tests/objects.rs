@@ -75,13 +75,13 @@ async fn an_endpoint_gets_address_and_mac_and_gives_them_back() {
 
 #[tokio::test]
 async fn every_refused_create_has_its_code_field_and_reason() {
-    use Code::{AlreadyExists, InvalidArgument, NotFound};
+    use Code::{AlreadyExists, FailedPrecondition, InvalidArgument, NotFound};
     let (_server, mut client) = Server::memory().await;
     populate(&mut client).await;
     client.create(Wire::Endpoint(endpoint("c1", "red", "net", "n1"))).await.unwrap();
     let net = |subnet| network("red", "net2", subnet);
     let tag = v1::Network { pkt_tag: 20000, ..net("10.2.1.0/24") };
-    let v6 = v1::Network { ipv6_subnet: "2016::/64".into(), ..net("10.2.1.0/24") };
+    let v6 = v1::Network { ipv6_subnet: "2016::/128".into(), ..net("10.2.1.0/24") };
     let both = v1::Rule { direction: "both".into(), ..rule("red", "first", "2") };
     let changed = v1::Rule { direction: "out".into(), ..rule("red", "first", "1") };
     let taken =
@@ -97,7 +97,7 @@ async fn every_refused_create_has_its_code_field_and_reason() {
         (Wire::Network(net("10.1.1.0/33")), InvalidArgument, "subnet", "subnet length 33 not"),
         (Wire::Network(net("10.1.1.0/24")), AlreadyExists, "subnet", "network net conflicts with"),
         (Wire::Network(tag), InvalidArgument, "pktTag", "requested vxlan is out of range"),
-        (Wire::Network(v6), InvalidArgument, "ipv6Subnet", "IPv6 subnets are not allocated"),
+        (Wire::Network(v6), InvalidArgument, "ipv6Subnet", "subnet length 128 not supported"),
         (Wire::EndpointGroup(orphan), NotFound, "networkName", "Network none not found"),
         (Wire::EndpointGroup(unlimited), NotFound, "netProfile", "netprofile not found"),
         (Wire::NetProfile(small), InvalidArgument, "burst", "Invalid Burst size. burst size > 1"),
@@ -106,7 +106,7 @@ async fn every_refused_create_has_its_code_field_and_reason() {
         (Wire::Rule(both), InvalidArgument, "direction", "invalid direction for the rule"),
         (Wire::Rule(changed), AlreadyExists, "ruleId", "can not update a rule after its"),
         (Wire::Endpoint(taken), AlreadyExists, "ipAddress", "ip address 10.1.1.1 is not"),
-        (Wire::Global(bridge), InvalidArgument, "fwdMode", "forwarding mode bridge is not built"),
+        (Wire::Global(bridge), FailedPrecondition, "fwdMode", "Unable to update forwarding mode"),
         (Wire::Node(node), InvalidArgument, "object", "objects of this kind are made by"),
     ] {
         let refused = refusal(client.create(object).await);

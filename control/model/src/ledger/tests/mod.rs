@@ -13,12 +13,15 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::app_profile::AppProfile;
+use crate::bgp::{AsNumber, Bgp};
 use crate::endpoint::{EndpointSpec, Host, LeaseSpec, Node};
 use crate::global::GlobalSpec;
 use crate::group::GroupSpec;
 use crate::key::{AppProfileKey, Kind, LeaseKey, PolicyKey, ProfileKey, RuleKey, ServiceKey};
-use crate::name::{EndpointId, GroupName, Label, NetworkName, NodeName, Owner, ProfileName};
-use crate::network::{Encap, NetworkSpec, Tag};
+use crate::name::{
+    EndpointId, GroupName, HostName, Label, NetworkName, NodeName, Owner, ProfileName,
+};
+use crate::network::{Encap, NetworkSpec, NwType, Tag};
 use crate::profile::{NetProfile, Scope};
 use crate::rate::{Bandwidth, Burst, RateLimit};
 use crate::refusal::Class;
@@ -64,12 +67,22 @@ pub(crate) fn network(key: &str, subnet: &str, wire: &str) -> Spec {
     let encap = Encap::parse("encap", wire.next().unwrap()).unwrap();
     Spec::Network(NetworkSpec {
         key: NetworkKey::parse("key", key).unwrap(),
+        nw_type: NwType::Data,
         encap,
         tag: wire.next().map(|tag| Tag::new("pktTag", encap, tag.parse().unwrap()).unwrap()),
         subnet,
         gateway: addresses.next().map(|gw| subnet.parse_gateway("gateway", gw).unwrap()),
+        subnet6: None,
+        gateway6: None,
         cfgd_tag: None,
     })
+}
+
+/// With an IPv6 subnet and a gateway or "".
+pub(crate) fn with_ipv6(network: Spec, subnet: &str, gateway: &str) -> Spec {
+    let Spec::Network(spec) = network else { panic!("a network") };
+    let (subnet6, gateway6) = NetworkSpec::parse_ipv6(subnet, gateway).unwrap();
+    Spec::Network(NetworkSpec { subnet6, gateway6, ..spec })
 }
 
 pub(crate) fn group(key: &str, network: &str, pool: &str, policies: &[&str]) -> Spec {
@@ -155,6 +168,15 @@ pub(crate) fn app_profile(key: &str, groups: &[&str]) -> Spec {
     Spec::AppProfile(AppProfile {
         key: AppProfileKey::parse("key", key).unwrap(),
         groups: AppProfile::parse_groups("endpointGroups", &groups).unwrap(),
+    })
+}
+
+pub(crate) fn bgp(host: &str) -> Spec {
+    Spec::Bgp(Bgp {
+        host: HostName::parse("hostname", host).unwrap(),
+        router: Bgp::parse_router("routerip", "65.1.1.1/24").unwrap(),
+        asn: AsNumber::parse("as", "65001").unwrap(),
+        neighbor: Bgp::parse_neighbor("16.1.2.3", "65002").unwrap(),
     })
 }
 

@@ -327,3 +327,32 @@ fn a_gateway_is_never_an_address_that_another_network_hands_out() {
     let shared = network("default:high", "10.1.1.101-10.1.1.253/24 10.1.1.254", "vxlan");
     ledger(start()).create(shared).unwrap();
 }
+
+#[test]
+fn overlapping_ipv6_subnets_are_refused_inside_a_tenant_only() {
+    let mut ledger = ledger([tenant("blue")]);
+    let mut third = 0;
+    let mut net = |key: &str, subnet6: &str| {
+        third += 1;
+        let plain = network(key, &format!("10.1.{third}.0/24"), "vxlan");
+        ledger.create(with_ipv6(plain, subnet6, ""))
+    };
+    for (key, subnet6) in [
+        ("default:a", "::/64"),
+        ("default:b", "1::/64"),
+        ("default:c", "2001:3332:3244:2422::/64"),
+        ("default:d", "2001:2000::/32"),
+        ("default:e", "ffff:ffff:ffff::/48"),
+        ("blue:e", "ffff:ffff:ffff::/48"),
+    ] {
+        net(key, subnet6).unwrap();
+    }
+    for (subnet6, text) in [
+        ("2001:3332:3244:2422::/64", "network c conflicts with subnetv6  2001:3332:3244:2422::/64"),
+        ("2001:2000:1234:4422::/64", "network d conflicts with subnetv6  2001:2000::/32"),
+    ] {
+        let refused = net("default:f", subnet6).unwrap_err();
+        assert_eq!((refused.field, refused.to_string().as_str()), ("ipv6Subnet", text));
+    }
+    assert_eq!(rebuilt(&ledger), ledger);
+}

@@ -97,3 +97,28 @@ fn the_private_subnet_stays_while_there_are_networks() {
     // D4: what is shown is what is in force, also after a restart.
     assert_eq!(rebuilt(&ledger), ledger);
 }
+
+#[test]
+fn the_forwarding_mode_stays_while_there_are_networks_or_bgp() {
+    let modes = |fwd, arp| Spec::Global(GlobalSpec::default().with_modes("", fwd, arp).unwrap());
+    let mut ledger = ledger([modes("bridge", "")]);
+    for (wire, text) in [
+        ("vxlan 3200", "Unable to update forwarding mode due to existing 1 vxlans"),
+        ("vlan 3200", "Unable to update forwarding mode due to existing 1 vlans"),
+    ] {
+        ledger.create(network("default:x", "10.1.1.0/24", wire)).unwrap();
+        let refused = refuse(&mut ledger, modes("routing", ""));
+        assert_eq!((refused.field, refused.to_string().as_str()), ("fwdMode", text));
+        assert_eq!(ledger.update(modes("bridge", "")).unwrap().changes, []);
+        ledger.update(modes("", "flood")).unwrap();
+        ledger.update(modes("", "proxy")).unwrap();
+        delete(&mut ledger, Kind::Network, "default:x").unwrap();
+    }
+    ledger.update(modes("routing", "")).unwrap();
+    ledger.create(bgp("hostA")).unwrap();
+    let refused = refuse(&mut ledger, modes("bridge", ""));
+    assert_eq!(refused.to_string(), "please delete existing Bgp configs");
+    delete(&mut ledger, Kind::Bgp, "hostA").unwrap();
+    ledger.update(modes("bridge", "")).unwrap();
+    assert_eq!(rebuilt(&ledger), ledger);
+}
