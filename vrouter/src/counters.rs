@@ -8,6 +8,8 @@ use flowtable::DropReason;
 use flowtable::drop::DROP_REASON_COUNT;
 use flowtable::ids::PortId;
 
+use crate::worker::WorkCells;
+
 /// Packets and bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Count {
@@ -100,6 +102,7 @@ pub(crate) struct Counters {
     tiers: [AtomicU64; TIER_COUNT],
     /// Entries of the exact and of the masked cache, and the masks of that.
     entries: [AtomicU64; 3],
+    work: WorkCells,
 }
 
 impl Counters {
@@ -111,6 +114,7 @@ impl Counters {
             drops: std::iter::repeat_with(Cell::default).take(DROP_REASON_COUNT).collect(),
             tiers: Default::default(),
             entries: Default::default(),
+            work: WorkCells::default(),
         }
     }
 
@@ -148,6 +152,10 @@ impl Counters {
 
     pub(crate) fn entries(&self) -> [u64; 3] {
         [0, 1, 2].map(|n: usize| self.entries[n].load(Relaxed))
+    }
+
+    pub(crate) const fn work(&self) -> &WorkCells {
+        &self.work
     }
 
     /// A port id may name another container next time.

@@ -30,7 +30,7 @@ use crate::sample::Sample;
 use crate::slow::{Punted, Reply, SLOW_QUEUE, SlowPath};
 use crate::snapshot::{Master, Section, Sections, Snapshot};
 use crate::validate::{self, Before};
-use crate::worker::{Bounds, Parts, PickupEnd, Shared, Tracker, Worker};
+use crate::worker::{Bounds, Parts, PickupEnd, Shared, Tracker, WorkStats, Worker};
 
 /// Fragmented packets whose first fragment has passed, at most.
 const FRAGMENTED: usize = 4096;
@@ -438,6 +438,12 @@ impl Engine {
         let [exact_hits, masked_hits, pipeline] = self.shared.counters.tiers();
         let [entries, masked_entries, masks] = self.shared.counters.entries();
         CacheStats { exact_hits, masked_hits, pipeline, entries, masked_entries, masks }
+    }
+
+    /// What the worker has done, and where its time went.
+    #[must_use]
+    pub fn work(&self) -> WorkStats {
+        self.shared.counters.work().read()
     }
 
     /// Connections, at most `limit`, in no meaningful order.

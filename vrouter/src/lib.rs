@@ -38,4 +38,6 @@ pub use port::{Framing, PortKind, PortSpec};
 pub use sample::{SAMPLE_HEADER_BYTES, Sample};
 pub use slow::SlowPath;
 pub use trace::{MeterUse, MeterWay, Trace, TraceStep};
-pub use worker::{BURST, FlowStats, LiveTrace, Worker};
+pub use worker::{
+    BURST, BURST_SIZE_COUNT, FlowStats, LiveTrace, STAGE_COUNT, Stage, WorkStats, Worker,
+};

@@ -27,6 +27,7 @@ mod state;
 mod trouble;
 mod uplink;
 mod wire;
+mod work;
 
 use std::process::ExitCode;
 
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         restart::tests,
         trouble::tests,
         offloads::tests,
+        work::tests,
         ctl::tests,
         metrics::tests,
         files::tests,

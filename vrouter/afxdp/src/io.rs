@@ -90,16 +90,31 @@ impl Detached {
     }
 }
 
+/// What a socket's rings hold and what passed them since it was attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueState {
+    /// The queue.
+    pub id: QueueId,
+    /// Frames in the fill and the receive ring together, of [`RING_SIZE`].
+    pub receiving: u32,
+    /// Frames in the transmit and the completion ring together, of [`RING_SIZE`].
+    pub sending: u32,
+    /// Frames received.
+    pub rx_packets: u64,
+    /// Frames put into the transmit ring.
+    pub tx_packets: u64,
+    /// Calls that made the kernel send.
+    pub wakeups: u64,
+    /// Of these, calls after which frames were left in the transmit ring.
+    pub wakeups_cut: u64,
+}
+
 #[derive(Debug)]
 struct Attached {
-    id: QueueId,
+    state: QueueState,
     queue: XskQueue,
     /// Descriptors of the next flush.
     batch: Vec<FrameDesc>,
-    /// Frames in the transmit or completion ring.
-    tx_count: u32,
-    /// Frames in the fill or receive ring.
-    rx_count: u32,
     /// The last wake-up left frames in the transmit ring.
     unsent: bool,
 }
@@ -176,7 +191,16 @@ impl XskIo {
             .add(id, queue.fd())
             .map_err(|source| AttachError::Wait { queue: id, source })?;
         let batch = Vec::with_capacity(RING_SIZE as usize);
-        let mut attached = Attached { id, queue, batch, tx_count: 0, rx_count: 0, unsent: false };
+        let state = QueueState {
+            id,
+            receiving: 0,
+            sending: 0,
+            rx_packets: 0,
+            tx_packets: 0,
+            wakeups: 0,
+            wakeups_cut: 0,
+        };
+        let mut attached = Attached { state, queue, batch, unsent: false };
         attached.refill(&mut self.pool, self.umem.tables(), &mut self.scratch);
         self.queues.push(attached);
         self.ids.push(id);
@@ -213,7 +237,13 @@ impl XskIo {
     /// # Errors
     /// [`QueueError::Option`] when the kernel refuses.
     pub fn statistics(&self) -> Result<Vec<(QueueId, XskStats)>, QueueError> {
-        self.queues.iter().map(|q| Ok((q.id, q.queue.statistics()?))).collect()
+        self.queues.iter().map(|q| Ok((q.state.id, q.queue.statistics()?))).collect()
+    }
+
+    /// What the rings of each socket hold.
+    #[must_use]
+    pub fn states(&self) -> Vec<QueueState> {
+        self.queues.iter().map(|q| q.state).collect()
     }
 
     /// Frames whose payload had to be moved before sending, because their start is none of
@@ -279,7 +309,8 @@ impl PacketIo for XskIo {
             let wanted = left.min(BULK);
             // SAFETY: the ring is this UMEM's; its entries are overwritten, not read.
             let count = unsafe { attached.queue.rx.consume(&mut self.scratch[..wanted]) };
-            attached.rx_count -= count as u32;
+            attached.state.receiving -= count as u32;
+            attached.state.rx_packets += count as u64;
             for frame in self.scratch[..count].iter().filter_map(received) {
                 self.pool.owner[frame.index() as usize] = USER;
                 frames.push(frame);
@@ -294,7 +325,7 @@ impl PacketIo for XskIo {
 
     fn tx(&mut self, queue: QueueId, frame: Frame) -> Result<(), Frame> {
         let Some(at) = self.position(queue) else { return Err(frame) };
-        let used = self.queues[at].tx_count as usize + self.queues[at].batch.len();
+        let used = self.queues[at].state.sending as usize + self.queues[at].batch.len();
         if used >= RING_SIZE as usize || frame.is_empty() {
             return Err(frame);
         }
@@ -345,9 +376,27 @@ impl PacketIo for XskIo {
         }
     }
 
+    #[inline]
+    fn ticks(&self) -> u64 {
+        cycles()
+    }
+
     fn waker(&self) -> Arc<dyn Wake> {
         self.waiter.waker()
     }
+}
+
+/// The processor's time stamp counter: steady on everything that runs this kernel.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn cycles() -> u64 {
+    // SAFETY: every x86-64 processor has the instruction, and it touches no memory.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn cycles() -> u64 {
+    0
 }
 
 impl Attached {
@@ -355,19 +404,22 @@ impl Attached {
         // SAFETY: the descriptors are of this UMEM and their frames were given to `tx`.
         let produced = unsafe { self.queue.tx.produce(&self.batch) };
         if produced > 0 {
-            self.tx_count += produced as u32;
+            self.state.sending += produced as u32;
+            self.state.tx_packets += produced as u64;
             self.batch.clear();
         }
         if produced > 0 || self.unsent {
             self.unsent = kick(self.queue.fd()).is_err();
+            self.state.wakeups += 1;
+            self.state.wakeups_cut += u64::from(self.unsent);
         }
     }
 
     fn reap(&mut self, pool: &mut Pool, scratch: &mut [FrameDesc]) {
-        while self.tx_count > 0 {
+        while self.state.sending > 0 {
             // SAFETY: the ring is this UMEM's; its entries are overwritten, not read.
             let count = unsafe { self.queue.comp.consume(scratch) };
-            self.tx_count -= count as u32;
+            self.state.sending -= count as u32;
             scratch[..count].iter().for_each(|desc| pool.put(index_of(desc)));
             if count < scratch.len() {
                 return;
@@ -376,9 +428,9 @@ impl Attached {
     }
 
     fn refill(&mut self, pool: &mut Pool, tables: &Tables, scratch: &mut [FrameDesc]) {
-        while RING_SIZE - self.rx_count >= REFILL_MIN {
+        while RING_SIZE - self.state.receiving >= REFILL_MIN {
             let spare = pool.free.len().saturating_sub(RESERVE);
-            let count = spare.min((RING_SIZE - self.rx_count) as usize).min(scratch.len());
+            let count = spare.min((RING_SIZE - self.state.receiving) as usize).min(scratch.len());
             if count < REFILL_MIN as usize {
                 return;
             }
@@ -392,9 +444,9 @@ impl Attached {
                 return;
             }
             for index in pool.free.drain(first..) {
-                pool.owner[index as usize] = self.id.0;
+                pool.owner[index as usize] = self.state.id.0;
             }
-            self.rx_count += produced as u32;
+            self.state.receiving += produced as u32;
         }
     }
 }

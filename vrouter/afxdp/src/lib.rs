@@ -16,7 +16,7 @@ mod table;
 mod umem;
 mod wait;
 
-pub use io::{AttachError, Closed, Detached, IoError, XskIo};
+pub use io::{AttachError, Closed, Detached, IoError, QueueState, XskIo};
 pub use program::{ProgramError, ProgramKind, XdpCounters, XdpProgram};
 pub use queue::{QueueError, XskQueue, XskStats};
 pub use table::START_OFFSETS;

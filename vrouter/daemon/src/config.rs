@@ -3,7 +3,7 @@
 //! A flag wins over its environment variable, that over the file, the file over the default.
 
 use std::ffi::OsString;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, ValueEnum};
@@ -27,6 +27,8 @@ const PORT_NEW_FLOWS: u32 = 50_000;
 const METER_QUEUE_MS: u32 = 50;
 /// Longer than a TCP sender waits between its first retransmissions (RFC 6298).
 const PICKUP_S: u32 = 30;
+/// Nothing outside the node reads it there.
+pub(crate) const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9091);
 const SFLOW_RATE: u32 = 400;
 const SFLOW_POLLING_S: u64 = 30;
 
@@ -94,6 +96,9 @@ struct Options {
     /// Milliseconds that packets above a rate may wait before they are dropped; 0 drops at once [default: 50]
     #[arg(long, env = "WEIR_METER_QUEUE_MS", value_name = "MS")]
     meter_queue_ms: Option<u32>,
+    /// Address of `GET /metrics` for Prometheus, or `off` [default: 127.0.0.1:9091]
+    #[arg(long, env = "WEIR_METRICS", value_name = "IP:PORT")]
+    metrics: Option<String>,
     /// Where sFlow goes; without it nothing is sampled
     #[arg(long, env = "WEIR_SFLOW_COLLECTOR", value_name = "IP:PORT")]
     sflow_collector: Option<SocketAddr>,
@@ -130,6 +135,17 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// Where metrics are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Metrics {
+    /// Nowhere.
+    Off,
+    /// At the address nobody chose, if it is free.
+    Default,
+    /// Here, or vrouterd does not start.
+    At(SocketAddr),
+}
+
 /// Where samples go, and how many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SflowConfig {
@@ -152,6 +168,7 @@ pub(crate) struct Config {
     /// Of each container's port.
     pub(crate) limits: Limits,
     pub(crate) flows: FlowBounds,
+    pub(crate) metrics: Metrics,
     pub(crate) sflow: Option<SflowConfig>,
 }
 
@@ -190,6 +207,8 @@ pub(crate) enum ConfigError {
     MeterQueue(u32),
     #[error("--connections {0}: want 1 to {CONNECTIONS_MAX}")]
     Connections(u32),
+    #[error("--metrics {0:?}: want IP:PORT or off")]
+    Metrics(String),
     #[error("--sflow-rate 0: want 1 or more; without --sflow-collector nothing is sampled")]
     SflowRate,
     #[error("--sflow-collector {0}: want a unicast address and a port that is not 0")]
@@ -240,6 +259,7 @@ impl Options {
             port_new_flows: self.port_new_flows.or(other.port_new_flows),
             pickup_seconds: self.pickup_seconds.or(other.pickup_seconds),
             meter_queue_ms: self.meter_queue_ms.or(other.meter_queue_ms),
+            metrics: self.metrics.or(other.metrics),
             sflow_collector: self.sflow_collector.or(other.sflow_collector),
             sflow_rate: self.sflow_rate.or(other.sflow_rate),
             sflow_polling: self.sflow_polling.or(other.sflow_polling),
@@ -273,6 +293,7 @@ impl Options {
                 self.port_mbps.unwrap_or(Limits::PORT_MBPS),
             ),
             flows,
+            metrics: self.metrics.map_or(Ok(Metrics::Default), metrics)?,
             sflow,
         })
     }
@@ -310,6 +331,13 @@ impl Options {
         let polling_s = self.sflow_polling.unwrap_or(SFLOW_POLLING_S);
         Ok(Some(SflowConfig { collector, agent: self.sflow_agent, rate, polling_s }))
     }
+}
+
+fn metrics(text: String) -> Result<Metrics, ConfigError> {
+    if text == "off" {
+        return Ok(Metrics::Off);
+    }
+    text.parse().map(Metrics::At).map_err(|_not_an_address| ConfigError::Metrics(text))
 }
 
 fn one_cpu(list: String) -> Result<usize, ConfigError> {
@@ -371,6 +399,15 @@ mod tests {
     }
 
     #[test]
+    fn metrics_are_served_at_the_usual_place_elsewhere_or_not() {
+        assert_eq!(resolve("", &[]).unwrap().metrics, Metrics::Default);
+        assert_eq!(METRICS.to_string(), "127.0.0.1:9091");
+        assert_eq!(resolve("metrics = \"off\"", &[]).unwrap().metrics, Metrics::Off);
+        let elsewhere = resolve("metrics = \"off\"", &["--metrics", "[::1]:80"]).unwrap();
+        assert_eq!(elsewhere.metrics, Metrics::At("[::1]:80".parse().unwrap()));
+    }
+
+    #[test]
     fn an_unknown_key_and_a_named_file_that_is_not_there_are_errors() {
         assert!(matches!(resolve("frame = 1", &[]), Err(ConfigError::Syntax { .. })));
         let line = ["vrouterd", "--config", "/nonexistent/file"].map(OsString::from);
@@ -388,6 +425,7 @@ mod tests {
             (&["--frames", "4100", "--hugepages", "on"], "--frames 4100: huge pages"),
             (&["--connections", "0"], "--connections 0: want 1 to 67108864"),
             (&["--meter-queue-ms", "51"], "--meter-queue-ms 51: want 0 to 50"),
+            (&["--metrics", "9091"], "--metrics \"9091\": want IP:PORT or off"),
             (&["--sflow-rate", "0"], "--sflow-rate 0"),
             (&["--sflow-collector", "10.0.0.1:0"], "--sflow-collector 10.0.0.1:0"),
             (&["--sflow-agent", "0.0.0.0"], "--sflow-agent 0.0.0.0"),

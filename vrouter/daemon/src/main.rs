@@ -11,6 +11,7 @@ mod explain;
 mod export;
 mod listing;
 mod live;
+mod metrics;
 mod plane;
 mod ports;
 mod rpc;
@@ -18,6 +19,7 @@ mod socket;
 mod tables;
 mod trunk;
 mod underlay;
+mod work;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -32,7 +34,7 @@ use tonic::transport::Server;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Arguments, Config, ConfigError, LogFormat};
+use crate::config::{Arguments, Config, ConfigError, LogFormat, Metrics};
 use crate::plane::Plane;
 use crate::rpc::Service;
 use crate::socket::{Listener, NamespaceLock};
@@ -95,16 +97,42 @@ fn init_log(config: Option<&Config>) {
 fn run(config: &Config, started: Instant) -> anyhow::Result<()> {
     let _lock = NamespaceLock::acquire()?;
     let mut listener = Listener::bind(&config.run_dir.join("vrouterd.sock"))?;
+    let metrics = metrics_listener(config.metrics)?;
     let plane = Plane::start(config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    let served = runtime.block_on(serve(&plane, listener.take()?, started));
+    let served = runtime.block_on(async {
+        if let Some(listener) = metrics {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            tokio::spawn(metrics::serve(listener, plane.service.clone()));
+        }
+        serve(&plane, listener.take()?, started).await
+    });
     // Streams never end by themselves.
     runtime.shutdown_background();
     served
+}
+
+/// Taken before anything is made. The address nobody chose may be taken, or its `lo` down.
+fn metrics_listener(wanted: Metrics) -> anyhow::Result<Option<std::net::TcpListener>> {
+    match wanted {
+        Metrics::Off => Ok(None),
+        Metrics::At(address) => {
+            let bound = metrics::bind(address).with_context(|| format!("--metrics {address}"));
+            bound.map(Some)
+        }
+        Metrics::Default => {
+            let bound = metrics::bind(config::METRICS);
+            bound.map(Some).or_else(|error| {
+                let address = config::METRICS;
+                tracing::warn!(%address, %error, "no metrics; --metrics names another address, or off");
+                Ok(None)
+            })
+        }
+    }
 }
 
 async fn serve(

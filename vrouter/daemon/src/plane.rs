@@ -28,7 +28,7 @@ use crate::trunk::{Opened, Trunk, TrunkError};
 use crate::underlay::{WatchedTrunk, Watcher};
 
 /// The worker's number in the tc programs; this version has one.
-const WORKER: u16 = 0;
+pub(crate) const WORKER: u16 = 0;
 
 /// vrouterd could not start.
 #[derive(Debug, thiserror::Error)]
@@ -124,8 +124,17 @@ impl Plane {
             move || export::run(&engine, &changes)
         })?;
         let live = Seat::default();
-        let service =
-            Service { engine, worker: handle, offload, tables, ports, events, drops, live };
+        let service = Service {
+            engine,
+            worker: handle,
+            offload,
+            tables,
+            ports,
+            events,
+            drops,
+            live,
+            cpu: config.cpu,
+        };
         let plane = Self { service, trunk_lost, sflow, stop, waker, threads, _trunk: trunk };
         plane.set_sflow(config.sflow);
         Ok(plane)

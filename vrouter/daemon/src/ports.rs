@@ -21,6 +21,7 @@ use packet_io::QueueId;
 use vrouter::{Engine, Framing, PortError, PortKind, PortSpec, WorkerGone, WorkerHandle};
 
 use crate::events::Events;
+use crate::trunk;
 
 /// A port to be added.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -212,6 +213,16 @@ impl Ports {
         let found =
             open.values().find(|o| o.spec.ifindex == ifindex && o.spec.kind == PortKind::Uplink);
         found.map(|o| o.spec.id)
+    }
+
+    /// Name of the device that a queue is on; empty when it has just been closed.
+    pub(crate) fn device_of(&self, queue: QueueId) -> String {
+        if queue == QueueId::TRUNK {
+            return trunk::FAR.to_owned();
+        }
+        let open = self.lock();
+        let found = open.values().find(|o| o.spec.framing == Framing::Direct(queue));
+        found.map(|o| o.spec.name.clone()).unwrap_or_default()
     }
 
     fn open_container(&self, id: PortId, link: &Link) -> Result<Open, PortsError> {

@@ -26,9 +26,11 @@ use crate::events::Events;
 use crate::explain;
 use crate::listing::{self, ConnFilter, EntryFilter, FlowFilter, Tenants};
 use crate::live::{Bounds, Seat, Watcher};
+use crate::plane::WORKER;
 use crate::ports::{NewKind, NewPort, Ports, PortsError, UplinkTraffic};
 use crate::tables::Tables;
 use crate::trunk;
+use crate::work::{self, IoState};
 
 /// Version of `datapath.v1` spoken here.
 const API_VERSION: u32 = 1;
@@ -48,6 +50,8 @@ pub(crate) struct Service {
     pub(crate) events: Events,
     pub(crate) drops: DropLog,
     pub(crate) live: Seat,
+    /// That the worker is pinned to.
+    pub(crate) cpu: Option<usize>,
 }
 
 #[tonic::async_trait]
@@ -132,6 +136,14 @@ impl Datapath for Service {
     ) -> Result<Response<v1::DropsReply>, Status> {
         let service = self.clone();
         blocking(move || service.dropped()).await?.map(Response::new)
+    }
+
+    async fn workers(
+        &self,
+        _request: Request<v1::WorkersRequest>,
+    ) -> Result<Response<v1::WorkersReply>, Status> {
+        let service = self.clone();
+        blocking(move || service.working()).await?.map(Response::new)
     }
 
     async fn trace(
@@ -234,7 +246,16 @@ impl Service {
         }
     }
 
-    fn counted(&self) -> Result<v1::CountersReply, Status> {
+    /// What the worker does; waits for it to look up from its packets.
+    pub(crate) fn working(&self) -> Result<v1::WorkersReply, Status> {
+        let io = self.worker.call(IoState::read).map_err(|e| status(Code::Internal, &e))?;
+        let io = io.map_err(|e| status(Code::Internal, &e))?;
+        let device = |queue| self.ports.device_of(queue);
+        let worker = work::worker((WORKER, self.cpu), &self.engine.work(), &io, device);
+        Ok(v1::WorkersReply { workers: vec![worker] })
+    }
+
+    pub(crate) fn counted(&self) -> Result<v1::CountersReply, Status> {
         let cache = self.engine.cache();
         let rules = self.engine.rules().into_iter().map(|(rule, count)| v1::RuleCounter {
             cookie: rule.0,
@@ -254,7 +275,7 @@ impl Service {
         })
     }
 
-    fn dropped(&self) -> Result<v1::DropsReply, Status> {
+    pub(crate) fn dropped(&self) -> Result<v1::DropsReply, Status> {
         let mut kernel = self.offload.total_drops().map_err(|e| status(Code::Internal, &e))?;
         let sockets = self.worker.call(|worker| worker.io_mut().statistics());
         let sockets = sockets.map_err(|e| status(Code::Internal, &e))?;

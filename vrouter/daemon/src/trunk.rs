@@ -16,7 +16,7 @@ use crate::config::HugePages;
 /// This namespace's end.
 const NEAR: &str = "wr-t0.0";
 /// The worker's end.
-const FAR: &str = "wr-t1.0";
+pub(crate) const FAR: &str = "wr-t1.0";
 /// A 1,500 byte packet with its own tag and the port's is 1,508; the rest is room. Above 1,646 a
 /// frame does not fit a packet buffer any more.
 const MTU: u32 = 1600;

@@ -63,6 +63,12 @@ pub trait PacketIo {
     /// Blocks until something was received, a [`Wake`] was called, or `timeout` is over.
     fn wait(&mut self, timeout: Duration);
 
+    /// A counter that grows steadily and is cheap to read, to measure with; its unit is the I/O's own.
+    /// Always 0: there is none.
+    fn ticks(&self) -> u64 {
+        0
+    }
+
     /// A handle that ends [`PacketIo::wait`].
     fn waker(&self) -> Arc<dyn Wake>;
 }

@@ -18,6 +18,7 @@ mod answer;
 mod decide;
 mod shape;
 mod watch;
+mod work;
 
 use std::mem::take;
 use std::sync::Arc;
@@ -53,9 +54,12 @@ use crate::trace::Charged;
 use decide::Flow;
 use shape::Shaper;
 use watch::Live;
+use work::Work;
 
 pub(crate) use decide::{Bounds, PickupEnd, Tracker};
 pub use watch::LiveTrace;
+pub(crate) use work::WorkCells;
+pub use work::{BURST_SIZE_COUNT, STAGE_COUNT, Stage, WorkStats};
 
 /// Packets handled between two looks at the tables.
 pub const BURST: usize = 64;
@@ -143,6 +147,7 @@ pub struct Worker<I: PacketIo> {
     buffers: Buffers,
     /// Packets of this loop by the tier that decided them.
     tiers: [u64; TIER_COUNT],
+    work: Work,
 }
 
 /// One burst: frames as received, then those that can be read, and what was read of each.
@@ -238,6 +243,7 @@ impl<I: PacketIo> Worker<I> {
                 packets: Vec::with_capacity(BURST),
             },
             tiers: [0; TIER_COUNT],
+            work: Work::default(),
             shared: parts.shared,
         }
     }
@@ -254,6 +260,7 @@ impl<I: PacketIo> Worker<I> {
             } else if now_ns.saturating_sub(busy_ns) < IDLE_SPIN_NS {
                 std::hint::spin_loop();
             } else {
+                self.shared.counters.work().sleeps();
                 self.io.wait(self.shaper.wait());
             }
         }
@@ -262,30 +269,16 @@ impl<I: PacketIo> Worker<I> {
 
     /// One loop over all queues; returns how many frames were handled.
     pub fn poll(&mut self, now_ns: u64) -> usize {
+        self.work.begin(self.io.ticks());
         self.serve_calls();
         let snapshot = Arc::clone(self.snapshot.load());
         self.shared.now_ns.store(now_ns, Ordering::Relaxed);
         self.shared.seen.store(snapshot.revision, Ordering::Release);
         self.tidy(now_ns, &snapshot);
+        self.work.lap(Stage::Other, self.io.ticks());
         let mut handled = 0;
         for at in 0..self.io.queues().len() {
-            let queue = self.io.queues()[at];
-            let mut burst = take(&mut self.buffers);
-            handled += self.io.rx(queue, &mut burst.received, BURST);
-            let mut received = take(&mut burst.received);
-            if burst.packets.len() < received.len() {
-                burst.packets.resize(received.len(), Packet::unread());
-            }
-            for frame in received.drain(..) {
-                self.receive(queue, frame, &snapshot, &mut burst);
-            }
-            for packet in burst.packets.iter_mut().take(burst.frames.len()) {
-                packet.hint = self.cache.touch(packet.hash);
-            }
-            for (frame, packet) in burst.frames.drain(..).zip(&burst.packets) {
-                self.forward(frame, packet, &snapshot, now_ns);
-            }
-            self.buffers = Buffers { received, ..burst };
+            handled += self.burst(self.io.queues()[at], &snapshot, now_ns);
         }
         self.shared.counters.add_tiers(&mut self.tiers);
         let (exact, masked) = (self.cache.len(), self.masked.len());
@@ -294,8 +287,39 @@ impl<I: PacketIo> Worker<I> {
             handled += self.release(&snapshot, now_ns);
         }
         handled += self.send_replies(&snapshot);
+        self.work.lap(Stage::Other, self.io.ticks());
         self.io.flush();
+        self.work.lap(Stage::Send, self.io.ticks());
+        self.shared.counters.work().add(&mut self.work, handled, now_ns);
         handled
+    }
+
+    /// What a queue has, up to a burst; returns how many frames.
+    fn burst(&mut self, queue: QueueId, snapshot: &Snapshot, now_ns: u64) -> usize {
+        let mut burst = take(&mut self.buffers);
+        let count = self.io.rx(queue, &mut burst.received, BURST);
+        self.work.lap(Stage::Receive, self.io.ticks());
+        if count > 0 {
+            self.work.burst(count);
+            let mut received = take(&mut burst.received);
+            if burst.packets.len() < received.len() {
+                burst.packets.resize(received.len(), Packet::unread());
+            }
+            for frame in received.drain(..) {
+                self.receive(queue, frame, snapshot, &mut burst);
+            }
+            burst.received = received;
+            for packet in burst.packets.iter_mut().take(burst.frames.len()) {
+                packet.hint = self.cache.touch(packet.hash);
+            }
+            self.work.lap(Stage::Read, self.io.ticks());
+            for (frame, packet) in burst.frames.drain(..).zip(&burst.packets) {
+                self.forward(frame, packet, snapshot, now_ns);
+            }
+            self.work.lap(Stage::Forward, self.io.ticks());
+        }
+        self.buffers = burst;
+        count
     }
 
     /// The packet's life, once it is received: decide, count, sample, charge, act.

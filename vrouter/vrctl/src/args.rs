@@ -50,6 +50,10 @@ pub(crate) enum Command {
     Drops(DropsArgs),
     /// What the engine would do with a packet, and why
     Trace(TraceArgs),
+    /// Workers and their queues: what they have done since they started
+    Worker,
+    /// What a packet costs a worker, by stage, and how full its queues are, again and again
+    Top(TopArgs),
     /// Version and identity of the engine
     Status,
     /// Prints a completion script
@@ -142,6 +146,17 @@ pub(crate) struct DropsArgs {
     /// With --log: only of this VRF
     #[arg(long, requires = "log")]
     pub(crate) vrf: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Seconds between two readings
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) interval: u32,
+    /// End after this many readings instead of when interrupted
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) count: Option<u32>,
 }
 
 #[derive(Debug, Args)]
@@ -238,6 +253,18 @@ mod tests {
         assert_eq!((args.flow.as_str(), args.limit), ("tcp", 0));
         assert!(parse("vrctl conn list --limit 5").is_ok());
         assert!(parse("vrctl meter ls -o json").is_ok());
+    }
+
+    #[test]
+    fn top_reads_once_a_second_until_it_is_told_otherwise() {
+        let Command::Top(args) = parse("vrctl top").unwrap().command else { panic!() };
+        assert_eq!((args.interval, args.count), (1, None));
+        let Command::Top(args) = parse("vrctl top --interval 5 --count 2").unwrap().command else {
+            panic!()
+        };
+        assert_eq!((args.interval, args.count), (5, Some(2)));
+        assert!(parse("vrctl top --interval 0").is_err());
+        assert!(parse("vrctl top --count 0").is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `vrctl`: what the engine of this node holds and does, over `datapath.v1` on its unix socket.
 //!
-//! It only reads: ports, table entries, cached flows, routes, connections, meters, drops, and traces
+//! It only reads: ports, table entries, cached flows, routes, connections, meters, drops, workers, and traces
 //! of what would become of a packet or becomes of those that arrive. Tables and JSON are made by pure functions of the replies ([`view`],
 //! [`trace`]). Output is data only (stdout); errors go to stderr. Exit codes: 0 ok, 1 usage,
 //! 2 request failed or engine unreachable, 3 refused or not found, 4 local I/O.
@@ -19,8 +19,10 @@ mod pcap;
 mod route;
 mod run;
 mod table;
+mod top;
 mod trace;
 mod view;
+mod worker;
 
 use std::process::ExitCode;
 

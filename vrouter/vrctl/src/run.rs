@@ -11,7 +11,7 @@ use tonic::{Status, Streaming};
 
 use crate::args::{
     Cli, Command, ConnArgs, ConnVerb, DropsArgs, FlowArgs, FlowVerb, Format, MeterVerb, PortVerb,
-    RouteVerb, TraceArgs,
+    RouteVerb, TopArgs, TraceArgs,
 };
 use crate::conn::{ConnStatsView, ConnView, conn_stats_lines, conn_table};
 use crate::droplog::{DroppedView, dropped_line, dropped_table};
@@ -22,8 +22,10 @@ use crate::out::{Reader, json, json_line, print, print_part, show};
 use crate::packet;
 use crate::pages;
 use crate::route::{route_table, routes};
+use crate::top::{top_lines, tops};
 use crate::trace::{TraceView, trace_text};
 use crate::view::{FlowView, PortView, StatusView, flow_lines, port_table, status_lines};
+use crate::worker::{WorkerView, worker_lines};
 
 /// The version of datapath.v1 that this program speaks.
 const API_VERSION: u32 = 1;
@@ -58,6 +60,12 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
             trace_live(socket, format, request).await
         }
         Command::Trace(args) => trace(socket, format, args).await,
+        Command::Worker => {
+            let workers = read_workers(&mut connect(socket).await?).await?;
+            let workers: Vec<_> = workers.into_iter().map(WorkerView::from).collect();
+            show(format, &workers, |workers| worker_lines(workers))
+        }
+        Command::Top(args) => top(socket, format, &args).await,
         Command::Status => {
             let request = v1::HelloRequest { api_version: API_VERSION, client: "vrctl".to_owned() };
             let reply = connect(socket).await?.hello(request).await?.into_inner();
@@ -172,6 +180,38 @@ async fn follow_drops(socket: &Path, format: Format) -> Result<(), Failure> {
         }
         before = now;
     }
+}
+
+async fn read_workers(client: &mut DatapathClient<Channel>) -> Result<Vec<v1::Worker>, Failure> {
+    Ok(client.workers(v1::WorkersRequest {}).await?.into_inner().workers)
+}
+
+/// Prints what each interval cost: a table, or a JSON array a line.
+async fn top(socket: &Path, format: Format, args: &TopArgs) -> Result<(), Failure> {
+    let mut client = connect(socket).await?;
+    let mut before = read_workers(&mut client).await?;
+    let mut tick = tokio::time::interval(Duration::from_secs(args.interval.into()));
+    // The first tick of an interval is at once.
+    tick.tick().await;
+    let mut left = args.count;
+    while left != Some(0) {
+        tokio::select! {
+            interrupted = tokio::signal::ctrl_c() => return interrupted.map_err(Failure::Io),
+            _ = tick.tick() => {}
+        }
+        let now = read_workers(&mut client).await?;
+        let cost = tops(&before, &now);
+        let text = match format {
+            Format::Table => top_lines(&cost),
+            Format::Json => json_line(&cost)?,
+        };
+        if print_part(&text)? == Reader::Gone {
+            return Ok(());
+        }
+        before = now;
+        left = left.map(|left| left - 1);
+    }
+    Ok(())
 }
 
 /// The log as a table, or as the packets come.

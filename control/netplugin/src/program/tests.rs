@@ -10,8 +10,8 @@ use datapath_api::v1::datapath_server::{Datapath, DatapathServer};
 use datapath_api::v1::{
     AddPortReply, CountersReply, CountersRequest, DropLogRequest, DroppedPacket, DropsReply,
     DropsRequest, Event, EventsRequest, HelloReply, HelloRequest, ListReply, ListRequest,
-    RemovePortReply, RemovePortRequest, TraceLiveRequest, TraceReply, TraceRequest, WriteReply,
-    WriteRequest,
+    RemovePortReply, RemovePortRequest, TraceLiveRequest, TraceReply, TraceRequest, WorkersReply,
+    WorkersRequest, WriteReply, WriteRequest,
 };
 use flowtable::entry::{Entry, EntryKey, Op};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
@@ -98,6 +98,10 @@ impl Datapath for Fake {
 
     async fn drops(&self, _: Request<DropsRequest>) -> Result<Response<DropsReply>, Status> {
         Ok(Response::new(DropsReply::default()))
+    }
+
+    async fn workers(&self, _: Request<WorkersRequest>) -> Result<Response<WorkersReply>, Status> {
+        Ok(Response::new(WorkersReply::default()))
     }
 
     async fn trace(&self, _: Request<TraceRequest>) -> Result<Response<TraceReply>, Status> {

@@ -147,6 +147,13 @@ impl Datapath for Fake {
         absent()
     }
 
+    async fn workers(
+        &self,
+        _: Request<v1::WorkersRequest>,
+    ) -> Result<Response<v1::WorkersReply>, Status> {
+        absent()
+    }
+
     /// The packet's bytes come back as its flow.
     async fn trace(
         &self,
