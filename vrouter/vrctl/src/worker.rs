@@ -55,6 +55,7 @@ struct QueueView {
 }
 
 impl From<v1::Worker> for WorkerView {
+    #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
     fn from(worker: v1::Worker) -> Self {
         let burst = |b: v1::worker::Burst| BurstView { packets_max: b.packets_max, count: b.count };
         let stage = |s: v1::worker::Stage| StageView { stage: s.name, ticks: s.ticks };

@@ -50,12 +50,11 @@ pub(crate) fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener
 }
 
 /// Serves until it is dropped.
-pub(crate) async fn serve(listener: TcpListener, service: Service) -> Infallible {
+pub(crate) async fn serve(listener: TcpListener, service: Service) {
     let endpoint = Endpoint { service, reading: Arc::default() };
     let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        // Taken before a connection is accepted: those that find no seat stay in the kernel's queue.
-        let seat = Arc::clone(&seats).acquire_owned().await;
+    // A seat is taken before a connection is accepted: who finds none stays in the kernel's queue.
+    while let Ok(seat) = Arc::clone(&seats).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let endpoint = endpoint.clone();
@@ -79,10 +78,9 @@ impl Endpoint {
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(CONNECTION_LIMIT);
         let served = http.serve_connection(TokioIo::new(stream), answer);
-        match tokio::time::timeout(CONNECTION_LIMIT, served).await {
-            Ok(Err(error)) => tracing::debug!(%error, "a client of --metrics"),
-            // Done, or cut off for its slowness.
-            Ok(Ok(())) | Err(_) => {}
+        // Otherwise it is done, or cut off for its slowness.
+        if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_LIMIT, served).await {
+            tracing::debug!(%error, "a client of --metrics");
         }
     }
 

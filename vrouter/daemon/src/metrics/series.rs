@@ -291,6 +291,7 @@ impl Writer<'_> {
         Ok(())
     }
 
+    #[expect(clippy::cast_precision_loss, reason = "below 2^53 packets, a float is exact")]
     fn bursts(&mut self, workers: &[v1::Worker]) -> fmt::Result {
         let help = "Packets received from a queue at once";
         let mut series =
@@ -301,7 +302,6 @@ impl Writer<'_> {
             let sizes = sizes.chain([(f64::MAX, 0)]).collect::<Vec<_>>();
             let count = sizes.iter().map(|(_, count)| count).sum();
             let labels = [of_worker(worker)];
-            // Below 2^53 packets, a float is exact.
             let sum = worker.packets as f64;
             series
                 .encode_family(&labels)?
