@@ -1,7 +1,7 @@
 //! The network configuration on stdin, read once into values that hold.
 //!
 //! Unknown keys are ignored, as runtimes send more than a plugin declares. What the configuration
-//! asks for and this version does not do (delegated IPAM, bandwidth, port mappings, chaining) is
+//! asks for and this version does not do (delegated IPAM, port mappings, chaining) is
 //! refused, since a container without the limit or port it asked for looks like one that has it.
 
 use std::path::PathBuf;
@@ -58,9 +58,19 @@ pub(crate) struct Runtime {
     pub(crate) ips: Vec<String>,
     pub(crate) mac: String,
     dns: Option<RuntimeDns>,
-    bandwidth: Option<Value>,
+    pub(crate) bandwidth: Bandwidth,
     port_mappings: Option<Value>,
     ip_ranges: Option<Value>,
+}
+
+/// The `bandwidth` capability: bits a second and bits; 0 is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Bandwidth {
+    pub(crate) ingress_rate: u64,
+    pub(crate) ingress_burst: u64,
+    pub(crate) egress_rate: u64,
+    pub(crate) egress_burst: u64,
 }
 
 /// The `dns` dictionary of the specification.
@@ -215,7 +225,6 @@ fn args_ips(args: &Value) -> Vec<String> {
 
 fn unsupported(ipam: &Value, runtime: &Runtime) -> Option<(&'static str, String)> {
     let capabilities = [
-        ("runtimeConfig.bandwidth", runtime.bandwidth.as_ref()),
         ("runtimeConfig.portMappings", runtime.port_mappings.as_ref()),
         ("runtimeConfig.ipRanges", runtime.ip_ranges.as_ref()),
     ];

@@ -8,11 +8,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime};
 
-use cni_api::v1::{AddRequest, CheckRequest, Code, DelRequest, GcRequest};
+use cni_api::v1::{AddRequest, Bandwidth, CheckRequest, Code, DelRequest, GcRequest};
 use serde_json::Value;
 
 use crate::call::Call;
-use crate::config::{Config, stated_version};
+use crate::config::{self, Config, stated_version};
 use crate::environment::{Command, Environment};
 use crate::failure::Failure;
 use crate::journal::Event;
@@ -125,9 +125,8 @@ fn add_request(env: &Environment, config: &Config) -> Result<AddRequest, Failure
     }
     if let Some((key, value)) = &config.unsupported {
         let msg = format!("unsupported field {key}: {value}");
-        return Err(Failure::new(Code::UnsupportedField, msg).details(
-            "Weir's addresses come from netmaster; it has no rate limits or port mappings yet",
-        ));
+        return Err(Failure::new(Code::UnsupportedField, msg)
+            .details("Weir's addresses come from netmaster; it maps no ports of the host"));
     }
     let or = |key: &str, configured: &str| env.arg(key).unwrap_or(configured).to_owned();
     let network = or("WEIR_NETWORK", &config.network);
@@ -151,7 +150,14 @@ fn add_request(env: &Environment, config: &Config) -> Result<AddRequest, Failure
         mtu: config.mtu,
         container_name: or("K8S_POD_NAME", ""),
         config_name: config.name.clone(),
+        bandwidth: wanted_bandwidth(config.runtime.bandwidth),
     })
+}
+
+fn wanted_bandwidth(wanted: config::Bandwidth) -> Option<Bandwidth> {
+    let config::Bandwidth { ingress_rate, ingress_burst, egress_rate, egress_burst } = wanted;
+    let is_wanted = wanted != config::Bandwidth::default();
+    is_wanted.then_some(Bandwidth { ingress_rate, ingress_burst, egress_rate, egress_burst })
 }
 
 /// `runtimeConfig`, then `args.cni.ips`, then `CNI_ARGS`: the first that names any.

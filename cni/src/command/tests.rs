@@ -144,6 +144,25 @@ fn unsupported_requests_are_refused_with_key_and_value() {
     let error = refused(&env_with(&[]), &ipam);
     assert_eq!(error["code"], json!(2));
     assert_eq!(error["msg"], json!("unsupported field ipam: {\"type\":\"host-local\"}"));
+    let ports = json!({"portMappings": [{"hostPort": 8080, "containerPort": 80}]});
+    let error = refused(&env_with(&[]), &config_with("runtimeConfig", ports));
+    assert_eq!(error["code"], json!(2));
+    let msg = error["msg"].as_str().unwrap();
+    assert!(msg.starts_with("unsupported field runtimeConfig.portMappings: ["), "{msg}");
+}
+
+#[test]
+fn a_bandwidth_reaches_netplugin_and_zeros_are_none() {
+    let zeros = json!({"bandwidth": {"ingressRate": 0, "ingressBurst": 0}});
+    assert_eq!(request(&env_with(&[]), &config_with("runtimeConfig", zeros)).bandwidth, None);
+    let asked = json!({"bandwidth": {"ingressRate": 1, "ingressBurst": 2, "egressRate": 3}});
+    let bandwidth = request(&env_with(&[]), &config_with("runtimeConfig", asked)).bandwidth;
+    let wanted = Bandwidth { ingress_rate: 1, ingress_burst: 2, egress_rate: 3, egress_burst: 0 };
+    assert_eq!(bandwidth, Some(wanted));
+    for bad in [json!(-1), json!("1M"), json!(1.5)] {
+        let bad = json!({"bandwidth": {"ingressRate": bad}});
+        assert_eq!(refused(&env_with(&[]), &config_with("runtimeConfig", bad))["code"], json!(6));
+    }
 }
 
 #[test]
@@ -240,6 +259,7 @@ fn args_win_over_the_configuration_and_runtime_config_over_args() {
     assert_eq!(
         request(&env_with(&args), &config_with("tenant", json!("green"))),
         AddRequest {
+            bandwidth: None,
             attachment: Some(Attachment { container_id: "c1".into(), ifname: "eth0".into() }),
             netns: "/no/such/netns".into(),
             tenant: "red".into(),

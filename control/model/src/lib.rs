@@ -31,7 +31,7 @@ mod tenant;
 
 pub use app_profile::AppProfile;
 pub use bgp::{AsNumber, Bgp, Neighbor};
-pub use compile::{Placement, compile};
+pub use compile::{Placement, PortLimits, compile};
 pub use endpoint::{AddressLease, Endpoint, EndpointSpec, Host, LeaseSpec, Node, mac_for};
 pub use flowtable::entry::{Direction, OnDeny, Permit, Tracking};
 pub use flowtable::ids::{Bd, Dscp, Group, Mac, PortId, RuleId, Vrf};
@@ -53,7 +53,7 @@ pub use network::{Encap, Network, NetworkSpec, NwType, Tag};
 pub use pool::{AddressPool, Holder, Unavailable};
 pub use profile::{NetProfile, Scope};
 pub use ranges::Ranges;
-pub use rate::{Bandwidth, Burst, RateLimit};
+pub use rate::{Bandwidth, Burst, RateLimit, default_burst_bytes};
 pub use refusal::{Class, Reason, Refused};
 pub use rule::{AddressMatch, Peer, Protocol, Rule, RuleSpec, RuleText};
 pub use service::{ContainerLabel, Service, ServicePort, ServiceSpec, Transport};

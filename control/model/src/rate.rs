@@ -123,10 +123,16 @@ impl RateLimit {
     /// Bytes a sender may get ahead of `bits_per_second`; never less than one frame.
     pub(crate) fn burst_bytes(&self, bits_per_second: u64) -> u64 {
         match self.burst.kilobytes() {
-            0 => (bits_per_second / 8 * BURST_DEFAULT_MS / 1000).max(BURST_DEFAULT_BYTES_MIN),
+            0 => default_burst_bytes(bits_per_second),
             kilobytes => (u64::from(kilobytes) * KB_BYTES).max(FRAME_BYTES),
         }
     }
+}
+
+/// Bytes a sender may get ahead of `bits_per_second` where nobody says how many.
+#[must_use]
+pub fn default_burst_bytes(bits_per_second: u64) -> u64 {
+    (bits_per_second / 8 * BURST_DEFAULT_MS / 1000).max(BURST_DEFAULT_BYTES_MIN)
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use control_model::PortLimits;
+use flowtable::entry::Band;
 use flowtable::ids::Mac;
 use serde::{Deserialize, Serialize};
 
@@ -104,6 +106,29 @@ impl fmt::Display for Address {
     }
 }
 
+/// A rate in bits a second and how many bytes a sender may get ahead of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Limit {
+    pub(crate) rate: u64,
+    pub(crate) burst: u64,
+}
+
+/// What a runtime limits a container to; `None`: not at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Limits {
+    /// What the container sends.
+    pub(crate) from: Option<Limit>,
+    /// What it receives.
+    pub(crate) to: Option<Limit>,
+}
+
+impl From<Limits> for PortLimits {
+    fn from(Limits { from, to }: Limits) -> Self {
+        let band = |limit: Limit| Band { rate: limit.rate, burst: limit.burst };
+        Self { from: from.map(band), to: to.map(band) }
+    }
+}
+
 /// One durable row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Attachment {
@@ -118,6 +143,9 @@ pub(crate) struct Attachment {
     /// 1..=4094
     pub(crate) port: u16,
     pub(crate) host_ifname: String,
+    /// What the runtime limits it to.
+    #[serde(default)]
+    pub(crate) limits: Limits,
     /// Known once netmaster has handed out the address.
     pub(crate) interface: Option<Interface>,
 }
@@ -153,6 +181,7 @@ pub(crate) mod tests {
             group: String::new(),
             sandbox: Sandbox { path: "/run/netns/x".into(), cookie: 4242 },
             port: 7,
+            limits: Limits::default(),
             interface: Some(Interface {
                 mac: Mac([2, 2, 10, 1, 1, 5]),
                 mtu: 1450,
@@ -180,6 +209,14 @@ pub(crate) mod tests {
         for ifname in ["", ".", "..", "a/b", "a:b", "a b", "abcdefghijklmnop"] {
             assert!(matches!(AttachmentId::new("c1", ifname), Err(BadAttachmentId::Ifname(_))));
         }
+    }
+
+    #[test]
+    fn a_row_from_before_there_were_limits_has_none() {
+        let row = example("c1");
+        let mut text = serde_json::to_value(&row).unwrap();
+        text.as_object_mut().unwrap().remove("limits");
+        assert_eq!(serde_json::from_value::<Attachment>(text).unwrap(), row);
     }
 
     #[test]

@@ -17,6 +17,8 @@ use crate::roster::{Roster, port_of};
 /// How many ADDs run at once. DELs are not counted, so a storm of retried ADDs cannot keep
 /// addresses from being freed.
 const ADDS_AT_ONCE: usize = 8;
+/// How many links are removed at once.
+const REMOVALS_AT_ONCE: usize = 2;
 
 /// This node.
 #[derive(Debug)]
@@ -27,6 +29,7 @@ pub(crate) struct Node {
     pub(crate) programmer: Programmer,
     pub(crate) roster: Roster,
     pub(crate) adds: Semaphore,
+    pub(crate) removals: Semaphore,
     pub(crate) measures: Measures,
 }
 
@@ -42,6 +45,7 @@ impl Node {
             programmer: Programmer::new(ports),
             roster,
             adds: Semaphore::new(ADDS_AT_ONCE),
+            removals: Semaphore::new(REMOVALS_AT_ONCE),
             measures: Measures::default(),
         }
     }
@@ -50,5 +54,8 @@ impl Node {
 /// The port of a row; `None` for a row that no version ever wrote.
 pub(crate) fn wanted(row: &Attachment) -> Option<(PortId, Wanted)> {
     let endpoint = EndpointId::parse("endpointID", &row.id.to_string()).ok()?;
-    Some((port_of(row)?, Wanted { ifname: row.host_ifname.clone(), endpoint }))
+    Some((
+        port_of(row)?,
+        Wanted { ifname: row.host_ifname.clone(), endpoint, limits: row.limits.into() },
+    ))
 }

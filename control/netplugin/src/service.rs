@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,9 +12,10 @@ use std::time::Duration;
 
 use cni_api::v1::cni_server::{Cni, CniServer};
 use cni_api::v1::{
-    AddReply, AddRequest, Attachment as Named, CheckReply, CheckRequest, DelReply, DelRequest,
-    GcReply, GcRequest, Ip, Route, StatusReply, StatusRequest,
+    AddReply, AddRequest, Attachment as Named, Bandwidth, CheckReply, CheckRequest, DelReply,
+    DelRequest, GcReply, GcRequest, Ip, Route, StatusReply, StatusRequest,
 };
+use control_model::default_burst_bytes;
 use tokio::net::UnixListener;
 use tokio::time::Instant;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -24,7 +26,7 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
 use crate::attach::{self, Added, Wish, WishedAddress};
-use crate::attachment::AttachmentId;
+use crate::attachment::{AttachmentId, Limit, Limits};
 use crate::naming::host_mac;
 use crate::node::Node;
 use crate::queue::Queue;
@@ -170,7 +172,48 @@ fn wish(request: AddRequest) -> Result<Wish, Refusal> {
         mac: request.mac,
         mtu: request.mtu,
         container_name: request.container_name,
+        limits: limits(request.bandwidth.unwrap_or_default())?,
     })
+}
+
+/// Bits a second that a meter of the engine can hold.
+const RATES: RangeInclusive<u64> = 1000..=400_000_000_000;
+/// Bytes that a meter of the engine can hold; the least is one frame, which must fit.
+const BURSTS: RangeInclusive<u64> = 1518..=1_000_000_000;
+
+fn limits(wanted: Bandwidth) -> Result<Limits, Refusal> {
+    let Bandwidth { ingress_rate, ingress_burst, egress_rate, egress_burst } = wanted;
+    Ok(Limits {
+        from: limit(
+            ["runtimeConfig.bandwidth.egressRate", "runtimeConfig.bandwidth.egressBurst"],
+            egress_rate,
+            egress_burst,
+        )?,
+        to: limit(
+            ["runtimeConfig.bandwidth.ingressRate", "runtimeConfig.bandwidth.ingressBurst"],
+            ingress_rate,
+            ingress_burst,
+        )?,
+    })
+}
+
+/// A rate in bits a second and a burst in bits, as runtimes give them.
+fn limit(fields: [&'static str; 2], rate: u64, bits: u64) -> Result<Option<Limit>, Refusal> {
+    let refuse = |field, reason| Err(Refusal::Request { field, reason });
+    let [rate_field, burst_field] = fields;
+    if rate == 0 && bits == 0 {
+        return Ok(None);
+    }
+    if !RATES.contains(&rate) {
+        let (least, most) = RATES.into_inner();
+        return refuse(rate_field, format!("{rate} is not {least} to {most} bits a second"));
+    }
+    let burst = if bits == 0 { default_burst_bytes(rate) } else { bits.div_ceil(8) };
+    let (least, most) = BURSTS.into_inner();
+    if burst > most {
+        return refuse(burst_field, format!("{bits} is more than {} bits", most * 8));
+    }
+    Ok(Some(Limit { rate, burst: burst.max(least) }))
 }
 
 fn addresses(texts: &[String]) -> Result<Vec<WishedAddress>, Refusal> {
@@ -273,6 +316,35 @@ mod tests {
         for bad in ["", "10.1.1", "10.1.1.5/", "10.1.1.5/33", "10.1.1.5/x"] {
             let refused = address(bad).unwrap_err().to_string();
             assert_eq!(refused, format!("ips: {bad:?} is not an address"));
+        }
+    }
+
+    #[test]
+    fn a_bandwidth_becomes_bytes_and_its_directions_the_containers() {
+        let wanted =
+            Bandwidth { ingress_rate: 8_000_000, ingress_burst: 800_001, ..Default::default() };
+        let to = Some(Limit { rate: 8_000_000, burst: 100_001 });
+        assert_eq!(limits(wanted).unwrap(), Limits { from: None, to });
+        let wanted = Bandwidth { egress_rate: 16_000_000, ..Default::default() };
+        let from = Some(Limit { rate: 16_000_000, burst: 200_000 });
+        assert_eq!(limits(wanted).unwrap(), Limits { from, to: None });
+        let tiny = Bandwidth { egress_rate: 1000, egress_burst: 8, ..Default::default() };
+        assert_eq!(limits(tiny).unwrap().from, Some(Limit { rate: 1000, burst: 1518 }));
+        for (wanted, text) in [
+            (
+                Bandwidth { ingress_burst: 1, ..Default::default() },
+                "runtimeConfig.bandwidth.ingressRate: 0 is not 1000 to 400000000000 bits a second",
+            ),
+            (
+                Bandwidth { egress_rate: 999, ..Default::default() },
+                "runtimeConfig.bandwidth.egressRate: 999 is not 1000 to 400000000000 bits a second",
+            ),
+            (
+                Bandwidth { egress_rate: 1000, egress_burst: u64::MAX, ..Default::default() },
+                "runtimeConfig.bandwidth.egressBurst: 18446744073709551615 is more than 8000000000 bits",
+            ),
+        ] {
+            assert_eq!(limits(wanted).unwrap_err().to_string(), text);
         }
     }
 

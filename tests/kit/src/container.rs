@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use netdev::Namespace;
@@ -11,9 +12,13 @@ use crate::cni::CniCall;
 use crate::netns::NetnsGuard;
 use crate::node::Node;
 use crate::process::Finished;
+use crate::wait::wait_until;
 
 /// Name of a container's device, inside it.
 pub const CONTAINER_IFNAME: &str = "eth0";
+
+/// From the answer to DEL to the end of the link.
+const LINK_BOUND: Duration = Duration::from_secs(1);
 
 /// What a container is to be attached to.
 #[derive(Debug, Clone, Copy)]
@@ -48,10 +53,21 @@ impl Container {
     /// # Errors
     /// The plugin's refusal, or a result that is not one.
     pub fn attach(node: &Node, spec: &ContainerSpec<'_>) -> Result<Self> {
+        Self::attach_with(node, spec, &json!({}))
+    }
+
+    /// As [`Container::attach`], with more keys in the configuration, `runtimeConfig` for one.
+    ///
+    /// # Errors
+    /// As [`Container::attach`].
+    pub fn attach_with(node: &Node, spec: &ContainerSpec<'_>, more: &Value) -> Result<Self> {
         let netns = NetnsGuard::new(node.purpose(), spec.name)?;
         let mut keys = json!({ "tenant": spec.tenant, "network": spec.network });
         if let Some(group) = spec.group {
             keys["group"] = group.into();
+        }
+        for (key, value) in more.as_object().into_iter().flatten() {
+            keys[key] = value.clone();
         }
         let mut container = Self {
             netns,
@@ -138,13 +154,16 @@ impl Container {
         self.call(node, "CHECK")?.success().map(drop).context("CHECK")
     }
 
-    /// Has the plugin detach it, then removes the namespace.
+    /// Has the plugin detach it, then removes the namespace. The link is gone when this returns.
     ///
     /// # Errors
     /// The plugin's refusal, or output, of which DEL has none.
     pub fn detach(self, node: &Node) -> Result<()> {
         let text = self.call(node, "DEL")?.success().context("DEL")?;
         ensure!(text.trim().is_empty(), "DEL prints {text}");
+        let netlink = self.netns.netlink()?;
+        let gone = || netlink.link_by_name(CONTAINER_IFNAME).ok()?.is_none().then_some(());
+        wait_until(LINK_BOUND, "the link to be gone", gone)?;
         Ok(())
     }
 

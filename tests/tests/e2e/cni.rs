@@ -55,6 +55,10 @@ fn traces(one: &OneNode) -> Result<Traces> {
     Traces::of(&one.node, &["front", "back"])
 }
 
+fn again(one: &OneNode, before: &Traces) -> Result<()> {
+    before.again(&one.node, &["front", "back"])
+}
+
 fn address(result: &Value) -> Result<Ipv4Addr> {
     let text = result["ips"][0]["address"].as_str().context("no address")?;
     Ok(text.split('/').next().unwrap_or(text).parse()?)
@@ -112,9 +116,7 @@ fn add_is_true(one: &mut OneNode) -> Result<()> {
         ensure!(endpoint["Config"][field] == value, "{field} is not {value}: {endpoint}");
     }
     plug.del(&one.node)?;
-    let after = traces(one)?;
-    ensure!(after == before, "DEL leaves {after:?}, before ADD {before:?}");
-    Ok(())
+    again(one, &before)
 }
 
 fn add_repeats(one: &mut OneNode) -> Result<()> {
@@ -155,14 +157,14 @@ fn del_repeats(one: &mut OneNode) -> Result<()> {
     let twice = Plug::new(&one.node, "front")?;
     twice.add(&one.node)?;
     twice.del(&one.node)?;
-    ensure!(traces(one)? == before, "a DEL leaves {:?}", traces(one)?);
+    again(one, &before)?;
     twice.del(&one.node).context("for the second time")?;
 
     let mut unnamed = Plug::new(&one.node, "front")?;
     unnamed.add(&one.node)?;
     unnamed.path = "".into();
     unnamed.del(&one.node).context("with an empty CNI_NETNS")?;
-    ensure!(traces(one)? == before, "a DEL leaves {:?}", traces(one)?);
+    again(one, &before)?;
 
     // As after a crash of the container: its namespace goes, and the device with it.
     let crashed = Plug::new(&one.node, "front")?;
@@ -172,8 +174,7 @@ fn del_repeats(one: &mut OneNode) -> Result<()> {
     drop(crashed);
     gone.del(&one.node).context("with the namespace gone")?;
     gone.del(&one.node).context("with the namespace gone, again")?;
-    ensure!(traces(one)? == before, "a DEL leaves {:?}", traces(one)?);
-    Ok(())
+    again(one, &before)
 }
 
 fn versions(one: &mut OneNode) -> Result<()> {
@@ -221,11 +222,9 @@ fn gc(one: &mut OneNode) -> Result<()> {
     ensure!(traces(one)? == with_both, "GC reaches into another configuration");
     other.config["name"] = kept.config["name"].clone();
     other.call(&one.node, "GC", &Value::Null)?.success().context("GC")?;
-    let after = traces(one)?;
-    ensure!(after == with_kept, "GC leaves {after:?}, not {with_kept:?}");
+    again(one, &with_kept).context("after GC")?;
     kept.del(&one.node)?;
-    ensure!(traces(one)? == before, "a DEL leaves {:?}", traces(one)?);
-    Ok(())
+    again(one, &before)
 }
 
 fn status(one: &mut OneNode) -> Result<()> {
@@ -260,9 +259,7 @@ fn parallel_adds(one: &mut OneNode) -> Result<()> {
         }
     }
     at_once(&plugs, |plug| plug.del(&one.node))?;
-    let after = traces(one)?;
-    ensure!(after == before, "the DELs leave {after:?}");
-    Ok(())
+    again(one, &before)
 }
 
 fn at_once<T: Send>(plugs: &[Plug], call: impl Fn(&Plug) -> Result<T> + Sync) -> Result<Vec<T>> {
@@ -307,13 +304,13 @@ fn second_interface(one: &mut OneNode) -> Result<()> {
     ensure!(seen.received == 1, "eth1 does not reach {there}");
     second.del(&one.node)?;
     let left = first.netns().netlink()?;
-    ensure!(left.link_by_name("eth1")?.is_none(), "DEL of eth1 leaves it");
+    let gone = || left.link_by_name("eth1").ok()?.is_none().then_some(());
+    wait_until(BOUND, "eth1 to be gone", gone)?;
     ensure!(left.link_by_name(CONTAINER_IFNAME)?.is_some(), "DEL of eth1 takes eth0");
     ensure!(ping(first.netns().namespace(), GATEWAY, 1)?.received == 1, "eth0 went dead");
     first.del(&one.node)?;
     back.del(&one.node)?;
-    ensure!(traces(one)? == before, "the DELs leave {:?}", traces(one)?);
-    Ok(())
+    again(one, &before)
 }
 
 fn del_alone(one: &mut OneNode) -> Result<()> {
@@ -323,13 +320,11 @@ fn del_alone(one: &mut OneNode) -> Result<()> {
     one.node.stop(Daemon::Netmaster)?;
     let finished = plug.call(&one.node, "DEL", &result)?;
     finished.success().context("DEL without netmaster")?;
+    let host = result["interfaces"][0]["name"].as_str().context("no host interface")?;
+    let gone = || (!links(&one.node).ok()?.contains(&host.to_owned())).then_some(());
+    wait_until(BOUND, "the link to be gone", gone)?;
     let inside = plug.netns().netlink()?.link_by_name(CONTAINER_IFNAME)?;
     ensure!(inside.is_none(), "DEL leaves {inside:?}");
-    let host = result["interfaces"][0]["name"].as_str().context("no host interface")?;
-    ensure!(!links(&one.node)?.contains(&host.to_owned()), "DEL leaves {host}");
     one.node.start(Daemon::Netmaster)?;
-    let freed = || traces(one).ok().filter(|after| *after == before);
-    wait_until(BOUND, "the address to be released", freed)
-        .with_context(|| format!("{:?}, before {before:?}", traces(one)))?;
-    Ok(())
+    again(one, &before)
 }

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use kit::frame::{Addresses, tcp_syn};
 use kit::{
-    CONTAINER_IFNAME, Container, ContainerSpec, Purpose, TcpSink, Topology, TwoNodes, capture,
-    tcp_connect,
+    CONTAINER_IFNAME, Container, ContainerSpec, Daemon, Purpose, TcpSink, Topology, TwoNodes,
+    capture, tcp_connect,
 };
+use serde_json::json;
 
 use crate::Test;
 use crate::packet::{Packet, expect};
@@ -32,6 +33,10 @@ pub(crate) fn tests() -> Vec<Test> {
             ("qos_1_a_rate_holds_for_what_is_sent_on_one_node_and_to_another", sent),
             ("qos_1_a_rate_holds_for_what_is_received_on_one_node_and_from_another", received),
             ("qos_1_a_rate_holds_for_tcp", tcp),
+            (
+                "qos_1_a_runtimes_bandwidth_holds_in_both_directions_and_outlives_netplugin",
+                of_runtime,
+            ),
             ("qos_1_a_rate_changes_and_goes_while_packets_flow", live),
             ("qos_2_a_mark_is_seen_on_one_node_and_on_another", marks),
             ("qos_3_members_of_a_group_share_its_rate", aggregate),
@@ -157,6 +162,30 @@ fn received(scene: &mut Scene) -> Result<()> {
         holds(flood(&[(&scene.u, &scene.x)])?, 16.0).context("on one node")?;
         holds(flood(&[(&scene.y, &scene.x)])?, 16.0).context("from another node")
     })
+}
+
+/// `ingress` is what the container receives.
+fn of_runtime(scene: &mut Scene) -> Result<()> {
+    let bandwidth = json!({ "ingressRate": 16_000_000, "ingressBurst": 2_000_000,
+        "egressRate": 6_000_000, "egressBurst": 640_000 });
+    let spec = ContainerSpec {
+        name: "r",
+        tenant: "blue",
+        network: "front",
+        group: Some("free"),
+        args: "",
+    };
+    let keys = json!({ "runtimeConfig": { "bandwidth": bandwidth } });
+    let limited = Container::attach_with(&scene.nodes.one, &spec, &keys)?;
+    reach_soon(&limited, scene.u.address())?;
+    holds(flood(&[(&limited, &scene.u)])?, 6.0).context("sent")?;
+    scene.nodes.one.kill(Daemon::Netplugin)?;
+    scene.nodes.one.start(Daemon::Netplugin)?;
+    holds(flood(&[(&scene.y, &limited)])?, 16.0).context("received, after netplugin's restart")?;
+    limited.detach(&scene.nodes.one)?;
+    let meters = scene.nodes.one.vrctl(&["meter", "ls"])?;
+    ensure!(meters.as_array().is_none_or(Vec::is_empty), "DEL leaves {meters}");
+    Ok(())
 }
 
 fn tcp(scene: &mut Scene) -> Result<()> {

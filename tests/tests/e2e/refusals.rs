@@ -73,8 +73,15 @@ const WRONG: &[Wrong] = &[
     ("an mtu of text", 6, |plug| plug.config["mtu"] = json!("big")),
     ("no patience", 7, |plug| plug.config["timeoutSeconds"] = json!(0)),
     ("a previous plugin", 7, |plug| plug.config["prevResult"] = json!({"cniVersion": "1.1.0"})),
-    ("a rate limit", 2, |plug| {
-        plug.config["runtimeConfig"] = json!({"bandwidth": {"ingressRate": 1000}});
+    ("a rate below a kilobit", 7, |plug| {
+        plug.config["runtimeConfig"] = json!({"bandwidth": {"ingressRate": 999}});
+    }),
+    ("a rate of text", 6, |plug| {
+        plug.config["runtimeConfig"] = json!({"bandwidth": {"egressRate": "10M"}});
+    }),
+    ("a port of the host", 2, |plug| {
+        let port = json!({"hostPort": 8080, "containerPort": 80, "protocol": "tcp"});
+        plug.config["runtimeConfig"] = json!({"portMappings": [port]});
     }),
     ("an ipam plugin", 2, |plug| plug.config["ipam"] = json!({"type": "host-local"})),
     ("no container id", 4, |plug| plug.id = String::new()),

@@ -2,12 +2,16 @@
 //! and looks at what the call left on the node.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use kit::{CONTAINER_IFNAME, CniCall, Finished, NetnsGuard, Node};
+use kit::{CONTAINER_IFNAME, CniCall, Finished, NetnsGuard, Node, wait_until};
 use serde_json::{Value, json};
 
-use crate::site::{endpoints, links, netctl_json, ports};
+use crate::site::{BOUND, endpoints, links, netctl_json, ports};
+
+/// From the answer to DEL to the end of the link.
+const LINK_BOUND: Duration = Duration::from_secs(1);
 
 /// One attachment and every word of the calls for it.
 #[derive(Debug)]
@@ -71,8 +75,17 @@ impl Plug {
         serde_json::from_str(&text).with_context(|| format!("ADD prints {text}"))
     }
 
-    /// DEL, which must succeed and say nothing.
+    /// DEL, which must succeed and say nothing; the link it leaves to the node is gone soon after.
     pub(crate) fn del(&self, node: &Node) -> Result<()> {
+        self.del_unheard(node)?;
+        let netlink = self.netns.netlink()?;
+        let gone = || netlink.link_by_name(self.ifname).ok()?.is_none().then_some(());
+        wait_until(LINK_BOUND, "the link to be gone", gone)?;
+        Ok(())
+    }
+
+    /// DEL while nobody is there to remove the link.
+    pub(crate) fn del_unheard(&self, node: &Node) -> Result<()> {
         let text = self.call(node, "DEL", &Value::Null)?.success().context("DEL")?;
         ensure!(text.is_empty(), "DEL prints {text}");
         Ok(())
@@ -120,5 +133,13 @@ impl Traces {
             endpoints: endpoints(node)?,
             addresses: addresses.collect::<Result<_>>()?,
         })
+    }
+
+    /// Waits until there is just this again: links go behind the answer to a DEL.
+    pub(crate) fn again(&self, node: &Node, networks: &[&str]) -> Result<()> {
+        let now = || Self::of(node, networks);
+        wait_until(BOUND, "just what was before", || now().ok().filter(|now| now == self))
+            .with_context(|| format!("{:?}, before {self:?}", now()))?;
+        Ok(())
     }
 }

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use flowtable::entry::{
-    Direction, Entry, GroupEntry, Ipv6, MacEntry, NetworkEntry, NextHop, PortEntry, PortRange,
-    Prefix, RouteEntry, RuleEntry, TenantEntry, TunnelEntry, VlanEntry, VtepEntry,
+    Band, Direction, Entry, GroupEntry, Ipv6, MacEntry, NetworkEntry, NextHop, PortEntry,
+    PortRange, Prefix, RouteEntry, RuleEntry, TenantEntry, TunnelEntry, VlanEntry, VtepEntry,
 };
 use flowtable::ids::{Group, Mac, PortId, Vrf};
 
@@ -32,8 +32,19 @@ pub struct Placement {
     pub ports: BTreeMap<EndpointId, PortId>,
     /// The uplink's port; without one VLAN networks stay on the node.
     pub uplink: Option<PortId>,
+    /// Limits that containers' runtimes ask for, beyond what intent says.
+    pub limits: BTreeMap<EndpointId, PortLimits>,
     /// sFlow: one packet in this many is sampled; 0 leaves it to the engine's own setting.
     pub sample_rate: u32,
+}
+
+/// What a runtime limits one container to; `None`: not at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PortLimits {
+    /// What the container sends.
+    pub from: Option<Band>,
+    /// What it receives.
+    pub to: Option<Band>,
 }
 
 /// The tables of `node`.

@@ -24,6 +24,7 @@ pub(super) fn placed(ids: &[(&str, u32)], uplink: Option<u32>) -> Placement {
             .map(|(id, port)| (EndpointId::parse("x", id).unwrap(), PortId::new(*port).unwrap()))
             .collect(),
         uplink: uplink.map(|port| PortId::new(port).unwrap()),
+        limits: BTreeMap::new(),
         sample_rate: 400,
     }
 }
@@ -344,7 +345,11 @@ proptest! {
         let intent = ledger.intent();
         let here = intent.endpoints().filter(|e| e.host.node == node("n1"));
         let ports = here.zip(2u32..).map(|(e, port)| (e.id.clone(), PortId::new(port).unwrap()));
-        let placement = Placement { ports: ports.collect(), uplink: PortId::new(1).ok(), sample_rate: 0 };
+        let placement = Placement {
+            ports: ports.collect(),
+            uplink: PortId::new(1).ok(),
+            ..Placement::default()
+        };
         let entries = compile(intent, &node("n1"), &placement);
         let keys: BTreeSet<EntryKey> = entries.iter().map(Entry::key).collect();
         prop_assert_eq!(keys.len(), entries.len(), "no two entries have one key");

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use super::blocking;
 use super::release::{Released, release};
-use crate::attachment::{Address, Attachment, AttachmentId, Interface, Sandbox, State};
+use crate::attachment::{Address, Attachment, AttachmentId, Interface, Limits, Sandbox, State};
 use crate::links::{self, Pair};
 use crate::metrics::Step;
 use crate::mirror::Stamp;
@@ -44,6 +44,7 @@ pub(crate) struct Wish {
     /// Bytes; 0: as large as fits.
     pub(crate) mtu: u32,
     pub(crate) container_name: String,
+    pub(crate) limits: Limits,
 }
 
 /// An address a runtime asks for; podman leaves the prefix length out.
@@ -140,6 +141,7 @@ fn is_wished(row: &Attachment, wish: &Wish, sandbox: &Sandbox) -> bool {
     row.state == State::Attached
         && row.sandbox.cookie == sandbox.cookie
         && (&row.tenant, &row.network, &row.group) == (&wish.tenant, &wish.network, &wish.group)
+        && row.limits == wish.limits
         && wish.ips.iter().all(is_held)
         && (wish.mac.is_empty() || wish.mac.parse() == Ok(interface.mac))
         && (wish.mtu == 0 || wish.mtu == interface.mtu)
@@ -177,6 +179,7 @@ async fn begin(
         sandbox,
         port: port.get(),
         host_ifname: host_ifname(&wish.id),
+        limits: wish.limits,
         interface: None,
     };
     if let Err(error) = node.roster.put(row.clone()).await {
@@ -350,6 +353,7 @@ fn verdict(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attachment::Limit;
     use crate::attachment::tests::example;
 
     fn wish() -> Wish {
@@ -364,6 +368,7 @@ mod tests {
             mac: String::new(),
             mtu: 0,
             container_name: String::new(),
+            limits: Limits::default(),
         }
     }
 
@@ -380,12 +385,14 @@ mod tests {
         ] {
             assert!(same(&alike), "{alike:?}");
         }
+        let limit = Some(Limit { rate: 1_000_000, burst: 15_180 });
         for other in [
             Wish { group: "web".into(), ..wish() },
             Wish { ips: at("10.1.1.6", None), ..wish() },
             Wish { ips: at("10.1.1.5", Some(16)), ..wish() },
             Wish { mac: "02:02:0a:01:01:06".into(), ..wish() },
             Wish { mtu: 1400, ..wish() },
+            Wish { limits: Limits { from: limit, to: None }, ..wish() },
         ] {
             assert!(!same(&other), "{other:?}");
         }

@@ -1,14 +1,15 @@
 //! Undoing an attachment: DEL, GC, failed ADDs and what crashes left.
 //!
 //! The order keeps an address from being given to somebody else while packets of the old owner
-//! can still come: first the engine fences the port, then the links go, then netmaster frees the
-//! address. What netmaster does not hear now it hears later: the row stays until it did.
+//! can still come: first the engine fences the port, then netmaster frees the address; the links go
+//! whenever the kernel gets to it. What netmaster does not hear now it hears later: the row stays until it did.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cni_api::v1::Attachment as Named;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -24,6 +25,9 @@ use crate::roster::port_of;
 /// How long an engine that is there may take to fence a port. The link's removal fences it too.
 const FENCE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How many DELs a garbage collection runs at once: enough for their passes and commits to share.
+const DELS_AT_ONCE: usize = 32;
+
 /// How much of an attachment is undone.
 #[derive(Debug)]
 pub(crate) enum Released {
@@ -33,21 +37,11 @@ pub(crate) enum Released {
     ButEndpoint(MasterError),
 }
 
-/// Undoes an attachment. The caller holds its turn.
+/// Undoes an attachment to its end. The caller holds its turn.
 pub(crate) async fn release(node: &Arc<Node>, row: Attachment) -> Result<Released, Refusal> {
     let row = Attachment { state: State::Releasing, ..row };
-    // Without the durable mark a crash from here on would re-adopt half an attachment.
-    node.roster.put(row.clone()).await?;
-    if let Some(port) = port_of(&row) {
-        let generation = node.programmer.unplace(port);
-        let mut applied = node.programmer.watch();
-        let fenced = applied.wait_for(|now| now.engine.is_none() || now.generation >= generation);
-        if timeout(FENCE_TIMEOUT, fenced).await.is_err() {
-            warn!(id = %row.id, %port, "vrouterd has not fenced the port; removing its link");
-        }
-    }
-    let host_end = row.host_ifname.clone();
-    blocking(move || links::remove(&host_end)).await?;
+    fence(node, &row).await?;
+    unlink(node, &row).await?;
     match node.master.delete_endpoint(&row.id.to_string()).await {
         Ok(()) => {
             node.roster.remove(&row).await?;
@@ -58,12 +52,72 @@ pub(crate) async fn release(node: &Arc<Node>, row: Attachment) -> Result<Release
     }
 }
 
-/// DEL: fine with an attachment that is not there, or not any more.
+/// Whether a port's packets are known to go nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fence {
+    Up,
+    /// The engine is there and has not said so.
+    Unknown,
+}
+
+/// Has the engine let go of the port.
+async fn fence(node: &Node, row: &Attachment) -> Result<Fence, Refusal> {
+    // Without the durable mark a crash from here on would re-adopt half an attachment.
+    node.roster.put(row.clone()).await?;
+    let Some(port) = port_of(row) else { return Ok(Fence::Up) };
+    let generation = node.programmer.unplace(port);
+    let mut applied = node.programmer.watch();
+    // The filter on the host end drops what no engine takes.
+    let fenced = applied.wait_for(|now| now.engine.is_none() || now.generation >= generation);
+    if timeout(FENCE_TIMEOUT, fenced).await.is_ok() {
+        return Ok(Fence::Up);
+    }
+    warn!(id = %row.id, %port, "vrouterd has not fenced the port; removing its link");
+    Ok(Fence::Unknown)
+}
+
+/// Removes the links, few at a time: the kernel takes them one by one, under a lock that ADDs want.
+async fn unlink(node: &Node, row: &Attachment) -> Result<(), Refusal> {
+    // Never closed.
+    let _slot = node.removals.acquire().await.ok();
+    let host_end = row.host_ifname.clone();
+    blocking(move || links::remove(&host_end)).await
+}
+
+/// DEL: fine with an attachment that is not there, or not any more. Returns once the port is fenced
+/// and netmaster has freed the address: the kernel takes some 20 ms for the link, which is removed
+/// behind the answer, and before the next operation on this attachment.
 pub(crate) async fn del(node: &Arc<Node>, id: &AttachmentId) -> Result<(), Refusal> {
-    let _turn = node.roster.turn(id).await;
+    let turn = node.roster.turn(id).await;
     let Some(row) = node.roster.row(id) else { return del_unknown(node, id).await };
-    if let Released::ButEndpoint(error) = release(node, row).await? {
+    let row = Attachment { state: State::Releasing, ..row };
+    if fence(node, &row).await? == Fence::Unknown {
+        unlink(node, &row).await?;
+    }
+    let freed = node.master.delete_endpoint(&id.to_string()).await;
+    if let Err(error) = &freed {
         warn!(%id, %error, "netmaster does not know of the DEL yet; telling it later");
+    }
+    let node = Arc::clone(node);
+    tokio::spawn(async move {
+        let _turn = turn;
+        if let Err(error) = finish(&node, &row, freed).await {
+            warn!(id = %row.id, %error, "cannot release to the end yet; trying again later");
+        }
+    });
+    Ok(())
+}
+
+/// What is left of a DEL. The row stays when netmaster did not hear of it.
+async fn finish(
+    node: &Node,
+    row: &Attachment,
+    freed: Result<(), MasterError>,
+) -> Result<(), Refusal> {
+    unlink(node, row).await?;
+    if freed.is_ok() {
+        node.roster.remove(row).await?;
+        info!(id = %row.id, "released");
     }
     Ok(())
 }
@@ -93,13 +147,23 @@ pub(crate) async fn gc(
     let rows = node.roster.rows().into_iter();
     let stale = rows.filter(|row| row.config_name == config_name && !valid.contains(&row.id));
     let (mut removed, mut failures) = (Vec::new(), Vec::new());
-    for row in stale {
-        match del(node, &row.id).await {
-            Ok(()) => removed.push(Named {
-                container_id: row.id.container_id().to_owned(),
-                ifname: row.id.ifname().to_owned(),
+    let mut stale = stale.map(|row| row.id);
+    let mut dels = JoinSet::new();
+    loop {
+        while dels.len() < DELS_AT_ONCE
+            && let Some(id) = stale.next()
+        {
+            let node = Arc::clone(node);
+            dels.spawn(async move { del(&node, &id).await.map(|()| id) });
+        }
+        match dels.join_next().await {
+            Some(Ok(Ok(id))) => removed.push(Named {
+                container_id: id.container_id().to_owned(),
+                ifname: id.ifname().to_owned(),
             }),
-            Err(failure) => failures.push(failure),
+            Some(Ok(Err(failure))) => failures.push(failure),
+            Some(Err(died)) => failures.push(died.into()),
+            None => break,
         }
     }
     if failures.is_empty() { Ok(removed) } else { Err(Refusal::Several(failures)) }

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use control_model::{EndpointId, Placement};
+use control_model::{EndpointId, Placement, PortLimits};
 use datapath_api::convert::ip_to_proto;
 use datapath_api::v1::{AddPortRequest, Port, PortKind};
 use flowtable::ids::PortId;
@@ -32,6 +32,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(crate) struct Wanted {
     pub(crate) ifname: String,
     pub(crate) endpoint: EndpointId,
+    pub(crate) limits: PortLimits,
 }
 
 #[derive(Debug, Default)]
@@ -213,9 +214,11 @@ impl Task<'_> {
             (desired.generation, desired.ports.clone())
         };
         let failed_ports = self.sync_ports(engine, held, &wanted).await?;
-        let ports = wanted.into_iter().filter(|(port, _)| held.ports.contains_key(port));
+        let ports = wanted.iter().filter(|(port, _)| held.ports.contains_key(port));
+        let limited = wanted.values().filter(|wanted| wanted.limits != PortLimits::default());
         let placement = Placement {
-            ports: ports.map(|(port, wanted)| (wanted.endpoint, port)).collect(),
+            ports: ports.map(|(port, wanted)| (wanted.endpoint.clone(), *port)).collect(),
+            limits: limited.map(|wanted| (wanted.endpoint.clone(), wanted.limits)).collect(),
             uplink: held.ports.contains_key(&UPLINK).then_some(UPLINK),
             // 0 leaves the choice to the engine's own setting.
             sample_rate: 0,

@@ -278,7 +278,7 @@ fn port(n: u32) -> PortId {
 
 fn wanted(ifname: &str, id: &str) -> Wanted {
     let endpoint = EndpointId::parse("endpointID", id).unwrap();
-    Wanted { ifname: ifname.to_owned(), endpoint }
+    Wanted { ifname: ifname.to_owned(), endpoint, limits: PortLimits::default() }
 }
 
 /// Keys a batch puts and deletes.

@@ -6,13 +6,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use kit::{Finished, ProcessGuard, retry, run, wait_until};
+use kit::{Finished, ProcessGuard, run};
 use serde_json::json;
 
 use super::{STOCK_PLUGINS, Site};
 use crate::Test;
 use crate::shared::sharing;
-use crate::site::BOUND;
 
 const START_BOUND: Duration = Duration::from_secs(30);
 
@@ -82,9 +81,7 @@ fn run_to_end(scene: &mut Scene) -> Result<()> {
         let seen = ctr(site, &line)?.success().with_context(|| format!("ctr {line}"))?;
         ensure!(seen.contains("inet 10.1.1."), "{seen}");
     }
-    wait_until(BOUND, "nothing to be left", || site.traces().ok().filter(|now| *now == before))
-        .with_context(|| format!("{:?}, before {before:?}", site.traces()))?;
-    Ok(())
+    site.again(&before)
 }
 
 fn fails(scene: &mut Scene) -> Result<()> {
@@ -92,10 +89,5 @@ fn fails(scene: &mut Scene) -> Result<()> {
     let before = site.traces()?;
     let failed = ctr(site, "run --rm --cni --rootfs ROOTFS t3 /bin/no-such-program")?;
     ensure!(failed.code != Some(0), "{failed:?}");
-    retry(BOUND, "nothing to be left", || {
-        let now = site.traces()?;
-        ensure!(now == before, "{now:?}, before {before:?}");
-        anyhow::Ok(())
-    })?;
-    Ok(())
+    site.again(&before)
 }

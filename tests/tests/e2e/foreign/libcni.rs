@@ -3,13 +3,13 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use kit::{CONTAINER_IFNAME, Finished, NetnsGuard, Purpose, ping, run, wait_until};
+use kit::{CONTAINER_IFNAME, Finished, NetnsGuard, Purpose, ping, run};
 use serde_json::{Value, json};
 
 use super::Site;
 use crate::Test;
 use crate::shared::sharing;
-use crate::site::{BOUND, links};
+use crate::site::links;
 
 /// Where Debian's Go packages put their source.
 const PACKAGED_SOURCE: &str = "/usr/share/gocode";
@@ -106,8 +106,8 @@ fn life(site: &mut Site) -> Result<()> {
     let seen = ping(guest.netns.namespace(), "10.1.1.254".parse()?, 1)?;
     ensure!(seen.received == 1, "the gateway is silent");
     guest.call(site, "del", "plain")?.success().context("DEL")?;
+    site.again(&before)?;
     ensure!(guest.netns.netlink()?.link_by_name(CONTAINER_IFNAME)?.is_none(), "DEL leaves eth0");
-    ensure!(site.traces()? == before, "{:?}, before {before:?}", site.traces()?);
     Ok(())
 }
 
@@ -121,8 +121,7 @@ fn deletes(site: &mut Site) -> Result<()> {
         let del = call(site, "del", "plain", [&id, &path.display().to_string()], |_| {})?;
         del.success().with_context(|| format!("the {time} DEL with the namespace gone"))?;
     }
-    wait_until(BOUND, "nothing to be left", || site.traces().ok().filter(|now| *now == before))?;
-    Ok(())
+    site.again(&before)
 }
 
 fn twice(site: &mut Site) -> Result<()> {
@@ -150,8 +149,7 @@ fn chained(site: &mut Site) -> Result<()> {
     let seen = ping(guest.netns.namespace(), "10.1.1.254".parse()?, 1)?;
     ensure!(seen.received == 1, "the gateway is silent");
     guest.call(site, "del", "chain")?.success().context("DEL of the chain")?;
-    ensure!(site.traces()? == before, "{:?}, before {before:?}", site.traces()?);
-    Ok(())
+    site.again(&before)
 }
 
 /// Its queues would not see a packet of Weir's: a limit that is not in force must not look like one.
@@ -165,9 +163,7 @@ fn stock_bandwidth(site: &mut Site) -> Result<()> {
     let refused = guest.call(site, "add", "shaped")?;
     ensure!(refused.code == Some(1), "{refused:?}");
     guest.call(site, "del", "shaped")?.success().context("DEL of the refused chain")?;
-    wait_until(BOUND, "nothing to be left", || site.traces().ok().filter(|now| *now == before))
-        .with_context(|| format!("{:?}, before {before:?}", site.traces()))?;
-    Ok(())
+    site.again(&before)
 }
 
 fn behind(site: &mut Site) -> Result<()> {
@@ -187,6 +183,5 @@ fn behind(site: &mut Site) -> Result<()> {
     let kept = guest.netns.netlink()?.link_by_name(CONTAINER_IFNAME)?;
     ensure!(kept.is_some(), "the interface of the first plugin is gone");
     guest.call(site, "del", "behind")?.success().context("DEL of the refused chain")?;
-    ensure!(site.traces()? == before, "{:?}, before {before:?}", site.traces()?);
-    Ok(())
+    site.again(&before)
 }

@@ -85,7 +85,7 @@ impl Site {
             "stateDir": self.node().state_dir(),
             "tenant": "blue",
             "network": "front",
-            "capabilities": { "ips": true, "mac": true, "dns": true, "aliases": true },
+            "capabilities": { "ips": true, "mac": true, "dns": true, "aliases": true, "bandwidth": true },
         });
         for (key, value) in keys.as_object().into_iter().flatten() {
             ours[key] = value.clone();
@@ -117,5 +117,10 @@ impl Site {
 
     fn traces(&self) -> Result<Traces> {
         Traces::of(self.node(), &["front", "back"])
+    }
+
+    /// Waits until there is just what was before.
+    fn again(&self, before: &Traces) -> Result<()> {
+        before.again(self.node(), &["front", "back"])
     }
 }

@@ -8,6 +8,7 @@
 //! | id | limits | number |
 //! |---|---|---|
 //! | `0x0000_0002..=0x0000_1ffd` | a port | port id, 12 bits |
+//! | `0x2000_0002..=0x2000_1ffd` | a port, for its runtime | port id, 12 bits |
 //! | `0x4000_0000..=0x41ff_ffff` | a tenant's ports together | vrf, 24 bits |
 //! | `0x8000_0002..=0xffff_ffff` | a group's ports together | group id, 30 bits |
 
@@ -24,6 +25,7 @@ use crate::rate::RateLimit;
 /// Highest group number: more would not fit into a meter's id.
 pub(crate) const GROUP_MAX: u32 = 0x3fff_ffff;
 
+const RUNTIMES: u32 = 0x2000_0000;
 const TENANTS: u32 = 0x4000_0000;
 const GROUPS: u32 = 0x8000_0000;
 
@@ -31,6 +33,7 @@ const GROUPS: u32 = 0x8000_0000;
 #[derive(Debug, Clone, Copy)]
 enum Metered {
     Port(PortId),
+    Runtime(PortId),
     Tenant(Vrf),
     Group(Group),
 }
@@ -40,6 +43,7 @@ impl Metered {
     fn ids(self) -> Option<[MeterId; 2]> {
         let pair = match self {
             Self::Port(port) => u32::from(port.get()) << 1,
+            Self::Runtime(port) => RUNTIMES | u32::from(port.get()) << 1,
             Self::Tenant(vrf) => TENANTS | vrf.get() << 1,
             // The ledger hands out no more than GROUP_MAX.
             Self::Group(group) => GROUPS | (group.get() & GROUP_MAX) << 1,
@@ -84,6 +88,11 @@ impl NodeView<'_> {
             qos.dscp = profile.dscp;
         }
         limit(&mut qos, Metered::Tenant(tenant.vrf), &tenant.settings.limit, meters);
+        let limits = self.placement.limits.get(id).copied().unwrap_or_default();
+        if let Some([from, to]) = Metered::Runtime(port).ids() {
+            meter(&mut qos.from, from, limits.from, meters);
+            meter(&mut qos.to, to, limits.to, meters);
+        }
         let is_plain = qos.from.is_empty() && qos.to.is_empty() && qos.dscp.is_none();
         (!is_plain).then_some(qos)
     }
@@ -94,13 +103,17 @@ fn limit(qos: &mut QosEntry, whose: Metered, limit: &RateLimit, meters: &mut Met
     let Some((rate, [from, to])) = limit.bandwidth.bits_per_second().zip(whose.ids()) else {
         return;
     };
-    let committed = Band { rate, burst: limit.burst_bytes(rate) };
-    for meter in [from, to] {
-        let unit = MeterUnit::Bits;
-        meters.insert(meter, MeterEntry { meter, unit, committed, peak: None, yellow_dscp: None });
-    }
-    qos.from.push(from);
-    qos.to.push(to);
+    let band = Some(Band { rate, burst: limit.burst_bytes(rate) });
+    meter(&mut qos.from, from, band, meters);
+    meter(&mut qos.to, to, band, meters);
+}
+
+/// Names the meter of one direction.
+fn meter(named: &mut Vec<MeterId>, meter: MeterId, band: Option<Band>, meters: &mut Meters) {
+    let Some(committed) = band else { return };
+    let unit = MeterUnit::Bits;
+    meters.insert(meter, MeterEntry { meter, unit, committed, peak: None, yellow_dscp: None });
+    named.push(meter);
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::super::tests::{node, placed};
-use super::super::{Placement, compile};
+use super::super::{Placement, PortLimits, compile};
 use super::*;
 use crate::intent::Spec;
 use crate::ledger::Ledger;
@@ -77,6 +77,24 @@ fn each_endpoint_of_a_group_gets_the_whole_rate_in_each_direction() {
     assert_eq!(ports, ["5 a b 6", "7 e f 6"]);
     let rate = ["a", "b", "e", "f"].map(|meter| format!("{meter} 6000000 80000"));
     assert_eq!(meters, rate);
+}
+
+#[test]
+fn a_runtimes_limits_are_meters_of_their_own_one_for_each_direction_asked_for() {
+    let mut placement = all_placed();
+    let band = |rate, burst| Some(Band { rate, burst });
+    let id = |id| EndpointId::parse("x", id).unwrap();
+    placement.limits = BTreeMap::from([
+        (id("a"), PortLimits { from: band(2_000_000, 5000), to: band(3_000_000, 6000) }),
+        (id("d"), PortLimits { from: None, to: band(4_000_000, 7000) }),
+    ]);
+    let (ports, meters) = qos(&ledger(start()), &placement);
+    assert_eq!(ports, ["5 a,2000000a b,2000000b 6", "7 e f 6", "9  20000013 -"]);
+    let runtimes: Vec<_> = meters.iter().filter(|meter| meter.starts_with("200000")).collect();
+    assert_eq!(
+        runtimes,
+        ["2000000a 2000000 5000", "2000000b 3000000 6000", "20000013 4000000 7000"]
+    );
 }
 
 #[test]
