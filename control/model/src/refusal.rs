@@ -383,6 +383,16 @@ reasons! {
     /// Asked address, taken.
     AddressTaken { address: String, owner: String } => Exists,
         "ip address {address} is not available: it belongs to {owner}", "choose another address, or none to have one allocated";
+    /// Asked address, not free yet.
+    AddressLeaving { address: String } => InUse,
+        "ip address {address} is not available yet: nodes have still to forget the endpoint that had it",
+        "try again; `netctl node ls` shows which nodes are behind";
+    /// Network in use.
+    NetworkLeaving { name: String, count: usize } => InUse,
+        "cannot delete {name}: nodes have still to forget endpoints that had {count} of its addresses",
+        "try again; `netctl node ls` shows which nodes are behind";
+    /// Time to live.
+    BadTtl => Invalid, "a reservation lasts 366 days at most", "give 1 to 31622400 seconds, or 0";
     /// Asked address, outside.
     AddressOutside { address: String, pool: String } => Invalid,
         "ip address {address} is not one of {pool}", "choose an address of the network or of the group's pool";

@@ -9,6 +9,7 @@
 mod args;
 mod data;
 mod failure;
+mod ip;
 mod manifest;
 mod pages;
 mod rewrite;

@@ -131,6 +131,28 @@ impl Session {
         Ok((view, oper))
     }
 
+    pub(crate) async fn addresses(
+        &mut self,
+        request: v1::ListAddressesRequest,
+    ) -> Result<Vec<v1::Address>, Failure> {
+        Ok(self.client.list_addresses(request).await?.into_inner().addresses)
+    }
+
+    pub(crate) async fn reserve(
+        &mut self,
+        request: v1::AllocateAddressRequest,
+    ) -> Result<v1::AllocateAddressReply, Failure> {
+        Ok(self.client.allocate_address(request).await?.into_inner())
+    }
+
+    pub(crate) async fn release(
+        &mut self,
+        request: v1::ReleaseAddressRequest,
+    ) -> Result<(), Failure> {
+        self.client.release_address(request).await?;
+        Ok(())
+    }
+
     pub(crate) async fn list<V: View>(&mut self, what: Selection) -> Result<Listed<V>, Failure> {
         let request = v1::ListRequest {
             kind: V::KIND.into(),

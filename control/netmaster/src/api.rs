@@ -4,12 +4,14 @@ use control_api::v1::net_master_server::NetMaster;
 use control_api::{convert, v1};
 use control_model::{
     GroupName, Key, Kind, LeaseKey, LeaseSpec, NetworkKey, NetworkName, NodeName, Object, Owner,
-    Reason, Refused, Spec, TenantName,
+    Reason, Refused, Spec, TenantName, Ttl,
 };
 use tonic::{Request, Response, Status};
 
+use crate::addresses;
 use crate::master::{Failure, Master, State, Written};
 use crate::oper;
+use crate::reclaim::Reclaim;
 use crate::sessions::Sessions;
 use crate::status::status;
 
@@ -18,6 +20,7 @@ use crate::status::status;
 pub(crate) struct Api {
     pub(crate) master: Master,
     pub(crate) sessions: Sessions,
+    pub(crate) reclaim: Reclaim,
 }
 
 /// Whether the caller waits for the nodes.
@@ -40,7 +43,8 @@ impl NetMaster for Api {
         request: Request<v1::CreateRequest>,
     ) -> Result<Response<v1::WriteReply>, Status> {
         let v1::CreateRequest { object, no_wait } = request.into_inner();
-        let written = self.master.create(user_spec(object)?).await?;
+        let spec = user_spec(object)?;
+        let written = self.reclaim.patiently(|| self.master.create(spec.clone())).await?;
         self.reply(written, no_wait.into()).await
     }
 
@@ -60,11 +64,16 @@ impl NetMaster for Api {
         let v1::DeleteRequest { kind, key, no_wait } = request.into_inner();
         let key = convert::to_key(kind, &key).map_err(refused)?;
         let node = self.check_node(&key)?;
-        let written = self.master.delete(key).await?;
+        let written = self.reclaim.patiently(|| self.master.delete(key.clone())).await?;
         if let Some(node) = node {
             self.sessions.forget(&node);
         }
-        self.reply(written, no_wait.into()).await
+        let reply = self.reply(written, no_wait.into()).await?;
+        // Whoever waited for the nodes may use the address again at once.
+        if !no_wait && reply.get_ref().late_nodes.is_empty() {
+            self.reclaim.sweep().await?;
+        }
+        Ok(reply)
     }
 
     async fn get(
@@ -76,7 +85,7 @@ impl NetMaster for Api {
         let found = self.master.read(|state| {
             let intent = state.ledger.intent();
             intent.object(&key).map(|object| v1::GetReply {
-                object: Some(oper::shown(&object, intent, &self.sessions)),
+                object: Some(oper::shown(&object, state, &self.sessions)),
                 oper: Some(oper::oper(&object, &state.ledger)),
                 revision: state.revision,
             })
@@ -113,7 +122,8 @@ impl NetMaster for Api {
     ) -> Result<Response<v1::AllocateAddressReply>, Status> {
         let spec = lease_spec(&request.into_inner()).map_err(refused)?;
         let network = spec.network.clone();
-        let written = self.master.create(Spec::AddressLease(spec)).await?;
+        let create = || self.master.create(Spec::AddressLease(spec.clone()));
+        let written = self.reclaim.patiently(create).await?;
         let Some(Object::AddressLease(lease)) = written.object else {
             return Err(Status::internal("a lease was written and is none"));
         };
@@ -134,7 +144,7 @@ impl NetMaster for Api {
     ) -> Result<Response<v1::ReleaseAddressReply>, Status> {
         let (key, owner) = lease_key(&request.into_inner()).map_err(refused)?;
         let release = Box::new(move |ledger: &mut control_model::Ledger| {
-            Ok(((), ledger.release(&key, &owner)?))
+            Ok(((), ledger.release(&key, owner.as_ref())?))
         });
         self.master.write(release).await?;
         Ok(Response::new(v1::ReleaseAddressReply {}))
@@ -149,13 +159,22 @@ impl NetMaster for Api {
         let (written, wait) = if dry_run {
             (self.master.rehearse(&batch).await?, Wait::No)
         } else {
-            (self.master.apply(batch).await?, no_wait.into())
+            (self.reclaim.patiently(|| self.master.apply(batch.clone())).await?, no_wait.into())
         };
         Ok(Response::new(v1::ApplyReply {
             results: written.object.iter().map(convert::from_applied).collect(),
             revision: written.revision,
             late_nodes: self.late_nodes(written.revision, wait).await,
         }))
+    }
+
+    async fn list_addresses(
+        &self,
+        request: Request<v1::ListAddressesRequest>,
+    ) -> Result<Response<v1::ListAddressesReply>, Status> {
+        let selection = addresses::Selection::parse(&request.into_inner()).map_err(refused)?;
+        let listed = self.master.read(|state| selection.list(state, &self.reclaim));
+        Ok(Response::new(v1::ListAddressesReply { addresses: listed.await? }))
     }
 }
 
@@ -168,9 +187,9 @@ impl Api {
     ) -> Result<Response<v1::WriteReply>, Status> {
         let Written { object, revision } = written;
         let late_nodes = self.late_nodes(revision, wait).await;
-        let shown = self.master.read(|state| {
-            object.map(|object| oper::shown(&object, state.ledger.intent(), &self.sessions))
-        });
+        let shown = self
+            .master
+            .read(|state| object.map(|object| oper::shown(&object, state, &self.sessions)));
         Ok(Response::new(v1::WriteReply { object: shown.await?, revision, late_nodes }))
     }
 
@@ -208,7 +227,7 @@ impl Selection {
         let objects = intent.objects(self.kind);
         let objects = objects.iter().filter(|object| self.has(object));
         v1::ListReply {
-            objects: objects.map(|object| oper::shown(object, intent, sessions)).collect(),
+            objects: objects.map(|object| oper::shown(object, state, sessions)).collect(),
             revision: state.revision,
             ..v1::ListReply::default()
         }
@@ -258,23 +277,25 @@ fn user_spec(object: Option<v1::Object>) -> Result<Spec, Status> {
 }
 
 fn lease_spec(request: &v1::AllocateAddressRequest) -> Result<LeaseSpec, Refused> {
+    let owner = Owner::parse_optional("owner", &request.owner)?;
     Ok(LeaseSpec {
         network: network_key(&request.tenant_name, &request.network_name)?,
         group: GroupName::parse_optional("endpointGroup", &request.endpoint_group)?,
         address: LeaseSpec::parse_address("preferredAddress", &request.preferred_address)?,
-        owner: Owner::parse("owner", &request.owner)?,
+        ttl: Ttl::parse("ttlSeconds", request.ttl_seconds, owner.as_ref())?,
+        owner,
     })
 }
 
-fn lease_key(request: &v1::ReleaseAddressRequest) -> Result<(LeaseKey, Owner), Refused> {
+fn lease_key(request: &v1::ReleaseAddressRequest) -> Result<(LeaseKey, Option<Owner>), Refused> {
     let network = network_key(&request.tenant_name, &request.network_name)?;
     let address = LeaseSpec::parse_address("address", &request.address)?;
     let missing = || Refused::new("address", "", Reason::BadAddress);
     let key = LeaseKey { network, address: address.ok_or_else(missing)? };
-    Ok((key, Owner::parse("owner", &request.owner)?))
+    Ok((key, Owner::parse_optional("owner", &request.owner)?))
 }
 
-fn network_key(tenant: &str, network: &str) -> Result<NetworkKey, Refused> {
+pub(crate) fn network_key(tenant: &str, network: &str) -> Result<NetworkKey, Refused> {
     let tenant = TenantName::parse("tenantName", tenant)?;
     Ok(NetworkKey::new(tenant, NetworkName::parse("networkName", network)?))
 }

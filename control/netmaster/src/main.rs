@@ -5,6 +5,7 @@
 //! truth that is not in the store: a restart changes nothing. When it is away, what runs keeps
 //! running on the nodes.
 
+mod addresses;
 mod api;
 mod config;
 mod gate;
@@ -13,6 +14,7 @@ mod master;
 mod metrics;
 mod node_api;
 mod oper;
+mod reclaim;
 mod reign;
 mod server;
 mod sessions;

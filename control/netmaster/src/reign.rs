@@ -15,6 +15,7 @@ use crate::gate::{Peer, Role};
 use crate::master::{Failure, Master};
 use crate::metrics::{Observer, Transactions};
 use crate::node_api::{NodeApi, draw_instance};
+use crate::reclaim::Reclaim;
 use crate::sessions::Sessions;
 
 /// What a process does for as long as it answers.
@@ -26,6 +27,9 @@ pub(crate) async fn lead(
 ) -> Result<Role, Failure> {
     let master = Master::start(store, transactions.clone()).await?;
     let sessions = Sessions::default();
+    let reclaim = Reclaim { master: master.clone(), sessions: sessions.clone() };
+    // It ends with the term.
+    tokio::spawn(reclaim.clone().run(stopping.clone()));
     let node_api = NodeApi {
         master: master.clone(),
         sessions: sessions.clone(),
@@ -33,7 +37,7 @@ pub(crate) async fn lead(
         instance: draw_instance(),
     };
     let observer = Observer { master: master.clone(), sessions: sessions.clone() };
-    let routes = Routes::new(NetMasterServer::new(Api { master, sessions }))
+    let routes = Routes::new(NetMasterServer::new(Api { master, sessions, reclaim }))
         .add_service(NodeServer::new(node_api))
         .prepare();
     Ok(Role::Leads { routes, tenure, observer })

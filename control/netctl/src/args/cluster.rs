@@ -55,6 +55,9 @@ pub(crate) struct GlobalSetArgs {
     /// A /16 for host access
     #[arg(short = 's', long)]
     pub(crate) private_subnet: Option<String>,
+    /// Which free address is next: lowest (at first), or spread over the network by name
+    #[arg(long, value_name = "ORDER")]
+    pub(crate) ip_allocation: Option<String>,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::data::Data;
+use crate::ip::IpVerb;
 use crate::target::{Target, parse_duration};
 use crate::view::ListForm;
 
@@ -135,6 +136,9 @@ pub(crate) enum Noun {
     Apply(ApplyArgs),
     /// Says what `apply` would change
     Diff(DiffArgs),
+    /// Addresses: reserved, used, on their way back
+    #[command(subcommand)]
+    Ip(IpVerb),
     /// The version of this program
     Version(VersionArgs),
     /// Prints a completion script

@@ -16,6 +16,7 @@ use crate::args::{
     ProfileVerb, RuleAddArgs, RuleListArgs, ScopedListArgs, TenantArgs, TenantVerb,
 };
 use crate::failure::Failure;
+use crate::ip;
 use crate::pages;
 use crate::rule::rule_of;
 use crate::session::{Selection, Session, Written};
@@ -58,6 +59,7 @@ pub(crate) async fn run(cli: Cli) -> Done {
         Noun::Get(args) => runner.get(args).await,
         Noun::Apply(args) => runner.apply(args).await,
         Noun::Diff(args) => runner.diff(args).await,
+        Noun::Ip(verb) => ip::run(verb, &runner.global, &runner.output).await,
         Noun::Version(args) => version(runner.format(&args.output)),
         Noun::Completion { shell } => Ok(pages::completion(shell).into()),
         Noun::Man { dir } => pages::manual(&dir).map(|()| Outcome::default()),
@@ -360,6 +362,7 @@ fn named_settings(args: GlobalSetArgs) -> v1::Global {
         fwd_mode: args.fwd_mode.unwrap_or_default(),
         arp_mode: args.arp_mode.unwrap_or_default(),
         pvt_subnet: args.private_subnet.unwrap_or_default(),
+        allocation: args.ip_allocation.unwrap_or_default(),
     }
 }
 

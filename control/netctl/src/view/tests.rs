@@ -239,6 +239,8 @@ fn cli_1_nodes_and_settings_are_printed() {
         version: "0.1.0".into(),
         acked_revision: 42,
         connected: true,
+        lag: 3,
+        dead: false,
     };
     let nodes: Vec<NodeView> = views(vec![Kind::Node(node)]);
     assert_eq!(list(&nodes, ListForm::Table).unwrap(), include_str!("golden/node-ls.txt"));
@@ -250,6 +252,7 @@ fn cli_1_nodes_and_settings_are_printed() {
         fwd_mode: "bridge".into(),
         arp_mode: "proxy".into(),
         pvt_subnet: "172.19.0.0/16".into(),
+        allocation: "lowest".into(),
     };
     let settings: Vec<GlobalView> = views(vec![Kind::Global(global)]);
     assert_eq!(settings[0].lines(), include_str!("golden/global-info.txt"));
