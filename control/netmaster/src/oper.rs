@@ -3,16 +3,14 @@
 
 use control_api::{convert, v1};
 use control_model::{
-    AddressLease, AddressPool, ArpMode, Endpoint, EndpointGroup, Global, Intent, Ledger, Network,
-    NetworkKey, Node, NwType, Object, Served, Service,
+    AddressPool, ArpMode, Endpoint, EndpointGroup, Global, Intent, Ledger, Network, NetworkKey,
+    Node, NwType, Object, Service,
 };
 
-use crate::master::State;
 use crate::sessions::Sessions;
 
 /// An object as users read it: with what others know of it filled in.
-pub(crate) fn shown(object: &Object, state: &State, sessions: &Sessions) -> v1::Object {
-    let intent = state.ledger.intent();
+pub(crate) fn shown(object: &Object, intent: &Intent, sessions: &Sessions) -> v1::Object {
     let mut message = convert::from_model(object);
     match (&mut message.kind, object) {
         (Some(v1::object::Kind::Endpoint(shown)), Object::Endpoint(endpoint)) => {
@@ -20,23 +18,12 @@ pub(crate) fn shown(object: &Object, state: &State, sessions: &Sessions) -> v1::
         }
         (Some(v1::object::Kind::Node(shown)), Object::Node(Node { name, .. })) => {
             let standing = sessions.standing(name);
-            shown.acked_revision = standing.in_force;
+            shown.acked_revision = standing.acked;
             shown.connected = standing.connected;
-            shown.lag = state.revision.saturating_sub(standing.in_force);
-            shown.dead = standing.dead;
-        }
-        (Some(v1::object::Kind::AddressLease(shown)), Object::AddressLease(lease)) => {
-            shown.ttl_seconds = time_left(lease, &state.ledger);
         }
         (Some(_) | None, _) => {}
     }
     message
-}
-
-/// Seconds until a reservation ends; 0: it does not.
-pub(crate) fn time_left(lease: &AddressLease, ledger: &Ledger) -> u64 {
-    let left = |end: Served| end.0.saturating_sub(ledger.served().0).max(1);
-    lease.expires.map_or(0, left)
 }
 
 fn vtep(endpoint: &Endpoint, intent: &Intent) -> String {

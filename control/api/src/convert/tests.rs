@@ -119,7 +119,6 @@ fn globals() -> Vec<v1::Object> {
             fwd_mode: "routing".into(),
             arp_mode: "proxy".into(),
             pvt_subnet: "172.19.0.0/16".into(),
-            allocation: "spread".into(),
         })),
         wire(Wire::Global(v1::Global {
             name: "global".into(),
@@ -129,7 +128,6 @@ fn globals() -> Vec<v1::Object> {
             fwd_mode: "bridge".into(),
             arp_mode: "flood".into(),
             pvt_subnet: "172.21.0.0/16".into(),
-            allocation: "lowest".into(),
         })),
     ]
 }
@@ -192,24 +190,14 @@ fn living() -> Vec<v1::Object> {
             node_name: "node1".into(),
             vtep_ip: "192.168.0.1".into(),
             version: "0.1.0".into(),
-            ..v1::NodeInfo::default()
+            acked_revision: 0,
+            connected: false,
         })),
         wire(Wire::AddressLease(v1::AddressLease {
             tenant_name: "red".into(),
             network_name: "net".into(),
             address: "10.1.1.5".into(),
             owner: "db".into(),
-            expires_at: 77,
-            leaving: true,
-            left_group: 9,
-            ttl_seconds: 0,
-        })),
-        wire(Wire::AddressLease(v1::AddressLease {
-            tenant_name: "red".into(),
-            network_name: "net".into(),
-            address: "10.1.1.6".into(),
-            leaving: true,
-            ..v1::AddressLease::default()
         })),
     ]
 }
