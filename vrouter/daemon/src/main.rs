@@ -9,7 +9,6 @@ mod droplog;
 mod events;
 mod explain;
 mod export;
-mod flows;
 mod listing;
 mod live;
 mod metrics;

@@ -17,7 +17,6 @@ pub(crate) struct GlobalView {
     fwd_mode: String,
     arp_mode: String,
     pvt_subnet: String,
-    ip_allocation: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -59,7 +58,6 @@ impl View for GlobalView {
             fwd_mode: g.fwd_mode,
             arp_mode: g.arp_mode,
             pvt_subnet: g.pvt_subnet,
-            ip_allocation: g.allocation,
         })
     }
 
