@@ -12,6 +12,7 @@ pub mod drop;
 pub mod entry;
 pub mod exact;
 pub mod fragment;
+pub mod hot;
 pub mod ids;
 pub mod key;
 pub mod lpm;

@@ -20,6 +20,11 @@ pub struct Count {
 }
 
 impl Count {
+    /// Both together.
+    pub(crate) const fn plus(self, other: Self) -> Self {
+        Self { packets: self.packets + other.packets, bytes: self.bytes + other.bytes }
+    }
+
     /// One more packet of `bytes` bytes.
     pub(crate) fn add(&mut self, bytes: usize) {
         self.packets += 1;
@@ -38,6 +43,12 @@ impl Cell {
     pub(crate) fn add(&self, bytes: usize) {
         self.packets.store(self.packets.load(Relaxed).wrapping_add(1), Relaxed);
         self.bytes.store(self.bytes.load(Relaxed).wrapping_add(bytes as u64), Relaxed);
+    }
+
+    /// Several packets at once.
+    pub(crate) fn add_count(&self, count: Count) {
+        self.packets.store(self.packets.load(Relaxed).wrapping_add(count.packets), Relaxed);
+        self.bytes.store(self.bytes.load(Relaxed).wrapping_add(count.bytes), Relaxed);
     }
 
     pub(crate) fn read(&self) -> Count {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -15,6 +15,7 @@ use flowtable::DropReason;
 use flowtable::conn::{ConnConfig, ConnCounts, ConnStats, ConnTable, Seconds, Timeouts};
 use flowtable::entry::{Entry, EntryKey, Op, PortEntry};
 use flowtable::fragment::FragTable;
+use flowtable::hot::HotTable;
 use flowtable::ids::{MeterId, PortId, RuleId};
 use flowtable::meter::{MeterBank, MeterCounts, MeterLease, MeterSlot, MeterSpec};
 use packet_io::PacketIo;
@@ -24,6 +25,7 @@ use crate::config::EngineConfig;
 use crate::connections::Memory;
 use crate::counters::{Count, Counters};
 use crate::droplog::{DROP_QUEUE, Dropped};
+use crate::hot::{Hot, HotFlowStats, HotKeeper, HotLimits, HotStats, Offloading};
 use crate::mailbox::{WorkerHandle, mailbox};
 use crate::port::{Framing, PortSpec};
 use crate::sample::Sample;
@@ -114,7 +116,7 @@ pub struct PortStats {
     pub spec: PortSpec,
     /// Its `port` entry, when there is one.
     pub binding: Option<PortEntry>,
-    /// Received from the device.
+    /// Received from the device, on the wire; offloaded packets included.
     pub rx: Count,
     /// Sent to the device.
     pub tx: Count,
@@ -167,6 +169,8 @@ impl Engine {
         let shared = Shared {
             snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::empty(config.tracking))),
             counters: Counters::new(config.rule_slots),
+            offloaded: Counters::new(config.rule_slots),
+            hot: OnceLock::new(),
             memory: memory(&config),
             pickup: PickupEnd::default(),
             meters: MeterBank::new(config.meter_slots, 1),
@@ -241,6 +245,46 @@ impl Engine {
         Some(SlowPath { punted, replies, waker })
     }
 
+    /// Hands flows that carry much to `table`, as long as the returned keeper runs. An engine has one
+    /// such table; `None` when it has it already.
+    #[must_use]
+    pub fn offload(&self, table: Arc<dyn HotTable>, limits: HotLimits) -> Option<HotKeeper> {
+        // Under the lock: what is published meanwhile is not missed.
+        let _control = self.lock();
+        table.publish(self.shared.snapshot.load().valid_since_all());
+        self.shared.hot.set(Hot::new(table, limits)).ok()?;
+        Some(HotKeeper { shared: Arc::clone(&self.shared) })
+    }
+
+    /// Starts or stops offloading; after a stop, all packets are the engine's. Without a table to
+    /// offload to, nothing happens.
+    pub fn set_offload(&self, switch: Offloading) {
+        if let Some(hot) = self.shared.hot.get() {
+            hot.switch(&self.shared, switch);
+        }
+    }
+
+    /// Numbers of the offloaded flows; `None` without a table to offload to.
+    #[must_use]
+    pub fn offload_stats(&self) -> Option<HotStats> {
+        let hot = self.shared.hot.get()?;
+        hot.count(&self.shared);
+        Some(hot.stats())
+    }
+
+    /// The flows that are offloaded now, in no meaningful order.
+    #[must_use]
+    pub fn offloaded(&self) -> Vec<HotFlowStats> {
+        self.shared.hot.get().map(Hot::list).unwrap_or_default()
+    }
+
+    /// Makes the counters say what was forwarded without the engine up to now.
+    fn count_offloaded(&self) {
+        if let Some(hot) = self.shared.hot.get() {
+            hot.count(&self.shared);
+        }
+    }
+
     /// Makes a port known; it forwards once a `port` entry binds it (containers) or a tunnel or
     /// VLAN leads over it (uplinks). The same port again is fine.
     ///
@@ -257,7 +301,7 @@ impl Engine {
             return Err(PortError::Taken { port: port.id, existing: other.name.clone() });
         }
         control.master.specs.insert(port.id, port);
-        self.publish(&control, Section::Ports.into())?;
+        self.publish(&mut control, Section::Ports.into())?;
         Ok(())
     }
 
@@ -272,8 +316,9 @@ impl Engine {
             return Ok(());
         }
         control.master.entries.remove(&EntryKey::Port(port));
-        self.publish(&control, Section::Ports.into())?;
+        self.publish(&mut control, Section::Ports.into())?;
         self.shared.counters.reset_port(port);
+        self.shared.offloaded.reset_port(port);
         Ok(())
     }
 
@@ -298,7 +343,7 @@ impl Engine {
         self.assign_meters(&mut control, &before);
         control.left_addresses.extend(batch::left_endpoints(&before));
         control.master.changed = before;
-        let published = self.publish(&control, changed);
+        let published = self.publish(&mut control, changed);
         control.master.changed.clear();
         let revision = published?;
         self.forget_left(&mut control);
@@ -326,17 +371,23 @@ impl Engine {
         }
     }
 
-    /// The worker is past every decision that used what is gone: its counters may start at zero, and
-    /// nobody inherits the connections of an address.
+    /// The worker and offloaded flows are past every decision that used what is gone: its counters may
+    /// start at zero.
     fn forget_left(&self, control: &mut Control) {
         for slot in control.left_slots.drain(..) {
             self.shared.counters.rule(slot).reset();
+            self.shared.offloaded.rule(slot).reset();
             control.free_slots.push(slot);
         }
         for slot in control.left_meters.drain(..) {
             self.shared.meters.clear(slot);
             control.free_meters.push(slot);
         }
+    }
+
+    /// The worker is past every decision that knew them: nobody inherits the connections of an
+    /// address.
+    fn end_connections(&self, control: &mut Control) {
         let left = std::mem::take(&mut control.left_addresses);
         if !left.is_empty() {
             let gone = |vrf, address| left.contains(&(vrf, address));
@@ -345,8 +396,20 @@ impl Engine {
     }
 
     /// Swaps the pointer and waits until the worker has moved on. The snapshot before stays alive
-    /// until then, so a worker never has to free one.
-    fn publish(&self, control: &Control, changed: Sections) -> Result<u64, WriteError> {
+    /// until then, so a worker never has to free one. Then offloaded flows follow: also when the worker
+    /// is late, since they must not be.
+    fn publish(&self, control: &mut Control, changed: Sections) -> Result<u64, WriteError> {
+        let published = self.publish_to_worker(control, changed);
+        if published.is_ok() {
+            self.end_connections(control);
+        }
+        if let Some(hot) = self.shared.hot.get() {
+            hot.follow(&self.shared);
+        }
+        published
+    }
+
+    fn publish_to_worker(&self, control: &Control, changed: Sections) -> Result<u64, WriteError> {
         let before = self.shared.snapshot.load_full();
         let next = Arc::new(before.next(&control.master, changed));
         let revision = next.revision;
@@ -378,9 +441,11 @@ impl Engine {
     /// Ports in the order of their ids.
     #[must_use]
     pub fn ports(&self) -> Vec<PortStats> {
+        self.count_offloaded();
         let control = self.lock();
         let stats = |spec: &PortSpec| {
             let counters = self.shared.counters.port(spec.id);
+            let offloaded = self.shared.offloaded.port(spec.id);
             let binding = match control.master.entries.get(&EntryKey::Port(spec.id)) {
                 Some(Entry::Port(entry)) => Some(entry.clone()),
                 _ => None,
@@ -388,8 +453,8 @@ impl Engine {
             PortStats {
                 spec: spec.clone(),
                 binding,
-                rx: counters.rx.read(),
-                tx: counters.tx.read(),
+                rx: counters.rx.read().plus(offloaded.rx.read()),
+                tx: counters.tx.read().plus(offloaded.tx.read()),
                 drops: counters.drops.read().packets,
             }
         };
@@ -399,6 +464,7 @@ impl Engine {
     /// Entries in the order of their keys.
     #[must_use]
     pub fn entries(&self) -> Vec<EntryStats> {
+        self.count_offloaded();
         let control = self.lock();
         let stats = |entry: &Entry| {
             let count = if let Entry::Rule(rule) = entry {
@@ -414,6 +480,7 @@ impl Engine {
     /// Rules and what they matched.
     #[must_use]
     pub fn rules(&self) -> Vec<(RuleId, Count)> {
+        self.count_offloaded();
         let control = self.lock();
         let ids = control.master.slots.keys();
         ids.map(|id| (*id, self.rule_count(&control, *id))).collect()
@@ -421,7 +488,10 @@ impl Engine {
 
     fn rule_count(&self, control: &Control, rule: RuleId) -> Count {
         let slot = control.master.slots.get(&rule);
-        slot.map_or_else(Count::default, |slot| self.shared.counters.rule(*slot).read())
+        slot.map_or_else(Count::default, |slot| {
+            let offloaded = self.shared.offloaded.rule(*slot).read();
+            self.shared.counters.rule(*slot).read().plus(offloaded)
+        })
     }
 
     /// Every drop reason and what ended by it.
@@ -486,6 +556,9 @@ impl Engine {
     /// Sets the sampling rate of ports whose entry does not say: one in `rate`, 0 for none.
     pub fn set_sample_rate(&self, rate: u32) {
         self.shared.sample_rate.store(rate, Ordering::Relaxed);
+        if let Some(hot) = self.shared.hot.get() {
+            hot.recheck(&self.shared);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Control> {

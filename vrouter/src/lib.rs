@@ -4,7 +4,8 @@
 //! the current one once a burst. [`worker`] is the packet's life on one screen, [`pipeline`] the
 //! walk through the tables that both decides and explains, [`rewrite`] what is done to frames.
 //! The slow path ([`SlowPath`]) answers ARP, neighbor discovery, ICMP and ICMPv6 for the distributed
-//! gateway. No tokio, no clock in the logic, no unsafe code; frames come from any
+//! gateway. Flows that carry much are handed to a table that forwards without the engine
+//! ([`HotKeeper`]). No tokio, no clock in the logic, no unsafe code; frames come from any
 //! [`packet_io::PacketIo`].
 
 mod batch;
@@ -15,6 +16,7 @@ mod counters;
 mod droplog;
 mod engine;
 mod foresee;
+mod hot;
 mod mailbox;
 mod masked;
 mod pipeline;
@@ -33,6 +35,7 @@ pub use connections::opening_key;
 pub use counters::{Count, Tier};
 pub use droplog::Dropped;
 pub use engine::{CacheStats, Engine, EntryStats, PortError, PortStats, WriteError};
+pub use hot::{HotFlowStats, HotKeeper, HotLimits, HotStats, NotHot, Offloading};
 pub use mailbox::{WorkerGone, WorkerHandle};
 pub use port::{Framing, PortKind, PortSpec};
 pub use sample::{SAMPLE_HEADER_BYTES, Sample};

@@ -49,6 +49,8 @@ const SECTION_COUNT: usize = 7;
 pub(crate) struct Sections(u8);
 
 const _: () = assert!(SECTION_COUNT <= 8, "a section is a bit of a byte");
+const _: () =
+    assert!(1 << SECTION_COUNT == flowtable::hot::SETS, "a hot flow names one of the sets");
 
 impl From<Section> for Sections {
     fn from(section: Section) -> Self {
@@ -68,6 +70,11 @@ impl Sections {
     #[inline]
     pub(crate) fn add(&mut self, section: Section) {
         self.0 |= section as u8;
+    }
+
+    /// As a number below [`flowtable::hot::SETS`].
+    pub(crate) const fn bits(self) -> u8 {
+        self.0
     }
 
     pub(crate) const fn has(self, section: Section) -> bool {
@@ -211,6 +218,16 @@ impl Snapshot {
     #[inline]
     pub(crate) fn valid_since(&self, sections: Sections) -> u64 {
         self.valid_since[usize::from(sections.0)]
+    }
+
+    /// [`Snapshot::valid_since`] of a set by its number.
+    pub(crate) fn valid_since_set(&self, bits: u8) -> u64 {
+        self.valid_since(Sections(bits))
+    }
+
+    /// [`Snapshot::valid_since`] of all sets.
+    pub(crate) const fn valid_since_all(&self) -> &[u64; 1 << SECTION_COUNT] {
+        &self.valid_since
     }
 
     /// The next snapshot: `changed` sections built from `master`, the rest shared with `self`.

@@ -7,6 +7,7 @@ use flowtable::ids::Mac;
 
 use crate::key::{LeaseKey, NetworkKey};
 use crate::name::{EndpointId, GroupName, Label, NetworkName, NodeName, Owner, TenantName};
+use crate::pool::Claim;
 use crate::refusal::{Reason, Refused};
 use crate::service::ContainerLabel;
 
@@ -119,7 +120,7 @@ pub fn mac_for(tenant: &TenantName, address: Ipv4Addr) -> Mac {
 }
 
 /// FNV-1a, 64 bits: stable for ever, unlike the standard library's hashers.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
@@ -163,9 +164,50 @@ pub struct LeaseSpec {
     pub group: Option<GroupName>,
     /// The wanted address; `None`: allocate.
     pub address: Option<Ipv4Addr>,
-    /// Who holds it. An endpoint with this id, and no other, gets the address.
-    pub owner: Owner,
+    /// Whom it is for: the endpoint with this id or container name, and no other, gets the address,
+    /// on any node, as often as it is made anew. `None`: whoever asks for this very address.
+    pub owner: Option<Owner>,
+    /// How long it lasts unless an endpoint has it; `None`: for ever.
+    pub ttl: Option<Ttl>,
 }
+
+/// How long a reservation lasts, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ttl(u32);
+
+impl Ttl {
+    /// Of a reservation without owner that asks for none: time to create what will use it, and little
+    /// enough for whoever forgets to.
+    pub const WITHOUT_OWNER: Self = Self(600);
+    const SECONDS_MAX: u32 = 366 * 24 * 3600;
+
+    /// Checks 1 second to 366 days; 0 is for ever with an owner, [`Self::WITHOUT_OWNER`] without.
+    ///
+    /// # Errors
+    /// [`Refused`] for more.
+    pub fn parse(
+        field: &'static str,
+        seconds: u64,
+        owner: Option<&Owner>,
+    ) -> Result<Option<Self>, Refused> {
+        if seconds == 0 {
+            return Ok(owner.is_none().then_some(Self::WITHOUT_OWNER));
+        }
+        let checked = u32::try_from(seconds).ok().filter(|seconds| *seconds <= Self::SECONDS_MAX);
+        let seconds = checked.ok_or_else(|| Refused::new(field, &seconds, Reason::BadTtl))?;
+        Ok(Some(Self(seconds)))
+    }
+
+    pub(crate) fn from(self, now: Served) -> Served {
+        Served(now.0.saturating_add(self.0.into()))
+    }
+}
+
+/// Seconds netmasters have served this store, all together: the clock reservations end by. It stands
+/// still while nobody serves and knows no wall clock, so that neither an outage nor a clock that is
+/// set ends a reservation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Served(pub u64);
 
 impl LeaseSpec {
     /// Checks an IPv4 address; empty is `None`.
@@ -177,15 +219,17 @@ impl LeaseSpec {
     }
 }
 
-/// A reserved address.
+/// An address that is not free, whether an endpoint has it right now or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AddressLease {
     /// Its tenant and network.
     pub network: NetworkKey,
     /// The address.
     pub address: Ipv4Addr,
-    /// Who holds it.
-    pub owner: Owner,
+    /// For whom or what.
+    pub claim: Claim,
+    /// When a reservation ends unless an endpoint has it; `None`: never.
+    pub expires: Option<Served>,
 }
 
 impl AddressLease {
@@ -193,6 +237,12 @@ impl AddressLease {
     #[must_use]
     pub fn key(&self) -> LeaseKey {
         LeaseKey { network: self.network.clone(), address: self.address }
+    }
+
+    /// Whether it is a reservation, and not only an address on its way back.
+    #[must_use]
+    pub const fn is_reserved(&self) -> bool {
+        self.claim.owner.is_some() || self.expires.is_some()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use crate::pool::Order;
 use crate::refusal::{Reason, Refused};
 use crate::tag::TagRange;
 
@@ -71,6 +72,8 @@ pub struct Global {
     pub fwd_mode: FwdMode,
     /// Who answers ARP.
     pub arp_mode: ArpMode,
+    /// Which free address is given to who asks for none.
+    pub allocation: Order,
 }
 
 impl Default for Global {
@@ -81,6 +84,7 @@ impl Default for Global {
             pvt_subnet: PrivateSubnet(Ipv4Addr::new(172, 19, 0, 0)),
             fwd_mode: FwdMode::default(),
             arp_mode: ArpMode::default(),
+            allocation: Order::Lowest,
         }
     }
 }
@@ -100,6 +104,7 @@ impl Global {
             pvt_subnet: spec.pvt_subnet.unwrap_or(self.pvt_subnet),
             fwd_mode: spec.fwd_mode.unwrap_or(self.fwd_mode),
             arp_mode: spec.arp_mode.unwrap_or(self.arp_mode),
+            allocation: spec.allocation.unwrap_or(self.allocation),
         }
     }
 }
@@ -112,9 +117,24 @@ pub struct GlobalSpec {
     pvt_subnet: Option<PrivateSubnet>,
     fwd_mode: Option<FwdMode>,
     arp_mode: Option<ArpMode>,
+    allocation: Option<Order>,
 }
 
 impl GlobalSpec {
+    /// With the order addresses are given out in: `lowest` or `spread`; empty leaves it as it is.
+    ///
+    /// # Errors
+    /// [`Refused`] for anything else.
+    pub fn with_allocation(self, field: &'static str, text: &str) -> Result<Self, Refused> {
+        let allocation = match text {
+            "" => None,
+            "lowest" => Some(Order::Lowest),
+            "spread" => Some(Order::Spread),
+            _ => return Err(not_one_of(field, text, "lowest, spread")),
+        };
+        Ok(Self { allocation, ..self })
+    }
+
     /// Checks the ranges; an empty one leaves the setting as it is.
     ///
     /// # Errors

@@ -314,6 +314,22 @@ impl Intent {
         self.policies.iter()
     }
 
+    /// Every node, by name.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// Every address that is reserved or on its way back, by key.
+    pub fn leases(&self) -> impl Iterator<Item = &AddressLease> {
+        self.leases.values()
+    }
+
+    /// What keeps an address, beside an endpoint.
+    #[must_use]
+    pub fn lease(&self, key: &LeaseKey) -> Option<&AddressLease> {
+        self.leases.get(key)
+    }
+
     /// Every net profile, by key.
     pub fn profiles(&self) -> impl Iterator<Item = &NetProfile> {
         self.profiles.values()

@@ -10,7 +10,6 @@ mod app_profile;
 mod bgp;
 mod compile;
 mod endpoint;
-mod explain;
 mod global;
 mod group;
 mod intent;
@@ -33,8 +32,9 @@ mod tenant;
 pub use app_profile::AppProfile;
 pub use bgp::{AsNumber, Bgp, Neighbor};
 pub use compile::{Placement, PortLimits, compile};
-pub use endpoint::{AddressLease, Endpoint, EndpointSpec, Host, LeaseSpec, Node, mac_for};
-pub use explain::{End, Explained, Explanation, Party, Question, Side, Way, explain};
+pub use endpoint::{
+    AddressLease, Endpoint, EndpointSpec, Host, LeaseSpec, Node, Served, Ttl, mac_for,
+};
 pub use flowtable::entry::{Direction, OnDeny, Permit, Tracking};
 pub use flowtable::ids::{Bd, Dscp, Group, Mac, PortId, RuleId, Vrf};
 pub use global::{ArpMode, FwdMode, Global, GlobalSpec, PrivateSubnet};
@@ -45,14 +45,15 @@ pub use key::{
     ServiceKey,
 };
 pub use ledger::{
-    Action, Applied, Batch, Change, Counters, Damaged, Holdings, Ledger, Outcome, RefusedObject,
+    Action, Applied, Batch, CLOCK_STEP_SECONDS, Change, Counters, Damaged, Holdings, Ledger,
+    Outcome, RefusedObject,
 };
 pub use name::{
     AppProfileName, CfgdTag, EndpointId, GroupName, HostName, Label, NetworkName, NodeName, Owner,
     PolicyName, ProfileName, RuleName, ServiceName, TenantName,
 };
 pub use network::{Encap, Network, NetworkSpec, NwType, Tag};
-pub use pool::{AddressPool, Holder, Unavailable};
+pub use pool::{AddressPool, Claim, Departed, Holder, Order, Unavailable};
 pub use profile::{NetProfile, Scope};
 pub use ranges::Ranges;
 pub use rate::{Bandwidth, Burst, RateLimit, default_burst_bytes};

@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use flowtable::ids::Group;
+
+use crate::endpoint::fnv1a;
 use crate::key::ServiceKey;
 use crate::name::{EndpointId, Owner};
 use crate::ranges::Ranges;
@@ -18,10 +21,37 @@ pub enum Holder {
     Gateway,
     /// An endpoint.
     Endpoint(EndpointId),
-    /// A reservation.
-    Lease(Owner),
     /// A service.
     Service(ServiceKey),
+    /// No endpoint, and yet not free.
+    Lease(Claim),
+}
+
+/// Why an address without endpoint is not free.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Whom it is reserved for; `None`: for whoever asks for this very address, or nobody.
+    pub owner: Option<Owner>,
+    /// The endpoint that had it last, while nodes may still have that endpoint in their tables.
+    pub left: Option<Departed>,
+}
+
+/// What a table that is not up to date still grants an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Departed {
+    /// The group of the endpoint that had it; `None`: it was in no group.
+    pub group: Option<Group>,
+}
+
+/// Which of the free addresses is given to one who asks for none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Order {
+    /// The lowest, as in Contiv.
+    #[default]
+    Lowest,
+    /// The next from a place that follows from the asker's name: the same name mostly gets the same
+    /// address, and an address that was given back is not the next to be given out.
+    Spread,
 }
 
 impl fmt::Display for Holder {
@@ -29,8 +59,18 @@ impl fmt::Display for Holder {
         match self {
             Self::Gateway => f.write_str("the gateway"),
             Self::Endpoint(id) => write!(f, "endpoint {id}"),
-            Self::Lease(owner) => write!(f, "{owner}"),
             Self::Service(key) => write!(f, "service {key}"),
+            Self::Lease(claim) => claim.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.owner, self.left) {
+            (Some(owner), _) => write!(f, "{owner}"),
+            (None, Some(_)) => f.write_str("an endpoint that has left"),
+            (None, None) => f.write_str("a reservation without owner"),
         }
     }
 }
@@ -44,6 +84,17 @@ pub enum Unavailable {
     Held(Holder),
     /// It is part of a group's own pool.
     Carved,
+}
+
+impl Order {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lowest => "lowest",
+            Self::Spread => "spread",
+        }
+    }
 }
 
 /// The addresses that can be handed out, and who has them.
@@ -67,6 +118,23 @@ impl AddressPool {
         let hosts = self.hosts?;
         let lowest = self.taken.lowest_gap(hosts.first().to_bits(), hosts.last().to_bits());
         lowest.map(Ipv4Addr::from_bits)
+    }
+
+    /// The address that is next for `asker`.
+    #[must_use]
+    pub fn next(&self, order: Order, asker: &str) -> Option<Ipv4Addr> {
+        match order {
+            Order::Lowest => self.lowest(),
+            Order::Spread => self.spread(asker).or_else(|| self.lowest()),
+        }
+    }
+
+    fn spread(&self, asker: &str) -> Option<Ipv4Addr> {
+        let hosts = self.hosts?;
+        let (first, last) = (hosts.first().to_bits(), hosts.last().to_bits());
+        let count = u64::from(last - first) + 1;
+        let offset = u32::try_from(fnv1a(asker.as_bytes()) % count).ok()?;
+        self.taken.lowest_gap(first + offset, last).map(Ipv4Addr::from_bits)
     }
 
     /// Whether `address` can be taken.
@@ -110,6 +178,15 @@ impl AddressPool {
     /// Everybody who has an address, by address.
     pub fn holders(&self) -> impl Iterator<Item = (Ipv4Addr, &Holder)> {
         self.holders.iter().map(|(address, holder)| (*address, holder))
+    }
+
+    /// Addresses that are free once every node has forgotten who had them.
+    pub fn leaving(&self) -> impl Iterator<Item = Ipv4Addr> {
+        let is_leaving = |holder: &Holder| match holder {
+            Holder::Lease(claim) => claim.owner.is_none() && claim.left.is_some(),
+            Holder::Gateway | Holder::Endpoint(_) | Holder::Service(_) => false,
+        };
+        self.holders().filter(move |(_, holder)| is_leaving(holder)).map(|(address, _)| address)
     }
 
     /// The first address of `range` that is taken or not in the pool.

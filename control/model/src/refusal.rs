@@ -163,8 +163,6 @@ reasons! {
         "create the network first";
     /// Unknown group.
     GroupNotFound => NotFound, "endpoint group not found", "create the group first";
-    /// A group stands for its endpoints.
-    GroupWithoutEndpoints => NotFound, "the endpoint group has no endpoint", "name an address instead";
     /// A group of another network.
     GroupOfOtherNetwork { network: String } => Invalid, "the endpoint group belongs to network {network}",
         "name a group of the endpoint's network";
@@ -300,8 +298,6 @@ reasons! {
     BadProtocol => Invalid, "a protocol is tcp, udp, icmp, a number 0 to 255, or empty", "use one of these";
     /// Port number.
     BadPort => Invalid, "a port is 1 to 65535, or 0 for any", "choose a port in the range";
-    /// A packet without a port.
-    NoPort => Invalid, "a TCP or UDP packet has a port of 1 to 65535", "name the port";
     /// Port without a protocol that has ports.
     PortWithoutProtocol => Invalid, "a port needs protocol tcp or udp", "set the protocol to tcp or udp";
 
@@ -387,6 +383,16 @@ reasons! {
     /// Asked address, taken.
     AddressTaken { address: String, owner: String } => Exists,
         "ip address {address} is not available: it belongs to {owner}", "choose another address, or none to have one allocated";
+    /// Asked address, not free yet.
+    AddressLeaving { address: String } => InUse,
+        "ip address {address} is not available yet: nodes have still to forget the endpoint that had it",
+        "try again; `netctl node ls` shows which nodes are behind";
+    /// Network in use.
+    NetworkLeaving { name: String, count: usize } => InUse,
+        "cannot delete {name}: nodes have still to forget endpoints that had {count} of its addresses",
+        "try again; `netctl node ls` shows which nodes are behind";
+    /// Time to live.
+    BadTtl => Invalid, "a reservation lasts 366 days at most", "give 1 to 31622400 seconds, or 0";
     /// Asked address, outside.
     AddressOutside { address: String, pool: String } => Invalid,
         "ip address {address} is not one of {pool}", "choose an address of the network or of the group's pool";

@@ -9,8 +9,8 @@
 mod args;
 mod data;
 mod failure;
+mod ip;
 mod manifest;
-mod out;
 mod pages;
 mod rewrite;
 mod rule;
@@ -21,6 +21,7 @@ mod target;
 mod view;
 
 use std::ffi::OsString;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -64,8 +65,10 @@ fn print(outcome: &Outcome) -> Result<(), Failure> {
     for warning in &outcome.warnings {
         eprintln!("netctl: warning: {warning}");
     }
-    match out::write(&outcome.text) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(Failure::Io(error)),
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(outcome.text.as_bytes()).and_then(|()| stdout.flush()) {
+        // The reader has seen enough: `netctl net ls | head -1`.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done.map_err(Failure::Io),
     }
 }

@@ -1,38 +1,27 @@
 //! The service `control.v1.NetMaster`: what netctl, scripts and nodes ask for.
 
-use std::sync::Arc;
-
 use control_api::v1::net_master_server::NetMaster;
 use control_api::{convert, v1};
 use control_model::{
     GroupName, Key, Kind, LeaseKey, LeaseSpec, NetworkKey, NetworkName, NodeName, Object, Owner,
-    Reason, Refused, Spec, TenantName,
+    Reason, Refused, Spec, TenantName, Ttl,
 };
-use tokio::sync::{Semaphore, mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
-use crate::explain;
-use crate::master::{Failure, Master, Written};
+use crate::addresses;
+use crate::master::{Failure, Master, State, Written};
 use crate::oper;
-use crate::selection::Selection;
+use crate::reclaim::Reclaim;
 use crate::sessions::Sessions;
-use crate::status::{status, unable};
-use crate::viewer::{EVENTS_MAX, Viewer};
+use crate::status::status;
 
 /// The service.
 #[derive(Debug)]
 pub(crate) struct Api {
     pub(crate) master: Master,
     pub(crate) sessions: Sessions,
-    /// Becomes true when the process is to end: streams never end by themselves.
-    pub(crate) stopping: watch::Receiver<bool>,
-    /// Streams of lists that may be open.
-    pub(crate) viewers: Arc<Semaphore>,
+    pub(crate) reclaim: Reclaim,
 }
-
-/// Most streams of lists at a time: each holds a place in the store's log.
-pub(crate) const VIEWERS_MAX: usize = 256;
 
 /// Whether the caller waits for the nodes.
 #[derive(Debug, Clone, Copy)]
@@ -49,14 +38,13 @@ impl From<bool> for Wait {
 
 #[tonic::async_trait]
 impl NetMaster for Api {
-    type WatchStream = ReceiverStream<Result<v1::WatchEvent, Status>>;
-
     async fn create(
         &self,
         request: Request<v1::CreateRequest>,
     ) -> Result<Response<v1::WriteReply>, Status> {
         let v1::CreateRequest { object, no_wait } = request.into_inner();
-        let written = self.master.create(user_spec(object)?).await?;
+        let spec = user_spec(object)?;
+        let written = self.reclaim.patiently(|| self.master.create(spec.clone())).await?;
         self.reply(written, no_wait.into()).await
     }
 
@@ -76,11 +64,16 @@ impl NetMaster for Api {
         let v1::DeleteRequest { kind, key, no_wait } = request.into_inner();
         let key = convert::to_key(kind, &key).map_err(refused)?;
         let node = self.check_node(&key)?;
-        let written = self.master.delete(key).await?;
+        let written = self.reclaim.patiently(|| self.master.delete(key.clone())).await?;
         if let Some(node) = node {
             self.sessions.forget(&node);
         }
-        self.reply(written, no_wait.into()).await
+        let reply = self.reply(written, no_wait.into()).await?;
+        // Whoever waited for the nodes may use the address again at once.
+        if !no_wait && reply.get_ref().late_nodes.is_empty() {
+            self.reclaim.sweep().await?;
+        }
+        Ok(reply)
     }
 
     async fn get(
@@ -92,7 +85,7 @@ impl NetMaster for Api {
         let found = self.master.read(|state| {
             let intent = state.ledger.intent();
             intent.object(&key).map(|object| v1::GetReply {
-                object: Some(oper::shown(&object, intent, &self.sessions)),
+                object: Some(oper::shown(&object, state, &self.sessions)),
                 oper: Some(oper::oper(&object, &state.ledger)),
                 revision: state.revision,
             })
@@ -106,8 +99,9 @@ impl NetMaster for Api {
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::ListReply>, Status> {
         let v1::ListRequest { kind, tenant, parent, stats } = request.into_inner();
-        let wanted = Selection::parse(kind, &tenant, parent).map_err(refused)?;
-        let kind = wanted.kind;
+        let kind = convert::to_kind(kind).map_err(refused)?;
+        let tenant = TenantName::parse_optional("tenant", &tenant).map_err(refused)?;
+        let wanted = Selection { kind, tenant, parent };
         let mut reply = self.master.read(|state| wanted.list(state, &self.sessions)).await?;
         if stats && kind == Kind::Rule {
             let (mut counters, late) = self.sessions.rule_counters().await;
@@ -128,7 +122,8 @@ impl NetMaster for Api {
     ) -> Result<Response<v1::AllocateAddressReply>, Status> {
         let spec = lease_spec(&request.into_inner()).map_err(refused)?;
         let network = spec.network.clone();
-        let written = self.master.create(Spec::AddressLease(spec)).await?;
+        let create = || self.master.create(Spec::AddressLease(spec.clone()));
+        let written = self.reclaim.patiently(create).await?;
         let Some(Object::AddressLease(lease)) = written.object else {
             return Err(Status::internal("a lease was written and is none"));
         };
@@ -149,7 +144,7 @@ impl NetMaster for Api {
     ) -> Result<Response<v1::ReleaseAddressReply>, Status> {
         let (key, owner) = lease_key(&request.into_inner()).map_err(refused)?;
         let release = Box::new(move |ledger: &mut control_model::Ledger| {
-            Ok(((), ledger.release(&key, &owner)?))
+            Ok(((), ledger.release(&key, owner.as_ref())?))
         });
         self.master.write(release).await?;
         Ok(Response::new(v1::ReleaseAddressReply {}))
@@ -164,7 +159,7 @@ impl NetMaster for Api {
         let (written, wait) = if dry_run {
             (self.master.rehearse(&batch).await?, Wait::No)
         } else {
-            (self.master.apply(batch).await?, no_wait.into())
+            (self.reclaim.patiently(|| self.master.apply(batch.clone())).await?, no_wait.into())
         };
         Ok(Response::new(v1::ApplyReply {
             results: written.object.iter().map(convert::from_applied).collect(),
@@ -173,36 +168,13 @@ impl NetMaster for Api {
         }))
     }
 
-    async fn explain(
+    async fn list_addresses(
         &self,
-        request: Request<v1::ExplainRequest>,
-    ) -> Result<Response<v1::ExplainReply>, Status> {
-        let question = explain::question(&request.into_inner()).map_err(refused)?;
-        let answer = self.master.read(|state| {
-            control_model::explain(state.ledger.intent(), &question)
-                .map(|explained| explain::reply(&explained, state.revision))
-        });
-        Ok(Response::new(answer.await?.map_err(refused)?))
-    }
-
-    async fn watch(
-        &self,
-        request: Request<v1::WatchListRequest>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
-        let v1::WatchListRequest { kind, tenant, parent } = request.into_inner();
-        let selection = Selection::parse(kind, &tenant, parent).map_err(refused)?;
-        let place = Arc::clone(&self.viewers).try_acquire_owned().map_err(|_full| full())?;
-        let (events, stream) = mpsc::channel(EVENTS_MAX);
-        let viewer = Viewer {
-            master: self.master.clone(),
-            sessions: self.sessions.clone(),
-            stopping: self.stopping.clone(),
-            selection,
-            events,
-            place,
-        };
-        tokio::spawn(viewer.run());
-        Ok(Response::new(ReceiverStream::new(stream)))
+        request: Request<v1::ListAddressesRequest>,
+    ) -> Result<Response<v1::ListAddressesReply>, Status> {
+        let selection = addresses::Selection::parse(&request.into_inner()).map_err(refused)?;
+        let listed = self.master.read(|state| selection.list(state, &self.reclaim));
+        Ok(Response::new(v1::ListAddressesReply { addresses: listed.await? }))
     }
 }
 
@@ -215,9 +187,9 @@ impl Api {
     ) -> Result<Response<v1::WriteReply>, Status> {
         let Written { object, revision } = written;
         let late_nodes = self.late_nodes(revision, wait).await;
-        let shown = self.master.read(|state| {
-            object.map(|object| oper::shown(&object, state.ledger.intent(), &self.sessions))
-        });
+        let shown = self
+            .master
+            .read(|state| object.map(|object| oper::shown(&object, state, &self.sessions)));
         Ok(Response::new(v1::WriteReply { object: shown.await?, revision, late_nodes }))
     }
 
@@ -243,6 +215,51 @@ impl Api {
     }
 }
 
+struct Selection {
+    kind: Kind,
+    tenant: Option<TenantName>,
+    parent: String,
+}
+
+impl Selection {
+    fn list(&self, state: &State, sessions: &Sessions) -> v1::ListReply {
+        let intent = state.ledger.intent();
+        let objects = intent.objects(self.kind);
+        let objects = objects.iter().filter(|object| self.has(object));
+        v1::ListReply {
+            objects: objects.map(|object| oper::shown(object, state, sessions)).collect(),
+            revision: state.revision,
+            ..v1::ListReply::default()
+        }
+    }
+
+    fn has(&self, object: &Object) -> bool {
+        // What belongs to no tenant is the same for all of them.
+        let in_tenant = match (&self.tenant, object.tenant()) {
+            (Some(wanted), Some(tenant)) => wanted == tenant,
+            (None, _) | (_, None) => true,
+        };
+        let in_parent = match object {
+            Object::Rule(rule) => {
+                self.parent.is_empty() || rule.spec.key.policy.as_str() == self.parent
+            }
+            Object::Tenant(_)
+            | Object::Network(_)
+            | Object::EndpointGroup(_)
+            | Object::Policy(_)
+            | Object::Global(_)
+            | Object::Endpoint(_)
+            | Object::Node(_)
+            | Object::AddressLease(_)
+            | Object::NetProfile(_)
+            | Object::Service(_)
+            | Object::AppProfile(_)
+            | Object::Bgp(_) => true,
+        };
+        in_tenant && in_parent
+    }
+}
+
 fn rule_cookies(reply: &v1::ListReply) -> impl Iterator<Item = u64> {
     reply.objects.iter().filter_map(|object| match &object.kind {
         Some(v1::object::Kind::Rule(rule)) => Some(rule.cookie),
@@ -260,30 +277,27 @@ fn user_spec(object: Option<v1::Object>) -> Result<Spec, Status> {
 }
 
 fn lease_spec(request: &v1::AllocateAddressRequest) -> Result<LeaseSpec, Refused> {
+    let owner = Owner::parse_optional("owner", &request.owner)?;
     Ok(LeaseSpec {
         network: network_key(&request.tenant_name, &request.network_name)?,
         group: GroupName::parse_optional("endpointGroup", &request.endpoint_group)?,
         address: LeaseSpec::parse_address("preferredAddress", &request.preferred_address)?,
-        owner: Owner::parse("owner", &request.owner)?,
+        ttl: Ttl::parse("ttlSeconds", request.ttl_seconds, owner.as_ref())?,
+        owner,
     })
 }
 
-fn lease_key(request: &v1::ReleaseAddressRequest) -> Result<(LeaseKey, Owner), Refused> {
+fn lease_key(request: &v1::ReleaseAddressRequest) -> Result<(LeaseKey, Option<Owner>), Refused> {
     let network = network_key(&request.tenant_name, &request.network_name)?;
     let address = LeaseSpec::parse_address("address", &request.address)?;
     let missing = || Refused::new("address", "", Reason::BadAddress);
     let key = LeaseKey { network, address: address.ok_or_else(missing)? };
-    Ok((key, Owner::parse("owner", &request.owner)?))
+    Ok((key, Owner::parse_optional("owner", &request.owner)?))
 }
 
-fn network_key(tenant: &str, network: &str) -> Result<NetworkKey, Refused> {
+pub(crate) fn network_key(tenant: &str, network: &str) -> Result<NetworkKey, Refused> {
     let tenant = TenantName::parse("tenantName", tenant)?;
     Ok(NetworkKey::new(tenant, NetworkName::parse("networkName", network)?))
-}
-
-fn full() -> Status {
-    let reason = format!("{VIEWERS_MAX} lists are being watched already");
-    unable(Code::ResourceExhausted, reason, "end another watch, or list again from time to time")
 }
 
 fn refused(refused: Refused) -> Status {

@@ -2,13 +2,16 @@
 //! message, whose rules of growth make old stores readable. `meta/schema` is the number of this
 //! layout and `meta/counters` the identifiers given last.
 
+use std::collections::BTreeMap;
+
 use control_api::{convert, v1};
-use control_model::{Change, Counters, Key, Kind, Ledger, Object, Refused};
+use control_model::{Change, Counters, Key, Kind, LeaseKey, Ledger, Object, Refused};
 use control_store::{Listing, Op};
 use prost::Message as _;
 
 /// Every object's key starts with this.
 pub(crate) const OBJECTS: &[u8] = b"object/";
+const LEASES: &[u8] = b"object/lease/";
 const SCHEMA: &[u8] = b"meta/schema";
 const COUNTERS: &[u8] = b"meta/counters";
 const SCHEMA_NUMBER: &[u8] = b"1";
@@ -30,9 +33,13 @@ pub(crate) enum Unreadable {
     Damaged(#[from] control_model::Damaged),
 }
 
-/// The ledger of everything listed.
-pub(crate) fn read(listing: &Listing) -> Result<Ledger, Unreadable> {
+/// When addresses were left that nodes may still know an endpoint of: the revision that says so.
+pub(crate) type LeftAt = BTreeMap<LeaseKey, u64>;
+
+/// The ledger of everything listed, and when its leaving addresses were left.
+pub(crate) fn read(listing: &Listing) -> Result<(Ledger, LeftAt), Unreadable> {
     let (mut objects, mut counters) = (Vec::new(), Counters::default());
+    let mut left_at = LeftAt::new();
     for (key, value) in &listing.items {
         match key.as_slice() {
             SCHEMA if value.bytes == SCHEMA_NUMBER => {}
@@ -40,11 +47,48 @@ pub(crate) fn read(listing: &Listing) -> Result<Ledger, Unreadable> {
             COUNTERS => {
                 counters = serde_json::from_slice(&value.bytes).map_err(Unreadable::Counters)?;
             }
-            key if key.starts_with(OBJECTS) => objects.push(read_object(key, &value.bytes)?),
+            key if key.starts_with(OBJECTS) => {
+                let object = read_object(key, &value.bytes)?;
+                left_at.extend(leaving(&object).map(|key| (key, value.revision)));
+                objects.push(object);
+            }
             key => return Err(Unreadable::Key(text(key))),
         }
     }
-    Ok(Ledger::rebuild(objects, counters)?)
+    Ok((Ledger::rebuild(objects, counters)?, left_at))
+}
+
+/// Notes what a write of `revision` did to leaving addresses.
+pub(crate) fn note_left(left_at: &mut LeftAt, changes: &[Change], revision: u64) {
+    for change in changes {
+        match change {
+            Change::Put(object) => match (leaving(object), object.key()) {
+                (Some(key), _) => drop(left_at.insert(key, revision)),
+                (None, Key::AddressLease(key)) => drop(left_at.remove(&key)),
+                (None, _) => {}
+            },
+            Change::Remove(Key::AddressLease(key)) => drop(left_at.remove(key)),
+            Change::Remove(_) => {}
+        }
+    }
+}
+
+fn leaving(object: &Object) -> Option<LeaseKey> {
+    match object {
+        Object::AddressLease(lease) => lease.claim.left.map(|_| lease.key()),
+        Object::Tenant(_)
+        | Object::Network(_)
+        | Object::EndpointGroup(_)
+        | Object::Policy(_)
+        | Object::Rule(_)
+        | Object::Global(_)
+        | Object::Endpoint(_)
+        | Object::Node(_)
+        | Object::Service(_)
+        | Object::AppProfile(_)
+        | Object::Bgp(_)
+        | Object::NetProfile(_) => None,
+    }
 }
 
 fn read_object(key: &[u8], bytes: &[u8]) -> Result<Object, Unreadable> {
@@ -65,7 +109,7 @@ pub(crate) fn operations(changes: &[Change], counters: Option<Counters>) -> Vec<
     ops
 }
 
-// Four plain numbers always have a JSON form; were it not so, empty text would be refused when read.
+// Plain numbers always have a JSON form; were it not so, empty text would be refused when read.
 fn counters_text(counters: Counters) -> Vec<u8> {
     serde_json::to_vec(&counters).unwrap_or_default()
 }
@@ -81,6 +125,12 @@ fn operation(change: &Change) -> Op {
 
 fn store_key(key: &Key) -> Vec<u8> {
     format!("object/{}/{key}", key.kind().name()).into_bytes()
+}
+
+/// Whether nodes are told: reservations are between netmaster and who asks for addresses.
+pub(crate) fn is_for_nodes(op: &Op) -> bool {
+    let (Op::Put(key, _) | Op::Delete(key)) = op;
+    !key.starts_with(LEASES)
 }
 
 /// A stored object, or a step of a write, as a node receives it.

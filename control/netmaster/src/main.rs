@@ -5,23 +5,22 @@
 //! truth that is not in the store: a restart changes nothing. When it is away, what runs keeps
 //! running on the nodes.
 
+mod addresses;
 mod api;
 mod config;
-mod explain;
 mod gate;
 mod layout;
 mod master;
 mod metrics;
 mod node_api;
 mod oper;
+mod reclaim;
 mod reign;
-mod selection;
 mod server;
 mod sessions;
 mod status;
 #[cfg(test)]
 mod tests;
-mod viewer;
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;

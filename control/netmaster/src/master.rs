@@ -11,7 +11,7 @@ use control_model::{
 use control_store::{AnyStore, Commit, Compare, Store as _, StoreError, Watch};
 use tokio::sync::RwLock;
 
-use crate::layout::{self, Unreadable};
+use crate::layout::{self, LeftAt, Unreadable};
 use crate::metrics::Transactions;
 
 /// How often a write is tried again because something else has written.
@@ -39,6 +39,8 @@ pub(crate) enum Failure {
 pub(crate) struct State {
     pub(crate) ledger: Ledger,
     pub(crate) revision: u64,
+    /// Addresses that are free once every node has the intent of these revisions.
+    pub(crate) left_at: LeftAt,
 }
 
 /// What a write left behind.
@@ -139,14 +141,15 @@ impl Master {
                     return Err(refused);
                 }
             };
-            if !changes.is_empty() {
-                let counters = Some(state.ledger.counters()).filter(|now| *now != before);
+            let counters = Some(state.ledger.counters()).filter(|now| *now != before);
+            if !changes.is_empty() || counters.is_some() {
                 let ops = layout::operations(&changes, counters);
                 let unchanged = vec![Compare::StoreRevision(state.revision)];
                 match self.transactions.timed(self.store.txn(unchanged, ops)).await? {
                     Commit::Committed(revision) => state.revision = revision,
                     Commit::Conflict => continue,
                 }
+                layout::note_left(&mut state.left_at, &changes, state.revision);
             }
             let revision = state.revision;
             *cache = Some(state);
@@ -162,7 +165,8 @@ impl Master {
             return Ok(state);
         }
         let listing = self.store.list(b"").await?;
-        Ok(State { ledger: layout::read(&listing)?, revision: listing.revision })
+        let (ledger, left_at) = layout::read(&listing)?;
+        Ok(State { ledger, revision: listing.revision, left_at })
     }
 
     fn is_newest(&self, state: &State) -> bool {

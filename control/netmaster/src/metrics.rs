@@ -138,12 +138,12 @@ impl Observer {
         };
         let connected = values(|standing| standing.connected.into());
         sample_each(into, "node_connected", "1 if the node's stream is open", connected);
-        let acked = values(|standing| standing.acked);
+        let acked = values(|standing| standing.in_force);
         sample_each(into, "node_acked_revision", "What the node has in force", acked);
         let lag = standings
             .iter()
             .filter(|(_, standing)| standing.connected)
-            .map(|(labels, standing)| (labels.clone(), revision.saturating_sub(standing.acked)));
+            .map(|(labels, standing)| (labels.clone(), revision.saturating_sub(standing.in_force)));
         let help = "Revisions the store is ahead of what a connected node has in force";
         sample_each(into, "watch_lag_revisions", help, lag);
     }

@@ -59,6 +59,7 @@ impl NodeService for NodeApi {
         let node = registration(request)?;
         self.check_namesake(&node).await?;
         tracing::info!(node = %node.name, vtep = ?node.vtep, version = %node.version, "registers");
+        self.sessions.saw(&node.name);
         let revision = self.master.create(Spec::Node(node)).await?.revision;
         Ok(Response::new(v1::RegisterReply {
             api_version: API_VERSION,
@@ -77,9 +78,10 @@ impl NodeService for NodeApi {
         let (events, stream) = mpsc::channel(EVENTS_MAX);
         let follower = Follower {
             master: self.master.clone(),
-            session: self.sessions.open(node),
+            session: self.sessions.open(node, from_revision),
             stopping: self.stopping.clone(),
             events,
+            sent: from_revision,
         };
         tokio::spawn(follower.run(from_revision));
         Ok(Response::new(ReceiverStream::new(stream)))
@@ -151,6 +153,8 @@ struct Follower {
     session: Session,
     stopping: watch::Receiver<bool>,
     events: mpsc::Sender<Result<v1::WatchEvent, Status>>,
+    /// The last revision of which anything was sent.
+    sent: u64,
 }
 
 /// What a stream has to do next.
@@ -204,8 +208,10 @@ impl Follower {
                     self.send(position, Event::StatsRequest(v1::StatsRequest { id })).await?;
                 }
                 Next::Events(WatchEvent::Compacted) => return self.snapshot().await,
-                Next::Events(WatchEvent::Batches { batches, up_to: _ }) => {
-                    position = self.writes(batches, position).await?;
+                Next::Events(WatchEvent::Batches { batches, up_to }) => {
+                    self.writes(batches, position).await?;
+                    position = up_to;
+                    self.session.advance(position, self.sent);
                 }
             }
         }
@@ -223,33 +229,40 @@ impl Follower {
         }
     }
 
-    async fn writes(&self, batches: Vec<(u64, Vec<Op>)>, before: u64) -> Result<u64, End> {
+    async fn writes(&mut self, batches: Vec<(u64, Vec<Op>)>, before: u64) -> Result<(), End> {
         let mut position = before;
         for (revision, ops) in batches {
             self.write(&ops, position, revision).await?;
             position = revision;
         }
-        Ok(position)
+        Ok(())
     }
 
-    async fn write(&self, ops: &[Op], before: u64, revision: u64) -> Result<(), End> {
-        for (left, op) in (0..ops.len()).rev().zip(ops) {
+    async fn write(&mut self, ops: &[Op], before: u64, revision: u64) -> Result<(), End> {
+        let concern: Vec<&Op> = ops.iter().filter(|op| layout::is_for_nodes(op)).collect();
+        for (left, op) in (0..concern.len()).rev().zip(concern) {
             let event = layout::event(op).map_err(Failure::Unreadable)?;
             self.send(if left == 0 { revision } else { before }, event).await?;
+            self.sent = revision;
         }
         Ok(())
     }
 
-    async fn snapshot(&self) -> Result<u64, End> {
+    async fn snapshot(&mut self) -> Result<u64, End> {
         let listing = self.master.snapshot().await.map_err(Failure::Store)?;
         self.send(0, Event::SnapshotBegin(v1::SnapshotBegin {})).await?;
         for (key, value) in listing.items {
             let put = Op::Put(key, value.bytes);
+            if !layout::is_for_nodes(&put) {
+                continue;
+            }
             let event = layout::event(&put).map_err(Failure::Unreadable)?;
             // Before the end of the snapshot nothing is complete.
             self.send(0, event).await?;
         }
         self.send(listing.revision, Event::SnapshotEnd(v1::SnapshotEnd {})).await?;
+        self.sent = listing.revision;
+        self.session.advance(listing.revision, self.sent);
         Ok(listing.revision)
     }
 

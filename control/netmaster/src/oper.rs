@@ -3,14 +3,16 @@
 
 use control_api::{convert, v1};
 use control_model::{
-    AddressPool, ArpMode, Endpoint, EndpointGroup, Global, Intent, Ledger, Network, NetworkKey,
-    Node, NwType, Object, Service,
+    AddressLease, AddressPool, ArpMode, Endpoint, EndpointGroup, Global, Intent, Ledger, Network,
+    NetworkKey, Node, NwType, Object, Served, Service,
 };
 
+use crate::master::State;
 use crate::sessions::Sessions;
 
 /// An object as users read it: with what others know of it filled in.
-pub(crate) fn shown(object: &Object, intent: &Intent, sessions: &Sessions) -> v1::Object {
+pub(crate) fn shown(object: &Object, state: &State, sessions: &Sessions) -> v1::Object {
+    let intent = state.ledger.intent();
     let mut message = convert::from_model(object);
     match (&mut message.kind, object) {
         (Some(v1::object::Kind::Endpoint(shown)), Object::Endpoint(endpoint)) => {
@@ -18,12 +20,23 @@ pub(crate) fn shown(object: &Object, intent: &Intent, sessions: &Sessions) -> v1
         }
         (Some(v1::object::Kind::Node(shown)), Object::Node(Node { name, .. })) => {
             let standing = sessions.standing(name);
-            shown.acked_revision = standing.acked;
+            shown.acked_revision = standing.in_force;
             shown.connected = standing.connected;
+            shown.lag = state.revision.saturating_sub(standing.in_force);
+            shown.dead = standing.dead;
+        }
+        (Some(v1::object::Kind::AddressLease(shown)), Object::AddressLease(lease)) => {
+            shown.ttl_seconds = time_left(lease, &state.ledger);
         }
         (Some(_) | None, _) => {}
     }
     message
+}
+
+/// Seconds until a reservation ends; 0: it does not.
+pub(crate) fn time_left(lease: &AddressLease, ledger: &Ledger) -> u64 {
+    let left = |end: Served| end.0.saturating_sub(ledger.served().0).max(1);
+    lease.expires.map_or(0, left)
 }
 
 fn vtep(endpoint: &Endpoint, intent: &Intent) -> String {

@@ -2,20 +2,20 @@
 //! those that share an etcd.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 
 use control_api::v1::net_master_server::NetMasterServer;
 use control_api::v1::node_server::NodeServer;
 use control_store::{AnyStore, Election, EtcdStore, Tenure, Term};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tonic::service::Routes;
 use tracing::{error, info};
 
-use crate::api::{Api, VIEWERS_MAX};
+use crate::api::Api;
 use crate::gate::{Peer, Role};
 use crate::master::{Failure, Master};
 use crate::metrics::{Observer, Transactions};
 use crate::node_api::{NodeApi, draw_instance};
+use crate::reclaim::Reclaim;
 use crate::sessions::Sessions;
 
 /// What a process does for as long as it answers.
@@ -27,15 +27,17 @@ pub(crate) async fn lead(
 ) -> Result<Role, Failure> {
     let master = Master::start(store, transactions.clone()).await?;
     let sessions = Sessions::default();
+    let reclaim = Reclaim { master: master.clone(), sessions: sessions.clone() };
+    // It ends with the term.
+    tokio::spawn(reclaim.clone().run(stopping.clone()));
     let node_api = NodeApi {
         master: master.clone(),
         sessions: sessions.clone(),
-        stopping: stopping.clone(),
+        stopping,
         instance: draw_instance(),
     };
     let observer = Observer { master: master.clone(), sessions: sessions.clone() };
-    let viewers = Arc::new(Semaphore::new(VIEWERS_MAX));
-    let routes = Routes::new(NetMasterServer::new(Api { master, sessions, stopping, viewers }))
+    let routes = Routes::new(NetMasterServer::new(Api { master, sessions, reclaim }))
         .add_service(NodeServer::new(node_api))
         .prepare();
     Ok(Role::Leads { routes, tenure, observer })

@@ -8,9 +8,15 @@ use std::time::Duration;
 use control_api::v1::{AckRequest, RuleCounter};
 use control_model::NodeName;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 /// How long a write or a list waits for nodes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+/// A node that has not been connected for so long is dead: addresses are given out again without its
+/// word. Were it only cut off, its containers would still treat such an address as its last holder's,
+/// until it is back and has the newest intent. Without a bound one broken machine would keep every
+/// address that is given back from being used.
+pub(crate) const DEAD_AFTER: Duration = Duration::from_mins(1);
 /// Questions for counters a node may owe answers to; more are not asked.
 const QUESTIONS_MAX: usize = 16;
 
@@ -25,11 +31,14 @@ struct Shared {
     table: Mutex<Table>,
     /// Woken whenever someone might wait no longer.
     changed: watch::Sender<()>,
+    /// Nodes not seen yet may have been there until now.
+    started: Instant,
 }
 
 impl Default for Shared {
     fn default() -> Self {
-        Self { table: Mutex::default(), changed: watch::Sender::new(()) }
+        let started = Instant::now();
+        Self { table: Mutex::default(), changed: watch::Sender::new(()), started }
     }
 }
 
@@ -40,10 +49,28 @@ struct Table {
     last_id: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Node {
     acked: u64,
+    /// The last revision of which its stream has sent anything.
+    sent: u64,
+    /// Its stream has sent everything of its concern up to here.
+    position: u64,
     stream: Option<OpenStream>,
+    /// When it was heard of last, unless it is connected.
+    seen: Instant,
+}
+
+impl Node {
+    fn seen_now() -> Self {
+        Self { acked: 0, sent: 0, position: 0, stream: None, seen: Instant::now() }
+    }
+
+    /// All intent of its concern up to this revision is in force on it. What was not sent, because it
+    /// is none of its concern, needs no acknowledgement.
+    const fn in_force(&self) -> u64 {
+        if self.acked >= self.sent { self.position } else { self.acked }
+    }
 }
 
 #[derive(Debug)]
@@ -62,10 +89,13 @@ struct Poll {
 }
 
 /// What a node's session looks like from outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Standing {
-    pub(crate) acked: u64,
+    /// All intent of its concern up to this revision is in force on it.
+    pub(crate) in_force: u64,
     pub(crate) connected: bool,
+    /// Not connected for [`DEAD_AFTER`].
+    pub(crate) dead: bool,
 }
 
 /// A node's open stream; it is connected until this is dropped.
@@ -82,13 +112,28 @@ impl Session {
     pub(crate) async fn question(&mut self) -> Option<u64> {
         self.questions.recv().await
     }
+
+    /// The stream has sent everything up to `position`; `sent` is the last revision with something to
+    /// send.
+    pub(crate) fn advance(&self, position: u64, sent: u64) {
+        let mut table = self.sessions.lock();
+        let node = table.nodes.get_mut(&self.node);
+        let ours = |stream: &OpenStream| stream.id == self.id;
+        if let Some(node) = node.filter(|node| node.stream.as_ref().is_some_and(ours)) {
+            (node.position, node.sent) = (position, sent);
+        }
+        drop(table);
+        self.sessions.shared.changed.send_replace(());
+    }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         let mut table = self.sessions.lock();
-        if let Some(node) = table.nodes.get_mut(&self.node) {
-            node.stream.take_if(|stream| stream.id == self.id);
+        if let Some(node) = table.nodes.get_mut(&self.node)
+            && node.stream.take_if(|stream| stream.id == self.id).is_some()
+        {
+            node.seen = Instant::now();
         }
         drop(table);
         self.sessions.shared.changed.send_replace(());
@@ -96,15 +141,16 @@ impl Drop for Session {
 }
 
 impl Sessions {
-    /// A node's new stream; an older one of the node ends.
-    pub(crate) fn open(&self, node: NodeName) -> Session {
+    /// A node's new stream, which has everything up to `position`; an older one of the node ends.
+    pub(crate) fn open(&self, node: NodeName, position: u64) -> Session {
         let (sender, questions) = mpsc::channel(QUESTIONS_MAX);
         let mut table = self.lock();
         table.last_id += 1;
         let id = table.last_id;
         let stream = OpenStream { id, questions: sender };
         // What it had in force in an earlier life says nothing of this one: it tells soon.
-        table.nodes.insert(node.clone(), Node { acked: 0, stream: Some(stream) });
+        let known = Node { sent: position, position, stream: Some(stream), ..Node::seen_now() };
+        table.nodes.insert(node.clone(), known);
         drop(table);
         Session { sessions: self.clone(), node, id, questions }
     }
@@ -118,22 +164,49 @@ impl Sessions {
         // An answer with counters is sent beside the acknowledgements and may overtake them.
         if ack.stats_id == 0 {
             // A node whose engine was replaced may fall back: its word counts.
-            table.nodes.entry(node).or_default().acked = ack.revision;
+            table.nodes.entry(node).or_insert_with(Node::seen_now).acked = ack.revision;
         }
         drop(table);
         self.shared.changed.send_replace(());
     }
 
-    /// Is woken whenever a node comes, goes or acknowledges.
-    pub(crate) fn changes(&self) -> watch::Receiver<()> {
-        self.shared.changed.subscribe()
+    /// A node has registered; it opens its stream next.
+    pub(crate) fn saw(&self, node: &NodeName) {
+        let mut table = self.lock();
+        table.nodes.entry(node.clone()).or_insert_with(Node::seen_now).seen = Instant::now();
     }
 
     pub(crate) fn standing(&self, node: &NodeName) -> Standing {
         let table = self.lock();
-        let standing =
-            |node: &Node| Standing { acked: node.acked, connected: node.stream.is_some() };
-        table.nodes.get(node).map(standing).unwrap_or_default()
+        self.standing_in(&table, node)
+    }
+
+    fn standing_in(&self, table: &Table, name: &NodeName) -> Standing {
+        let known = table.nodes.get(name);
+        let connected = known.is_some_and(|node| node.stream.is_some());
+        let seen = known.map_or(self.shared.started, |node| node.seen);
+        // Of one that is away nobody knows what it has in force.
+        let in_force = known.filter(|_| connected).map_or(0, Node::in_force);
+        Standing { in_force, connected, dead: !connected && seen.elapsed() >= DEAD_AFTER }
+    }
+
+    /// Those of `nodes` that live and may lack intent of `revision`.
+    pub(crate) fn may_lack<'a>(
+        &self,
+        revision: u64,
+        nodes: impl Iterator<Item = &'a NodeName>,
+    ) -> Vec<&'a NodeName> {
+        let table = self.lock();
+        let lacks = |name: &&NodeName| {
+            let standing = self.standing_in(&table, name);
+            !standing.dead && standing.in_force < revision
+        };
+        nodes.filter(lacks).collect()
+    }
+
+    /// Sees every acknowledgement and every node that comes or goes.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.shared.changed.subscribe()
     }
 
     /// Forgets a node that is not connected.
@@ -201,7 +274,7 @@ impl Drop for Asked<'_> {
 impl Table {
     fn behind(&self, revision: u64) -> impl Iterator<Item = &NodeName> {
         let connected = self.nodes.iter().filter(|(_, node)| node.stream.is_some());
-        connected.filter(move |(_, node)| node.acked < revision).map(|(name, _)| name)
+        connected.filter(move |(_, node)| node.in_force() < revision).map(|(name, _)| name)
     }
 
     fn ask(&mut self) -> u64 {
@@ -249,24 +322,30 @@ mod tests {
         AckRequest { revision, ..AckRequest::default() }
     }
 
+    fn connected(in_force: u64) -> Standing {
+        Standing { in_force, connected: true, dead: false }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn only_connected_nodes_are_waited_for_and_late_ones_named() {
         let sessions = Sessions::default();
         assert_eq!(sessions.wait_for(5).await, Vec::<String>::new());
-        let _first = sessions.open(node("a"));
-        let second = sessions.open(node("b"));
+        let first = sessions.open(node("a"), 0);
+        first.advance(5, 5);
+        let second = sessions.open(node("b"), 0);
+        second.advance(5, 5);
         sessions.acknowledge(node("a"), &ack(5));
         assert_eq!(sessions.wait_for(5).await, ["b"]);
         let (late, ()) = tokio::join!(sessions.wait_for(5), async { drop(second) });
         assert_eq!(late, Vec::<String>::new(), "one that goes is not waited for");
-        assert_eq!(sessions.standing(&node("a")), Standing { acked: 5, connected: true });
+        assert_eq!(sessions.standing(&node("a")), connected(5));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_newer_stream_of_a_node_ends_the_older() {
         let sessions = Sessions::default();
-        let mut old = sessions.open(node("a"));
-        let new = sessions.open(node("a"));
+        let mut old = sessions.open(node("a"), 0);
+        let new = sessions.open(node("a"), 0);
         assert_eq!(old.question().await, None);
         drop(old);
         assert!(sessions.standing(&node("a")).connected, "the newer one still is");
@@ -285,7 +364,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn counters_of_all_nodes_are_added_up_and_missing_ones_named() {
         let sessions = Sessions::default();
-        let mut streams = ["a", "b", "c", "d"].map(|name| sessions.open(node(name)));
+        let mut streams = ["a", "b", "c", "d"].map(|name| sessions.open(node(name), 0));
         let counted = || vec![RuleCounter { cookie: 7, packets: 2, bytes: 100 }];
         let [first, second, _silent, broken] = &mut streams;
         let answers = async {
@@ -301,7 +380,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_poll_ends_with_the_client_that_asked() {
         let sessions = Sessions::default();
-        let _silent = sessions.open(node("a"));
+        let _silent = sessions.open(node("a"), 0);
         let asking = tokio::time::timeout(PATIENCE / 2, sessions.rule_counters());
         assert!(asking.await.is_err());
         assert!(sessions.lock().polls.is_empty());
@@ -310,7 +389,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn counters_that_overtake_an_acknowledgement_take_nothing_back() {
         let sessions = Sessions::default();
-        let _stream = sessions.open(node("a"));
+        let stream = sessions.open(node("a"), 0);
+        stream.advance(5, 5);
         sessions.acknowledge(node("a"), &ack(5));
         sessions.acknowledge(node("a"), &AckRequest { stats_id: 9, ..ack(4) });
         assert_eq!(sessions.wait_for(5).await, Vec::<String>::new());
@@ -319,9 +399,42 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_a_node_had_in_force_in_an_earlier_life_does_not_count() {
         let sessions = Sessions::default();
-        drop(sessions.open(node("a")));
+        drop(sessions.open(node("a"), 0));
         sessions.acknowledge(node("a"), &ack(5));
-        let _again = sessions.open(node("a"));
+        let _again = sessions.open(node("a"), 5);
         assert_eq!(sessions.wait_for(5).await, ["a"]);
+        sessions.acknowledge(node("a"), &ack(5));
+        assert_eq!(sessions.standing(&node("a")), connected(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_none_of_a_nodes_concern_needs_no_acknowledgement() {
+        let sessions = Sessions::default();
+        let stream = sessions.open(node("a"), 5);
+        sessions.acknowledge(node("a"), &ack(5));
+        stream.advance(9, 5);
+        assert_eq!(sessions.standing(&node("a")), connected(9));
+        stream.advance(11, 10);
+        assert_eq!(sessions.standing(&node("a")), connected(5), "10 is, and not acknowledged");
+        sessions.acknowledge(node("a"), &ack(10));
+        assert_eq!(sessions.standing(&node("a")), connected(11));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_is_waited_for_until_it_has_been_away_long_enough_to_be_dead() {
+        let sessions = Sessions::default();
+        let (unseen, seen) = (node("a"), node("b"));
+        let lacking = || sessions.may_lack(5, [&unseen, &seen].into_iter()).len();
+        let stream = sessions.open(seen.clone(), 5);
+        assert_eq!(lacking(), 2, "one that netmaster has not seen since it started may come back");
+        tokio::time::advance(DEAD_AFTER).await;
+        assert_eq!(lacking(), 1, "one that is connected and silent lives");
+        sessions.acknowledge(seen.clone(), &ack(5));
+        assert_eq!(lacking(), 0);
+        drop(stream);
+        assert_eq!(lacking(), 1, "nobody knows what it has now");
+        tokio::time::advance(DEAD_AFTER).await;
+        assert_eq!(lacking(), 0);
+        assert!(sessions.standing(&seen).dead);
     }
 }

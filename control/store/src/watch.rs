@@ -9,7 +9,8 @@ const BATCHES_MAX: usize = 64;
 /// What a watch has to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WatchEvent {
-    /// Revisions in order with their operations; those without any of the prefix are left out.
+    /// Revisions in order with their operations; those without any of the prefix are left out, which
+    /// may be all.
     Batches {
         /// Revision and operations.
         batches: Vec<(u64, Vec<Op>)>,
@@ -45,9 +46,9 @@ impl<S: Store> Watch<S> {
             // Marked before the log is read, so that a revision in between wakes the wait below.
             self.revisions.mark_unchanged();
             let event = self.store.events(&self.prefix, self.seen, BATCHES_MAX).await?;
-            let WatchEvent::Batches { batches, up_to } = &event else { return Ok(event) };
-            self.seen = *up_to;
-            if !batches.is_empty() {
+            let WatchEvent::Batches { up_to, .. } = event else { return Ok(event) };
+            if up_to > self.seen {
+                self.seen = up_to;
                 return Ok(event);
             }
             // The sender lives in the store this holds, so that the error can't happen; listing

@@ -128,6 +128,12 @@ impl State {
         matches!(self, Self::Established | Self::EstablishedBoth) || self.is_not_tcp()
     }
 
+    /// Settled, and both sides have spoken: only SYN, FIN, RST and time change it.
+    #[inline]
+    pub(super) const fn is_mutual(self) -> bool {
+        self.is_settled() && !self.is_half_open()
+    }
+
     const fn is_not_tcp(self) -> bool {
         self as u8 >= Self::Udp as u8
     }

@@ -198,6 +198,27 @@ impl ConnTable {
         }
     }
 
+    /// Whether the connection lives, is established or answered, and none of its sides has begun to
+    /// end it: until a SYN, FIN or RST its packets change nothing but the time of the last one.
+    #[must_use]
+    pub fn is_mutual(&self, conn: ConnRef, now: Seconds) -> bool {
+        self.mutual(conn, now).is_some()
+    }
+
+    /// Notes that packets of the connection were forwarded elsewhere, if it is what
+    /// [`ConnTable::is_mutual`] says; returns whether it is.
+    pub fn keep(&self, conn: ConnRef, now: Seconds) -> bool {
+        self.mutual(conn, now).map(|slot| slot.note(now)).is_some()
+    }
+
+    fn mutual(&self, conn: ConnRef, now: Seconds) -> Option<&Slot> {
+        let slot = self.slots.at(conn.index)?;
+        let word = slot.word();
+        let state = word.state().filter(|_| word.incarnation() == conn.incarnation)?;
+        let lives = state.is_mutual() && self.left(slot, state, now).is_some();
+        lives.then_some(slot)
+    }
+
     #[inline]
     fn change(
         &self,

@@ -349,6 +349,7 @@ async fn allocate(
         endpoint_group: String::new(),
         preferred_address: preferred.into(),
         owner,
+        ttl_seconds: 0,
     };
     let reply = NetMasterClient::new(channel).allocate_address(request).await?.into_inner();
     if (reply.prefix_length, reply.gateway.as_str()) == (24, "10.1.1.254") {

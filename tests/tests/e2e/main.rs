@@ -8,7 +8,6 @@ mod api;
 mod cni;
 mod control;
 mod ctl;
-mod explain;
 mod files;
 mod foreign;
 mod hostile;
@@ -79,7 +78,6 @@ fn main() -> ExitCode {
         ctl::tests,
         metrics::tests,
         files::tests,
-        explain::tests,
     ];
     let ours =
         modules.into_iter().flat_map(|tests| tests()).map(|test| trial(test, missing.as_deref()));

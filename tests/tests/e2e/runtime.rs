@@ -121,8 +121,13 @@ pub(crate) struct Traces {
 }
 
 impl Traces {
-    /// What there is now; `networks` are tenant blue's.
+    /// What there is once every node has forgotten who has left; `networks` are tenant blue's.
     pub(crate) fn of(node: &Node, networks: &[&str]) -> Result<Self> {
+        wait_until(BOUND, "addresses that are leaving to be free", || {
+            let listed = netctl_json(node, "ip ls -a").ok()?;
+            let mut addresses = listed.as_array()?.iter();
+            addresses.all(|address| address["state"] != "leaving").then_some(())
+        })?;
         let addresses = networks.iter().map(|name| {
             let network = netctl_json(node, &format!("network inspect -t blue {name}"))?;
             Ok(network["Oper"]["availableIPAddresses"].clone())

@@ -29,6 +29,13 @@ const METER_QUEUE_MS: u32 = 50;
 const PICKUP_S: u32 = 30;
 /// Nothing outside the node reads it there.
 pub(crate) const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9091);
+const OFFLOAD_FLOWS: u32 = 1 << 17;
+const OFFLOAD_FLOWS_MAX: u32 = 1 << 20;
+/// A request and its answer are over before they are worth an entry.
+const OFFLOAD_AFTER: u32 = 16;
+/// Long enough for an upgrade of the engine that goes wrong once.
+const OFFLOAD_ORPHANED_S: u32 = 300;
+const OFFLOAD_ORPHANED_S_MAX: u32 = 86_400;
 const SFLOW_RATE: u32 = 400;
 const SFLOW_POLLING_S: u64 = 30;
 
@@ -99,6 +106,18 @@ struct Options {
     /// Address of `GET /metrics` for Prometheus, or `off` [default: 127.0.0.1:9091]
     #[arg(long, env = "WEIR_METRICS", value_name = "IP:PORT")]
     metrics: Option<String>,
+    /// Whether the kernel forwards flows that carry much [default: on]
+    #[arg(long, env = "WEIR_OFFLOAD", value_enum)]
+    offload: Option<Switch>,
+    /// Flows that it forwards at most, a connection has two [default: 131072]
+    #[arg(long, env = "WEIR_OFFLOAD_FLOWS", value_name = "N")]
+    offload_flows: Option<u32>,
+    /// Packets of a flow that pass the engine first [default: 16]
+    #[arg(long, env = "WEIR_OFFLOAD_AFTER", value_name = "N")]
+    offload_after: Option<u32>,
+    /// Seconds for which it goes on when the engine is gone or hangs [default: 300]
+    #[arg(long, env = "WEIR_OFFLOAD_ORPHANED", value_name = "S")]
+    offload_orphaned: Option<u32>,
     /// Where sFlow goes; without it nothing is sampled
     #[arg(long, env = "WEIR_SFLOW_COLLECTOR", value_name = "IP:PORT")]
     sflow_collector: Option<SocketAddr>,
@@ -122,6 +141,16 @@ pub(crate) enum HugePages {
     /// Or vrouterd does not start.
     On,
     /// Never.
+    Off,
+}
+
+/// Whether something is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Switch {
+    /// It is.
+    On,
+    /// It is not.
     Off,
 }
 
@@ -169,7 +198,17 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     pub(crate) flows: FlowBounds,
     pub(crate) metrics: Metrics,
+    pub(crate) offload: OffloadConfig,
     pub(crate) sflow: Option<SflowConfig>,
+}
+
+/// What the kernel forwards without the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OffloadConfig {
+    pub(crate) switch: Switch,
+    pub(crate) flows: u32,
+    pub(crate) after_packets: u32,
+    pub(crate) orphaned_s: u32,
 }
 
 /// What containers can make the engine remember.
@@ -209,6 +248,12 @@ pub(crate) enum ConfigError {
     Connections(u32),
     #[error("--metrics {0:?}: want IP:PORT or off")]
     Metrics(String),
+    #[error("--offload-flows {0}: want 1 to {OFFLOAD_FLOWS_MAX}; --offload off offloads none")]
+    OffloadFlows(u32),
+    #[error("--offload-after 0: want 1 or more; a flow's first packets pass the engine")]
+    OffloadAfter,
+    #[error("--offload-orphaned {0}: want 1 to {OFFLOAD_ORPHANED_S_MAX}")]
+    OffloadOrphaned(u32),
     #[error("--sflow-rate 0: want 1 or more; without --sflow-collector nothing is sampled")]
     SflowRate,
     #[error("--sflow-collector {0}: want a unicast address and a port that is not 0")]
@@ -260,6 +305,10 @@ impl Options {
             pickup_seconds: self.pickup_seconds.or(other.pickup_seconds),
             meter_queue_ms: self.meter_queue_ms.or(other.meter_queue_ms),
             metrics: self.metrics.or(other.metrics),
+            offload: self.offload.or(other.offload),
+            offload_flows: self.offload_flows.or(other.offload_flows),
+            offload_after: self.offload_after.or(other.offload_after),
+            offload_orphaned: self.offload_orphaned.or(other.offload_orphaned),
             sflow_collector: self.sflow_collector.or(other.sflow_collector),
             sflow_rate: self.sflow_rate.or(other.sflow_rate),
             sflow_polling: self.sflow_polling.or(other.sflow_polling),
@@ -279,7 +328,7 @@ impl Options {
                 HugePages::Auto | HugePages::Off => hugepages = HugePages::Off,
             }
         }
-        let (sflow, flows) = (self.sflow()?, self.flows()?);
+        let (sflow, flows, offload) = (self.sflow()?, self.flows()?, self.offload()?);
         let level = self.log_level.unwrap_or_else(|| "info".to_owned());
         Ok(Config {
             run_dir: self.run_dir.unwrap_or_else(|| RUN_DIR.into()),
@@ -294,6 +343,7 @@ impl Options {
             ),
             flows,
             metrics: self.metrics.map_or(Ok(Metrics::Default), metrics)?,
+            offload,
             sflow,
         })
     }
@@ -314,6 +364,23 @@ impl Options {
             port_new_flows: self.port_new_flows.unwrap_or(PORT_NEW_FLOWS),
             pickup_seconds: self.pickup_seconds.unwrap_or(PICKUP_S),
         })
+    }
+
+    fn offload(&self) -> Result<OffloadConfig, ConfigError> {
+        let flows = self.offload_flows.unwrap_or(OFFLOAD_FLOWS);
+        if !(1..=OFFLOAD_FLOWS_MAX).contains(&flows) {
+            return Err(ConfigError::OffloadFlows(flows));
+        }
+        let after_packets = self.offload_after.unwrap_or(OFFLOAD_AFTER);
+        if after_packets == 0 {
+            return Err(ConfigError::OffloadAfter);
+        }
+        let orphaned_s = self.offload_orphaned.unwrap_or(OFFLOAD_ORPHANED_S);
+        if !(1..=OFFLOAD_ORPHANED_S_MAX).contains(&orphaned_s) {
+            return Err(ConfigError::OffloadOrphaned(orphaned_s));
+        }
+        let switch = self.offload.unwrap_or(Switch::On);
+        Ok(OffloadConfig { switch, flows, after_packets, orphaned_s })
     }
 
     fn sflow(&self) -> Result<Option<SflowConfig>, ConfigError> {
@@ -384,6 +451,26 @@ mod tests {
         let sflow = config.sflow.unwrap();
         assert_eq!((sflow.rate, sflow.polling_s), (400, 2));
         assert_eq!(sflow.collector, "10.0.0.9:6343".parse().unwrap());
+    }
+
+    #[test]
+    fn offloading_is_flags_and_keys_within_bounds() {
+        let OffloadConfig { switch, flows, after_packets, orphaned_s } =
+            resolve("", &[]).unwrap().offload;
+        assert_eq!((switch, flows, after_packets, orphaned_s), (Switch::On, 131_072, 16, 300));
+        let file = "offload = \"off\"\noffload-flows = 64\n";
+        let config = resolve(file, &["--offload", "on", "--offload-orphaned", "5"]).unwrap();
+        let expected =
+            OffloadConfig { switch: Switch::On, flows: 64, after_packets: 16, orphaned_s: 5 };
+        assert_eq!(config.offload, expected);
+        for (wrong, text) in [
+            ("--offload-flows=0", "want 1 to 1048576"),
+            ("--offload-after=0", "want 1 or more"),
+            ("--offload-orphaned=0", "want 1 to 86400"),
+        ] {
+            let refused = resolve("", &[wrong]).unwrap_err().to_string();
+            assert!(refused.contains(text), "{refused}");
+        }
     }
 
     #[test]

@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use datapath_api::convert::entry_to_proto;
 use datapath_api::v1;
 use datapath_api::v1::connection_counters::Refusal;
+use flowtable::DropReason;
 use flowtable::conn::{ConnCounts, ConnStats};
 use flowtable::entry::{Entry, MeterEntry, MeterUnit};
 use flowtable::ids::{Bd, MeterId, PortId, Vid, Vrf};
 use flowtable::key::{FlowKey, ipproto};
 use flowtable::meter::MeterCounts;
 use flowtable::text::{FlowSpec, MaskedKey, entry_actions, entry_match};
-use flowtable::{DropReason, Verdict};
 use offload::{DropCount, Offload, OffloadError};
-use vrouter::{Count, EntryStats, FlowStats, Framing, PortKind, PortStats, opening_key};
+use vrouter::{Count, EntryStats, Framing, HotStats, NotHot, PortKind, PortStats, opening_key};
 
 /// Entries of a listing when the client does not say.
 const LIMIT_DEFAULT: usize = 10_000;
@@ -112,7 +112,7 @@ impl Tenants {
         }
     }
 
-    fn of_flow(&self, key: &FlowKey) -> Option<Vrf> {
+    pub(crate) fn of_flow(&self, key: &FlowKey) -> Option<Vrf> {
         let found = if key.vni != 0 {
             self.tunnels.get(&key.vni)
         } else {
@@ -162,37 +162,24 @@ fn entry(stats: &EntryStats) -> v1::ListedEntry {
     }
 }
 
-/// Which flows a client wants.
-#[derive(Debug)]
-pub(crate) struct FlowFilter {
-    pub(crate) spec: FlowSpec,
-    pub(crate) vrf: Option<u32>,
-    pub(crate) limit: usize,
-}
-
-/// The first flows that pass the filter.
-pub(crate) fn flows(all: &[FlowStats], filter: &FlowFilter, tenants: &Tenants) -> v1::ListReply {
-    let vrf = filter.vrf.or(filter.spec.tenant.vrf.map(Vrf::get));
-    let wanted = |stats: &&FlowStats| {
-        filter.spec.matches(&stats.key)
-            && vrf.is_none_or(|vrf| tenants.of_flow(&stats.key).is_some_and(|v| v.get() == vrf))
+/// The offloaded flows in numbers.
+pub(crate) fn offload(stats: &HotStats) -> v1::OffloadReply {
+    let refusal = |(reason, count): &(NotHot, u64)| v1::offload_reply::Refusal {
+        reason: reason.name().to_owned(),
+        count: *count,
     };
-    let mut listed = all.iter().filter(wanted).map(flow);
-    let flows = listed.by_ref().take(filter.limit).collect();
-    v1::ListReply { flows, truncated: listed.next().is_some(), ..v1::ListReply::default() }
-}
-
-fn flow(stats: &FlowStats) -> v1::Flow {
-    let actions = match &stats.verdict {
-        Verdict::Forward(actions) => actions.to_string(),
-        Verdict::Punt(punt) => punt.to_string(),
-        Verdict::Drop(reason) => format!("drop({reason})"),
-    };
-    v1::Flow {
-        r#match: stats.key.to_string(),
-        actions,
+    v1::OffloadReply {
+        on: stats.on,
+        flows: stats.flows,
+        flows_max: stats.flows_max,
         packets: stats.count.packets,
         bytes: stats.count.bytes,
+        offloaded: stats.offloaded,
+        idle: stats.idle,
+        ended: stats.ended,
+        changed: stats.changed,
+        confirmed: stats.confirmed,
+        refused: stats.refused.iter().map(refusal).collect(),
     }
 }
 
@@ -449,38 +436,6 @@ mod tests {
         let sums = reply.drops.iter().map(|d| (d.reason.as_str(), d.packets, d.bytes));
         let wanted = [("policy-deny", 3, 180), ("rate-limit", 5, 500), ("port-gone", 4, 360)];
         assert_eq!(sums.collect::<Vec<_>>(), wanted);
-    }
-
-    #[test]
-    fn flows_are_filtered_by_text_and_by_tenant() {
-        let port = Entry::Port(PortEntry {
-            port: PortId::new(7).unwrap(),
-            vrf: Vrf::new(10).unwrap(),
-            bd: Bd::new(1).unwrap(),
-            group: Group::NONE,
-            mac: Mac::GATEWAY,
-            ips: Vec::new(),
-            ipv6: Ipv6::Off,
-            sample_rate: 0,
-        });
-        let tenants = Tenants::new(&[stats(port)]);
-        let verdict = Verdict::Drop(DropReason::NoRoute);
-        let flow = |in_port, dst_port| FlowStats {
-            key: FlowKey { in_port, dst_port, eth_type: 0x88b5, ..FlowKey::default() },
-            verdict,
-            count: Count::default(),
-        };
-        let all = [flow(7, 80), flow(7, 81), flow(8, 80)];
-        let count = |text: &str, vrf, limit| {
-            let filter = FlowFilter { spec: text.parse().unwrap(), vrf, limit };
-            let reply = flows(&all, &filter, &tenants);
-            (reply.flows.len(), reply.truncated)
-        };
-        assert_eq!(count("in_port=7", None, 10), (2, false));
-        assert_eq!(count("in_port=7", None, 1), (1, true));
-        assert_eq!(count("in_port=8", Some(10), 10), (0, false));
-        assert_eq!(count("", Some(10), 10), (2, false));
-        assert_eq!(count("vrf=11", None, 10), (0, false));
     }
 
     fn connection(proto: u8, ports: (u16, u16), port: u32, vrf: u32) -> ConnStats {

@@ -9,6 +9,7 @@ mod droplog;
 mod events;
 mod explain;
 mod export;
+mod flows;
 mod listing;
 mod live;
 mod metrics;

@@ -6,17 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use afxdp::{AttachError, IoError, XskIo};
+use flowtable::hot::HotTable;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use offload::{Offload, OffloadError};
+use offload::{FlowLimits, Offload, OffloadError};
 use packet_io::{PacketIo as _, QueueId, Wake};
 use tokio::sync::Notify;
-use vrouter::{Engine, EngineConfig, Worker};
+use vrouter::{Engine, EngineConfig, HotKeeper, HotLimits, Offloading, Worker};
 
-use crate::config::{Config, SflowConfig};
+use crate::config::{Config, OffloadConfig, SflowConfig, Switch};
 use crate::droplog::DropLog;
 use crate::events::Events;
 use crate::export;
@@ -24,7 +25,7 @@ use crate::live::Seat;
 use crate::ports::{Parts, Ports};
 use crate::rpc::Service;
 use crate::tables::Tables;
-use crate::trunk::{Opened, Trunk, TrunkError};
+use crate::trunk::{self, Opened, Trunk, TrunkError};
 use crate::underlay::{WatchedTrunk, Watcher};
 
 /// The worker's number in the tc programs; this version has one.
@@ -71,13 +72,7 @@ pub(crate) struct Plane {
 impl Plane {
     pub(crate) fn start(config: &Config) -> Result<Self, StartError> {
         let started = Instant::now();
-        let (opened, offload) = thread::scope(|scope| {
-            let offload = scope.spawn(Offload::load);
-            let opened = Trunk::open(config.frames, config.hugepages);
-            let offload = offload.join().unwrap_or_else(|p| std::panic::resume_unwind(p));
-            (opened, offload)
-        });
-        let (Opened { trunk, umem, queue }, offload) = (opened?, Arc::new(offload?));
+        let (Opened { trunk, umem, queue }, offload) = devices(config)?;
         tracing::debug!(ms = started.elapsed().as_millis(), "devices and programs");
         offload.attach_trunk(trunk.ifindex())?;
         offload.set_trunk(WORKER, trunk.ifindex())?;
@@ -95,6 +90,11 @@ impl Plane {
         if let Some(slow) = engine.slow_path() {
             let stop = Arc::clone(&stop);
             threads.push(spawn("slow", move || slow.run(&stop))?);
+        }
+        if let Some(keeper) = keeper(&engine, &offload, config.offload) {
+            let stop = Arc::clone(&stop);
+            let clock = move || started.elapsed().as_nanos() as u64;
+            threads.push(spawn("offload", move || keeper.run(clock, &stop))?);
         }
         let tables = Arc::new(Tables::new(engine.clone()).map_err(StartError::Event)?);
         let events = Events::new();
@@ -149,6 +149,45 @@ impl Plane {
             tracing::error!("the export thread has ended");
         }
     }
+}
+
+/// The trunk and the programs, made at the same time: both wait for the kernel.
+fn devices(config: &Config) -> Result<(Opened, Arc<Offload>), StartError> {
+    let (opened, offload) = thread::scope(|scope| {
+        let flows = flow_limits(config.offload);
+        let offload = scope.spawn(move || Offload::load(flows));
+        let opened = Trunk::open(config.frames, config.hugepages);
+        let offload = offload.join().unwrap_or_else(|p| std::panic::resume_unwind(p));
+        (opened, offload)
+    });
+    Ok((opened?, Arc::new(offload?)))
+}
+
+const fn flow_limits(config: OffloadConfig) -> FlowLimits {
+    let orphaned = Duration::from_secs(config.orphaned_s as u64);
+    FlowLimits { flows: config.flows, orphaned, frame_bytes: trunk::FRAME_BYTES }
+}
+
+/// Who keeps the flows that the kernel forwards; `None`: it can't.
+fn keeper(engine: &Engine, offload: &Arc<Offload>, config: OffloadConfig) -> Option<HotKeeper> {
+    if let Err(error) = offload.settle() {
+        // No change could ever be acknowledged as being in force for offloaded flows.
+        let error: &dyn std::error::Error = &error;
+        tracing::warn!(error, "no flow is offloaded: the kernel does not wait for its programs");
+        return None;
+    }
+    let limits = HotLimits {
+        after_packets: config.after_packets.into(),
+        port_flows: (config.flows / 4).max(1),
+        tenant_flows: (config.flows / 2).max(1),
+    };
+    let table: Arc<dyn HotTable> = Arc::<Offload>::clone(offload);
+    let keeper = engine.offload(table, limits);
+    engine.set_offload(match config.switch {
+        Switch::On => Offloading::On,
+        Switch::Off => Offloading::Off,
+    });
+    keeper
 }
 
 fn engine_config(config: &Config, seed: u64) -> EngineConfig {

@@ -19,12 +19,13 @@ use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Request, Response, Status};
-use vrouter::{Engine, PortSpec, WorkerHandle};
+use vrouter::{Engine, Offloading, PortSpec, WorkerHandle};
 
 use crate::droplog::DropLog;
 use crate::events::Events;
 use crate::explain;
-use crate::listing::{self, ConnFilter, EntryFilter, FlowFilter, Tenants};
+use crate::flows::{self, CachedFlow, FlowFilter};
+use crate::listing::{self, ConnFilter, EntryFilter, Tenants};
 use crate::live::{Bounds, Seat, Watcher};
 use crate::plane::WORKER;
 use crate::ports::{NewKind, NewPort, Ports, PortsError, UplinkTraffic};
@@ -192,6 +193,30 @@ impl Datapath for Service {
         Ok(Response::new(Box::pin(history.chain(later))))
     }
 
+    async fn offload(
+        &self,
+        request: Request<v1::OffloadRequest>,
+    ) -> Result<Response<v1::OffloadReply>, Status> {
+        let on = request.into_inner().on;
+        let engine = self.engine.clone();
+        let stats = blocking(move || {
+            if let Some(on) = on {
+                engine.set_offload(if on { Offloading::On } else { Offloading::Off });
+            }
+            engine.offload_stats()
+        });
+        let reply = match (stats.await?, on) {
+            (Some(stats), _) => listing::offload(&stats),
+            (None, Some(true)) => {
+                return Err(Status::failed_precondition(
+                    "on: this engine can't offload; see vrouterd's log",
+                ));
+            }
+            (None, _) => v1::OffloadReply::default(),
+        };
+        Ok(Response::new(reply))
+    }
+
     type EventsStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
 
     async fn events(
@@ -229,7 +254,8 @@ impl Service {
                 let flows = flows.map_err(|e| status(Code::Internal, &e))?;
                 let tenants = Tenants::new(&self.engine.entries());
                 let filter = FlowFilter { spec, vrf: request.vrf, limit };
-                Ok(listing::flows(&flows, &filter, &tenants))
+                let flows = CachedFlow::join(flows, &self.engine.offloaded());
+                Ok(flows::list(&flows, &filter, &tenants))
             }
             v1::ListKind::Connections => {
                 let spec = self.filter_spec(&request.filter)?;

@@ -20,6 +20,8 @@ pub(crate) const FAR: &str = "wr-t1.0";
 /// A 1,500 byte packet with its own tag and the port's is 1,508; the rest is room. Above 1,646 a
 /// frame does not fit a packet buffer any more.
 const MTU: u32 = 1600;
+/// Longest frame of a container that the trunk takes for sure, without FCS and tag.
+pub(crate) const FRAME_BYTES: u16 = MTU as u16 + 14;
 
 /// The trunk could not be made.
 #[derive(Debug, thiserror::Error)]

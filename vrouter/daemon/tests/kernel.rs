@@ -11,6 +11,7 @@
 mod explain;
 mod faults;
 mod node;
+mod offload;
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
@@ -82,7 +83,7 @@ fn main() {
             explain::open_connections_are_listed_with_their_state,
         ),
     ];
-    let trials = tests.into_iter().map(|(name, test)| {
+    let trials = tests.into_iter().chain(offload::TESTS).map(|(name, test)| {
         let trial = Trial::test(name, move || caught(test));
         if runs { trial } else { trial.with_kind("needs root").with_ignored_flag(true) }
     });

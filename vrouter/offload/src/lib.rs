@@ -7,12 +7,16 @@
 //! routed by the host, when the engine is gone: the filters stay when this process ends, and what
 //! they redirect to does not exist then.
 //!
-//! Counts are in wire packets: a GSO packet counts as what it will be cut into. The table of flows
-//! that the kernel forwards by itself will live here too; this version has none, and every packet
-//! goes to the engine.
+//! Flows that the engine has decided and handed over are forwarded right at the host end, from one
+//! container to the other (`flows`): [`Offload`] is the [`flowtable::hot::HotTable`] of the kernel.
+//!
+//! Counts are in wire packets: a GSO packet counts as what it will be cut into.
 
+mod flows;
 mod limits;
+mod mapped;
 mod object;
 
+pub use flows::FlowLimits;
 pub use limits::{Limits, Rate};
 pub use object::{DropCount, Offload, OffloadError, PortCounters};

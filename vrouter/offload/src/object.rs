@@ -3,17 +3,20 @@
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use flowtable::DropReason;
 use flowtable::ids::PortId;
 use libbpf_rs::{
-    Map, MapCore as _, MapFlags, Object, ObjectBuilder, TC_INGRESS, TcHook, TcHookBuilder,
+    ErrorKind, Map, MapCore as _, MapFlags, Object, ObjectBuilder, OpenObject, TC_INGRESS, TcHook,
+    TcHookBuilder,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use crate::flows::{FlowLimits, Flows};
 use crate::limits::Limits;
+use crate::mapped::{Mapped, Shared};
 
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/offload.bpf.o"));
 
@@ -46,6 +49,14 @@ pub enum OffloadError {
         map: &'static str,
         /// The kernel's answer.
         source: libbpf_rs::Error,
+    },
+    /// A map could not be mapped into memory; needs Linux 5.5.
+    #[error("mapping {map} of the tc programs")]
+    Mapping {
+        /// The map.
+        map: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
     },
     /// The kernel did not wait for running programs.
     #[error("waiting for running programs")]
@@ -132,6 +143,7 @@ impl Counts {
 #[derive(Debug)]
 pub struct Offload {
     object: Object,
+    pub(crate) flows: Flows,
     seen: Mutex<Seen>,
 }
 
@@ -145,12 +157,14 @@ struct Seen {
 }
 
 impl Offload {
-    /// Loads the programs with a new secret for spreading flows over workers.
+    /// Loads the programs with a new secret for spreading flows over workers, and an empty table of
+    /// flows.
     ///
     /// # Errors
     /// See [`OffloadError`].
-    pub fn load() -> Result<Self, OffloadError> {
+    pub fn load(flows: FlowLimits) -> Result<Self, OffloadError> {
         libbpf_rs::set_print(None);
+        let flows = FlowLimits { flows: flows.flows.max(1), ..flows };
         let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(OffloadError::Load)?;
         let mut secret = [0; 16];
         let random = RandomState::new();
@@ -162,8 +176,17 @@ impl Offload {
             .ok_or(OffloadError::Missing("constants"))?;
         let value = constants.initial_value_mut().filter(|v| v.len() == secret.len());
         value.ok_or(OffloadError::Missing("hash_key"))?.copy_from_slice(&secret);
+        for map in ["flows", "flow_slots"] {
+            resize(&mut open, map, flows.flows)?;
+        }
         let object = open.load().map_err(OffloadError::Load)?;
-        Ok(Self { object, seen: Mutex::default() })
+        let flows = Flows::new(
+            mapped(&object, "flow_slots", flows.flows as usize)?,
+            mapped(&object, "flow_words", 1)?,
+            mapped(&object, "flow_ends", usize::from(PortId::MAX.get()) + 1)?,
+            flows,
+        );
+        Ok(Self { object, flows, seen: Mutex::default() })
     }
 
     /// Frames of the flows of worker `worker` (below 64) go to trunk device `ifindex` from now on;
@@ -200,6 +223,7 @@ impl Offload {
         let value = Port { lock: 0, peer: ifindex, limits, paid: [0; 2] };
         self.put("ports", id, value.as_bytes())?;
         self.put("ids", ifindex, &id.to_ne_bytes())?;
+        self.flows.begin_life(port, ifindex);
         self.attach("from_port", ifindex)
     }
 
@@ -234,6 +258,7 @@ impl Offload {
         if value.is_some_and(|v| v.peer == ifindex) {
             let none = Port { lock: 0, peer: 0, limits: [0; 4], paid: [0; 2] };
             self.put("ports", id, none.as_bytes())?;
+            self.flows.end_life(port);
         }
         wait_for_programs()
     }
@@ -358,7 +383,28 @@ impl Offload {
     }
 
     fn map(&self, name: &'static str) -> Result<Map<'_>, OffloadError> {
-        self.object.maps().find(|m| m.name() == name).ok_or(OffloadError::Missing(name))
+        map_of(&self.object, name)
+    }
+
+    /// Changes a map whose keys are no numbers.
+    pub(crate) fn put_bytes(
+        &self,
+        map: &'static str,
+        key: &[u8],
+        (value, flags): (&[u8], MapFlags),
+    ) -> Result<(), OffloadError> {
+        let updated = self.map(map)?.update(key, value, flags);
+        updated.map_err(|source| OffloadError::Map { map, source })
+    }
+
+    /// The same; that the key is not there is fine.
+    pub(crate) fn delete_bytes(&self, map: &'static str, key: &[u8]) -> Result<(), OffloadError> {
+        match self.map(map)?.delete(key) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                Err(OffloadError::Map { map, source })
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     fn lookup(&self, map: &'static str, key: u32) -> Result<Option<Vec<u8>>, OffloadError> {
@@ -372,8 +418,36 @@ impl Offload {
     }
 }
 
+fn map_of<'o>(object: &'o Object, name: &'static str) -> Result<Map<'o>, OffloadError> {
+    object.maps().find(|m| m.name() == name).ok_or(OffloadError::Missing(name))
+}
+
+fn resize(open: &mut OpenObject, name: &'static str, entries: u32) -> Result<(), OffloadError> {
+    let mut map = open.maps_mut().find(|m| m.name() == name).ok_or(OffloadError::Missing(name))?;
+    map.set_max_entries(entries).map_err(OffloadError::Load)
+}
+
+fn mapped<T: Shared>(
+    object: &Object,
+    name: &'static str,
+    len: usize,
+) -> Result<Mapped<T>, OffloadError> {
+    let map = map_of(object, name)?;
+    let fd: BorrowedFd<'_> = map.as_fd();
+    Mapped::new(fd, len).map_err(|source| OffloadError::Mapping { map: name, source })
+}
+
+/// The clock of `bpf_ktime_get_ns`.
+pub(crate) fn now_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is ours and valid for the call.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    debug_assert_eq!(result, 0, "this clock is there on every Linux");
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
 /// Programs run under RCU; a membarrier of this kind is one grace period, about 8 ms.
-fn wait_for_programs() -> Result<(), OffloadError> {
+pub(crate) fn wait_for_programs() -> Result<(), OffloadError> {
     // SAFETY: the call takes plain numbers and touches no memory of ours.
     let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
     if result == 0 { Ok(()) } else { Err(OffloadError::Barrier(io::Error::last_os_error())) }

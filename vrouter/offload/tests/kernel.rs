@@ -3,6 +3,7 @@
 //! it they show as ignored, with the reason as their kind.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
+mod flows;
 mod raw;
 
 use std::io::{Read as _, Write as _};
@@ -15,7 +16,7 @@ use flowtable::DropReason;
 use flowtable::ids::PortId;
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sched::{CloneFlags, setns, unshare};
-use offload::{DropCount, Limits, Offload, Rate};
+use offload::{DropCount, FlowLimits, Limits, Offload, Rate};
 
 use raw::RawSocket;
 
@@ -29,13 +30,32 @@ fn main() {
     // Where nothing may be skipped, a test that can't run is to fail.
     let all = std::env::var_os("WEIR_REQUIRE_ALL").is_some_and(|value| value != "0");
     let runs = all || nix::unistd::geteuid().is_root();
-    let tests: [(&str, Test); 6] = [
+    let tests: [(&str, Test); 13] = [
         ("containers_reach_each_other_through_the_trunk", containers_reach_each_other),
         ("segments_of_large_packets_are_counted", segments_of_large_packets_are_counted),
         ("tags_of_containers_are_dropped", tags_of_containers_are_dropped),
         ("ports_are_policed_apart", ports_are_policed_apart),
         ("detached_port_is_cut_off_and_can_come_back", detached_port_is_cut_off),
         ("next_engine_replaces_the_filters", next_engine_replaces_the_filters),
+        ("known_flows_are_forwarded_and_counted", flows::known_flows_are_forwarded_and_counted),
+        (
+            "unusual_packets_of_a_known_flow_are_the_engines",
+            flows::unusual_packets_of_a_known_flow_are_the_engines,
+        ),
+        ("routed_and_marked_packets_are_rewritten", flows::routed_and_marked_packets_are_rewritten),
+        (
+            "a_stopped_flow_is_the_engines_until_it_is_put_again",
+            flows::a_stopped_flow_is_the_engines_until_it_is_put_again,
+        ),
+        (
+            "tables_that_changed_and_a_dead_engine_stop_flows",
+            flows::tables_that_changed_and_a_dead_engine_stop_flows,
+        ),
+        ("flows_end_with_the_lives_of_their_ports", flows::flows_end_with_the_lives_of_their_ports),
+        (
+            "large_packets_are_forwarded_whole_and_counted_in_segments",
+            flows::large_packets_are_forwarded_whole_and_counted_in_segments,
+        ),
     ];
     let trials = tests.into_iter().map(|(name, test)| {
         let trial = Trial::test(name, move || in_namespace(test));
@@ -98,6 +118,20 @@ impl Container {
         format!("/proc/{}/ns/net", self.holder.id())
     }
 
+    fn mac(&self) -> [u8; 6] {
+        let show = format!("nsenter --net={} ip -br link show eth0", self.path());
+        let mut words = show.split(' ');
+        let shown = Command::new(words.next().unwrap()).args(words).output().unwrap();
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        let mut bytes = shown
+            .split_whitespace()
+            .nth(2)
+            .unwrap()
+            .split(':')
+            .map(|b| u8::from_str_radix(b, 16).unwrap());
+        std::array::from_fn(|_| bytes.next().unwrap())
+    }
+
     fn run(&self, command: &str) {
         run(&format!("nsenter --net={} {command}", self.path()));
     }
@@ -131,13 +165,17 @@ struct Node {
 
 impl Node {
     fn new() -> Self {
+        Self::with(flows::LIMITS)
+    }
+
+    fn with(limits: FlowLimits) -> Self {
         run("ip link add wr-t0.0 mtu 1600 type veth peer name wr-t1.0 mtu 1600");
         run("ethtool -K wr-t0.0 txvlan off tx off gro off");
         for end in ["wr-t0.0", "wr-t1.0"] {
             run(&format!("ip link set {end} addrgenmode none arp off up"));
         }
         let (a, b) = (Container::new(1), Container::new(2));
-        let node = Self { offload: Offload::load().unwrap(), a, b };
+        let node = Self { offload: Offload::load(limits).unwrap(), a, b };
         node.offload.set_trunk(0, ifindex("wr-t0.0")).unwrap();
         node.offload.attach_trunk(ifindex("wr-t0.0")).unwrap();
         node.attach(Limits::default());
@@ -298,7 +336,7 @@ fn detached_port_is_cut_off() {
 
 fn next_engine_replaces_the_filters() {
     let mut node = Node::new();
-    let next = Offload::load().unwrap();
+    let next = Offload::load(flows::LIMITS).unwrap();
     let old = std::mem::replace(&mut node.offload, next);
     node.offload.set_trunk(0, ifindex("wr-t0.0")).unwrap();
     node.offload.attach_trunk(ifindex("wr-t0.0")).unwrap();

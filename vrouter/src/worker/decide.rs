@@ -42,7 +42,9 @@ pub(super) struct Flow {
     pub(super) decision: Decision,
     pub(super) count: Count,
     /// Its connection; `None` also when it may have one.
-    hit: Option<Hit>,
+    pub(super) hit: Option<Hit>,
+    /// It is offered to who forwards without the engine when it has carried so many packets.
+    pub(super) offer_at: u64,
     /// Before this second the connection, or that there is none, need not be looked at.
     quiet_until: Seconds,
 }
@@ -201,6 +203,10 @@ impl<I: PacketIo> Worker<I> {
             return None;
         }
         flow.count.add(packet.1.rx.len);
+        if flow.count.packets >= flow.offer_at && changes_nothing(&packet.1.parsed) {
+            self.offer(slot, snapshot, now);
+        }
+        let flow = self.cache.entry(slot);
         if now < flow.quiet_until && changes_nothing(&packet.1.parsed) {
             return Some(flow.decision);
         }
@@ -232,7 +238,7 @@ impl<I: PacketIo> Worker<I> {
             self.note_fragment(packet, &decision, snapshot, now);
             return Some((decision, flow.quiet_until));
         };
-        match self.shared.memory.connections.advance(conn, way, packet.parsed.tcp_flags, now) {
+        match self.advance(Hit { conn, way }, packet.parsed.tcp_flags, now) {
             Step::Gone => None,
             Step::Invalid => {
                 let verdict = Verdict::Drop(DropReason::NoConnection);
@@ -301,11 +307,8 @@ impl<I: PacketIo> Worker<I> {
         // An error is judged by the packet it quotes, which no key holds.
         let untracked = decision.relation == Relation::Untracked;
         if untracked || Part::of(&packet.parsed.key) != Part::Error {
-            self.remember(
-                packet,
-                Flow { decision, count: Count::default(), hit, quiet_until },
-                snapshot,
-            );
+            let (count, offer_at) = (Count::default(), self.first_offer());
+            self.remember(packet, Flow { decision, count, hit, offer_at, quiet_until }, snapshot);
         }
         decision
     }
@@ -376,7 +379,7 @@ impl<I: PacketIo> Worker<I> {
         let flags = packet.parsed.tcp_flags;
         match (standing.hit, standing.relation) {
             (Some(hit), _) => {
-                match self.shared.memory.connections.advance(hit.conn, hit.way, flags, now) {
+                match self.advance(hit, flags, now) {
                     Step::Live { settled } => Ok((
                         Some(hit),
                         if settled { quiet_until(&packet.parsed, now) } else { Seconds(0) },

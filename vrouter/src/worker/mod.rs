@@ -6,6 +6,9 @@
 //! \____________ the whole burst ___________/ \__________________ packet by packet _______________/
 //! ```
 //!
+//! A flow that has carried enough is offered to who forwards it without the worker (`hand`), and taken
+//! back before a packet is forwarded that may end its connection.
+//!
 //! The worker owns its I/O, its flow caches, its share of the meters, the packets that wait for
 //! tokens, the budgets of ports and tenants, and its counters. It reads the published snapshot once a
 //! burst and allocates nothing and makes no system call for a packet; only [`PacketIo::flush`] and,
@@ -16,14 +19,15 @@
 mod act;
 mod answer;
 mod decide;
+mod hand;
 mod shape;
 mod watch;
 mod work;
 
 use std::mem::take;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -42,6 +46,7 @@ use crate::budget::PortBudget;
 use crate::connections::Memory;
 use crate::counters::{Count, Counters, TIER_COUNT};
 use crate::droplog::{DropLog, Dropped};
+use crate::hot::{Hot, NotHot};
 use crate::mailbox::Call;
 use crate::masked::MaskedCache;
 use crate::pipeline::{Decision, NO_SLOT};
@@ -75,6 +80,9 @@ const IDLE_WAIT: Duration = Duration::from_millis(100);
 pub(crate) struct Shared {
     pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
     pub(crate) counters: Counters,
+    /// Of packets that were forwarded without a worker.
+    pub(crate) offloaded: Counters,
+    pub(crate) hot: OnceLock<Hot>,
     pub(crate) memory: Memory,
     pub(crate) pickup: PickupEnd,
     pub(crate) meters: MeterBank,
@@ -109,8 +117,10 @@ pub struct FlowStats {
     pub key: FlowKey,
     /// What is done to its packets.
     pub verdict: Verdict,
-    /// What it carried since it was cached.
+    /// What it carried since it was cached, offloaded packets apart.
     pub count: Count,
+    /// Why it may not be offloaded; `None`: it may.
+    pub not_hot: Option<NotHot>,
 }
 
 /// Everything a worker is made of.
@@ -497,18 +507,5 @@ impl<I: PacketIo> Worker<I> {
     /// The worker's I/O, to attach and detach queues.
     pub fn io_mut(&mut self) -> &mut I {
         &mut self.io
-    }
-
-    /// The cached flows.
-    #[must_use]
-    pub fn flows(&self) -> Vec<FlowStats> {
-        self.cache
-            .iter()
-            .map(|(key, flow)| FlowStats {
-                key: *key,
-                verdict: flow.decision.verdict,
-                count: flow.count,
-            })
-            .collect()
     }
 }

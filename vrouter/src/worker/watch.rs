@@ -44,12 +44,21 @@ impl<I: PacketIo> Worker<I> {
     /// be shown before. While the queue is full, packets are not shown. Of [`FlowSpec::tenant`] only
     /// the VRF is looked at.
     pub fn watch(&mut self, spec: FlowSpec, count: u32, queue: Arc<ArrayQueue<LiveTrace>>) {
+        self.watch_offloaded(Some(spec.clone()));
         self.live = Some(Box::new(Live { spec, left: count, queue }));
     }
 
     /// Shows no more packets.
     pub fn unwatch(&mut self) {
+        self.watch_offloaded(None);
         self.live = None;
+    }
+
+    /// Packets that are watched have to come by here.
+    fn watch_offloaded(&self, spec: Option<FlowSpec>) {
+        if let Some(hot) = self.shared.hot.get() {
+            hot.watch(spec);
+        }
     }
 
     /// Walks the tables once more for a packet that somebody wants to see, writing down the way.
@@ -75,7 +84,7 @@ impl<I: PacketIo> Worker<I> {
         let shown = live.queue.push(LiveTrace { trace, frame_len: packet.rx.len as u32, tier });
         live.left -= u32::from(shown.is_ok());
         if live.left == 0 {
-            self.live = None;
+            self.unwatch();
         }
     }
 

@@ -46,6 +46,11 @@ pub(crate) enum Command {
     /// Meters and what they coloured
     #[command(subcommand)]
     Meter(MeterVerb),
+    /// Flows that the kernel forwards without the engine; `on` and `off` start and stop that
+    Offload {
+        /// Without it, numbers are shown
+        switch: Option<Switch>,
+    },
     /// Dropped packets: counted by reason, or with --log one by one
     Drops(DropsArgs),
     /// What the engine would do with a packet, and why
@@ -70,6 +75,13 @@ pub(crate) enum Command {
     },
 }
 
+/// Whether something is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum PortVerb {
     /// Lists ports
@@ -82,6 +94,11 @@ pub(crate) enum FlowVerb {
     /// Lists table entries, or with --cache the cached flows
     #[command(visible_alias = "list")]
     Ls(FlowArgs),
+    /// Shows the cached flows that match, and why the kernel forwards them or does not
+    Get {
+        /// For example `in_port=3,tcp,tp_dst=80`
+        flow: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -265,6 +282,18 @@ mod tests {
         assert_eq!((args.interval, args.count), (5, Some(2)));
         assert!(parse("vrctl top --interval 0").is_err());
         assert!(parse("vrctl top --count 0").is_err());
+    }
+
+    #[test]
+    fn offloading_is_shown_or_switched() {
+        let parsed = |line| {
+            let Command::Offload { switch } = parse(line).unwrap().command else { panic!() };
+            switch
+        };
+        assert_eq!(parsed("vrctl offload"), None);
+        assert_eq!(parsed("vrctl offload off"), Some(super::Switch::Off));
+        assert!(parse("vrctl offload maybe").is_err());
+        assert!(parse("vrctl flow get").is_err());
     }
 
     #[test]

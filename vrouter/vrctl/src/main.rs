@@ -1,7 +1,8 @@
 //! `vrctl`: what the engine of this node holds and does, over `datapath.v1` on its unix socket.
 //!
-//! It only reads: ports, table entries, cached flows, routes, connections, meters, drops, workers, and traces
-//! of what would become of a packet or becomes of those that arrive. Tables and JSON are made by pure functions of the replies ([`view`],
+//! It reads ports, table entries, cached and offloaded flows, routes, connections, meters, drops,
+//! workers, and traces of what would become of a packet or becomes of those that arrive; all it changes is whether
+//! flows are offloaded. Tables and JSON are made by pure functions of the replies ([`view`],
 //! [`trace`]). Output is data only (stdout); errors go to stderr. Exit codes: 0 ok, 1 usage,
 //! 2 request failed or engine unreachable, 3 refused or not found, 4 local I/O.
 #![expect(clippy::print_stderr, reason = "errors and warnings of a command line go to stderr")]
@@ -12,6 +13,7 @@ mod droplog;
 mod drops;
 mod failure;
 mod meter;
+mod offload;
 mod out;
 mod packet;
 mod pages;

@@ -11,13 +11,14 @@ use tonic::{Status, Streaming};
 
 use crate::args::{
     Cli, Command, ConnArgs, ConnVerb, DropsArgs, FlowArgs, FlowVerb, Format, MeterVerb, PortVerb,
-    RouteVerb, TopArgs, TraceArgs,
+    RouteVerb, Switch, TopArgs, TraceArgs,
 };
 use crate::conn::{ConnStatsView, ConnView, conn_stats_lines, conn_table};
 use crate::droplog::{DroppedView, dropped_line, dropped_table};
 use crate::drops::{DropView, added, added_lines, drop_table};
 use crate::failure::Failure;
 use crate::meter::{MeterView, meter_table};
+use crate::offload::{CachedFlowView, OffloadView, cached_flow_lines, offload_lines};
 use crate::out::{Reader, json, json_line, print, print_part, show};
 use crate::packet;
 use crate::pages;
@@ -44,6 +45,8 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Port(PortVerb::Ls) => port_ls(socket, format).await,
         Command::Flow(FlowVerb::Ls(args)) => flow_ls(socket, format, args).await,
+        Command::Flow(FlowVerb::Get { flow }) => flow_get(socket, format, flow).await,
+        Command::Offload { switch } => offload(socket, format, switch).await,
         Command::Route(RouteVerb::Ls { vrf }) => route_ls(socket, format, vrf).await,
         Command::Conn(ConnVerb::Ls(args)) => conn_ls(socket, format, args).await,
         Command::Conn(ConnVerb::Stats) => conn_stats(socket, format).await,
@@ -108,6 +111,27 @@ async fn flow_ls(socket: &Path, format: Format, args: FlowArgs) -> Result<(), Fa
         reply.entries.into_iter().map(FlowView::from).collect()
     };
     show(format, &flows, |flows| flow_lines(flows))
+}
+
+/// The flows that the engine and the kernel know by heart; that there are none is a refusal.
+async fn flow_get(socket: &Path, format: Format, flow: String) -> Result<(), Failure> {
+    let kind = v1::ListKind::Flows.into();
+    let request = v1::ListRequest { kind, filter: flow.clone(), vrf: None, limit: 0 };
+    let reply = connect(socket).await?.list(request).await?.into_inner();
+    warn_if_cut(&reply, "narrow them by a longer flow");
+    if reply.flows.is_empty() {
+        let text =
+            format!("no cached flow matches {flow:?}: `vrctl trace` tells what would happen");
+        return Err(Status::not_found(text).into());
+    }
+    let flows: Vec<CachedFlowView> = reply.flows.into_iter().map(CachedFlowView::from).collect();
+    show(format, &flows, |flows| cached_flow_lines(flows))
+}
+
+async fn offload(socket: &Path, format: Format, switch: Option<Switch>) -> Result<(), Failure> {
+    let request = v1::OffloadRequest { on: switch.map(|switch| switch == Switch::On) };
+    let reply = connect(socket).await?.offload(request).await?.into_inner();
+    show(format, &OffloadView::from(reply), offload_lines)
 }
 
 async fn route_ls(socket: &Path, format: Format, vrf: Option<u32>) -> Result<(), Failure> {

@@ -216,6 +216,7 @@ mod tests {
             actions: "output:4".into(),
             packets: 1,
             bytes: 98,
+            ..Default::default()
         };
         assert_eq!(
             flow_lines(&[entry.into(), flow.into()]),

@@ -1,8 +1,9 @@
 //! To the wire.
 
 use control_model::{
-    AddressLease, AppProfile, Bgp, Direction, Dscp, Endpoint, EndpointGroup, Global, NetProfile,
-    Network, Node, Object, OnDeny, Peer, Permit, PolicyKey, Rule, Service, Tenant, Tracking,
+    AddressLease, AppProfile, Bgp, Direction, Dscp, Endpoint, EndpointGroup, Global, Group,
+    NetProfile, Network, Node, Object, OnDeny, Peer, Permit, PolicyKey, Rule, Served, Service,
+    Tenant, Tracking,
 };
 
 use crate::v1;
@@ -157,6 +158,7 @@ fn global(o: &Global) -> v1::Global {
         fwd_mode: o.fwd_mode.name().to_owned(),
         arp_mode: o.arp_mode.name().to_owned(),
         pvt_subnet: o.pvt_subnet.to_string(),
+        allocation: o.allocation.name().to_owned(),
     }
 }
 
@@ -182,8 +184,7 @@ fn node(o: &Node) -> v1::NodeInfo {
         node_name: o.name.to_string(),
         vtep_ip: text(o.vtep),
         version: o.version.to_string(),
-        acked_revision: 0,
-        connected: false,
+        ..v1::NodeInfo::default()
     }
 }
 
@@ -192,7 +193,11 @@ fn lease(o: &AddressLease) -> v1::AddressLease {
         tenant_name: o.network.tenant.to_string(),
         network_name: o.network.network.to_string(),
         address: o.address.to_string(),
-        owner: o.owner.to_string(),
+        owner: text(o.claim.owner.as_ref()),
+        expires_at: o.expires.map_or(0, |Served(second)| second),
+        leaving: o.claim.left.is_some(),
+        left_group: o.claim.left.and_then(|left| left.group).map_or(0, Group::get),
+        ttl_seconds: 0,
     }
 }
 

@@ -2,12 +2,13 @@
 
 use control_model::{
     AddressLease, AppProfile, AppProfileKey, AppProfileName, AsNumber, Bandwidth, Bd, Bgp, Burst,
-    CfgdTag, ContainerLabel, Encap, Endpoint, EndpointGroup, EndpointId, EndpointSpec, Global,
-    GlobalSpec, Group, GroupKey, GroupName, GroupSpec, Host, HostName, Label, LeaseSpec,
-    NetProfile, NetworkKey, NetworkName, NetworkSpec, Node, NodeName, NwType, Object, Owner,
-    PolicyKey, PolicyName, ProfileKey, ProfileName, RateLimit, Reason, Refused, Rule, RuleId,
-    RuleKey, RuleName, RuleSpec, RuleText, Scope, Service, ServiceKey, ServiceName, ServiceSpec,
-    Spec, Subnet, Tag, Tenant, TenantChange, TenantName, TenantSettings, TenantSpec, Vrf,
+    CfgdTag, Claim, ContainerLabel, Departed, Encap, Endpoint, EndpointGroup, EndpointId,
+    EndpointSpec, Global, GlobalSpec, Group, GroupKey, GroupName, GroupSpec, Host, HostName, Label,
+    LeaseSpec, NetProfile, NetworkKey, NetworkName, NetworkSpec, Node, NodeName, NwType, Object,
+    Owner, PolicyKey, PolicyName, ProfileKey, ProfileName, RateLimit, Reason, Refused, Rule,
+    RuleId, RuleKey, RuleName, RuleSpec, RuleText, Scope, Served, Service, ServiceKey, ServiceName,
+    ServiceSpec, Spec, Subnet, Tag, Tenant, TenantChange, TenantName, TenantSettings, TenantSpec,
+    Ttl, Vrf,
 };
 
 use crate::v1;
@@ -68,9 +69,13 @@ pub fn to_model(object: &v1::Object) -> Result<Object, Refused> {
         }
         Wire::Node(o) => Object::Node(node(o)?),
         Wire::AddressLease(o) => {
-            let LeaseSpec { network, group: _, address, owner } = lease(o)?;
+            let LeaseSpec { network, group: _, address, owner, ttl: _ } = lease(o)?;
             let address = address.ok_or_else(|| missing("address", 0))?;
-            Object::AddressLease(AddressLease { network, address, owner })
+            let group = (o.left_group != 0).then(|| given("leftGroup", o.left_group, Group::new));
+            let left = Departed { group: group.transpose()? };
+            let claim = Claim { owner, left: o.leaving.then_some(left) };
+            let expires = (o.expires_at != 0).then_some(Served(o.expires_at));
+            Object::AddressLease(AddressLease { network, address, claim, expires })
         }
         Wire::NetProfile(o) => Object::NetProfile(profile(o)?),
         Wire::ServiceLb(o) => {
@@ -207,11 +212,9 @@ fn global(o: &v1::Global) -> Result<GlobalSpec, Refused> {
     if !o.name.is_empty() && o.name != Global::NAME {
         return Err(Refused::new("name", &o.name, Reason::GlobalName));
     }
-    GlobalSpec::parse(&o.vlans, &o.vxlans, &o.pvt_subnet)?.with_modes(
-        &o.network_infra_type,
-        &o.fwd_mode,
-        &o.arp_mode,
-    )
+    GlobalSpec::parse(&o.vlans, &o.vxlans, &o.pvt_subnet)?
+        .with_modes(&o.network_infra_type, &o.fwd_mode, &o.arp_mode)?
+        .with_allocation("allocation", &o.allocation)
 }
 
 /// `vtep_ip` is the node's: read from there, ignored here.
@@ -241,11 +244,13 @@ fn node(o: &v1::NodeInfo) -> Result<Node, Refused> {
 }
 
 fn lease(o: &v1::AddressLease) -> Result<LeaseSpec, Refused> {
+    let owner = Owner::parse_optional("owner", &o.owner)?;
     Ok(LeaseSpec {
         network: network_key(&o.tenant_name, &o.network_name)?,
         group: None,
         address: LeaseSpec::parse_address("address", &o.address)?,
-        owner: Owner::parse("owner", &o.owner)?,
+        ttl: Ttl::parse("ttlSeconds", o.ttl_seconds, owner.as_ref())?,
+        owner,
     })
 }
 

@@ -119,6 +119,7 @@ fn globals() -> Vec<v1::Object> {
             fwd_mode: "routing".into(),
             arp_mode: "proxy".into(),
             pvt_subnet: "172.19.0.0/16".into(),
+            allocation: "spread".into(),
         })),
         wire(Wire::Global(v1::Global {
             name: "global".into(),
@@ -128,6 +129,7 @@ fn globals() -> Vec<v1::Object> {
             fwd_mode: "bridge".into(),
             arp_mode: "flood".into(),
             pvt_subnet: "172.21.0.0/16".into(),
+            allocation: "lowest".into(),
         })),
     ]
 }
@@ -190,14 +192,24 @@ fn living() -> Vec<v1::Object> {
             node_name: "node1".into(),
             vtep_ip: "192.168.0.1".into(),
             version: "0.1.0".into(),
-            acked_revision: 0,
-            connected: false,
+            ..v1::NodeInfo::default()
         })),
         wire(Wire::AddressLease(v1::AddressLease {
             tenant_name: "red".into(),
             network_name: "net".into(),
             address: "10.1.1.5".into(),
             owner: "db".into(),
+            expires_at: 77,
+            leaving: true,
+            left_group: 9,
+            ttl_seconds: 0,
+        })),
+        wire(Wire::AddressLease(v1::AddressLease {
+            tenant_name: "red".into(),
+            network_name: "net".into(),
+            address: "10.1.1.6".into(),
+            leaving: true,
+            ..v1::AddressLease::default()
         })),
     ]
 }

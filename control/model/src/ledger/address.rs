@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use flowtable::ids::Mac;
+use flowtable::ids::{Group, Mac};
 
 use super::{Counters, Ledger};
 use crate::intent::Object;
 use crate::key::{Key, NetworkKey};
-use crate::name::{EndpointId, GroupName, Owner};
-use crate::pool::{AddressPool, Holder, Unavailable};
+use crate::name::{EndpointId, GroupName};
+use crate::pool::{AddressPool, Claim, Holder, Order, Unavailable};
 use crate::refusal::{Reason, Refused};
 use crate::subnet::{AddressRange, Subnet};
 
@@ -118,37 +118,49 @@ impl Holdings {
         }
     }
 
-    /// The address `claimant` gets: the asked one, the one it has reserved, or the lowest.
-    pub(super) fn choose(
-        &self,
-        group: Option<&GroupName>,
-        wanted: Option<Ipv4Addr>,
-        claimant: &str,
-    ) -> Result<Ipv4Addr, Refused> {
-        let own_pool = group.and_then(|group| self.groups.get(group));
+    /// The address it gets: the asked one, the one reserved for it, or the next.
+    pub(super) fn choose(&self, asking: &Asking<'_>) -> Result<Ipv4Addr, Refused> {
+        let own_pool = asking.group.and_then(|group| self.groups.get(group));
         let pool = own_pool.map_or(&self.own, |pool| &pool.addresses);
-        let name = own_pool.map_or_else(|| self.subnet.to_string(), |pool| pool.range.to_string());
-        if let Some(address) = wanted {
-            let refused = match pool.check(address) {
-                Ok(()) => return Ok(address),
-                Err(Unavailable::Held(Holder::Lease(owner))) if owner.as_str() == claimant => {
-                    return Ok(address);
+        let name =
+            || own_pool.map_or_else(|| self.subnet.to_string(), |pool| pool.range.to_string());
+        let reserved = || self.reserved_for(asking, pool);
+        if let Some(address) = asking.wanted.or_else(reserved) {
+            let checked = match pool.check(address) {
+                Err(Unavailable::Held(Holder::Lease(claim))) => {
+                    return asking.take(address, &claim);
                 }
-                Err(refused) => refused,
+                other => other,
             };
-            return Err(self.unavailable(address, refused, name));
+            return checked.map_err(|why| self.unavailable(address, why, name())).map(|()| address);
         }
-        let reserved = pool.holders().find(
-            |(_, holder)| matches!(holder, Holder::Lease(owner) if owner.as_str() == claimant),
-        );
-        let address = reserved.map(|(address, _)| address).or_else(|| pool.lowest());
-        address.ok_or_else(|| {
-            let reason = match own_pool {
-                Some(_) => Reason::PoolExhausted { pool: name },
-                None => Reason::SubnetExhausted { subnet: name },
-            };
-            Refused::new("ipAddress", "", reason)
+        let next = pool.next(asking.order, asking.names.last().copied().unwrap_or_default());
+        next.ok_or_else(|| match (pool.leaving().next(), own_pool) {
+            (Some(address), _) => leaving(address),
+            (None, Some(_)) => {
+                Refused::new("ipAddress", "", Reason::PoolExhausted { pool: name() })
+            }
+            (None, None) => {
+                Refused::new("ipAddress", "", Reason::SubnetExhausted { subnet: name() })
+            }
         })
+    }
+
+    /// Of several reserved addresses the first of its pool; one of another pool leads to a refusal,
+    /// since any other address would not be the promised one.
+    fn reserved_for(&self, asking: &Asking<'_>, pool: &AddressPool) -> Option<Ipv4Addr> {
+        let pools = self.groups.values().map(|pool| &pool.addresses).chain([&self.own]);
+        let all = [pool].into_iter().chain(pools).flat_map(AddressPool::holders);
+        let mut mine = all.filter(|(_, holder)| match holder {
+            Holder::Lease(Claim { owner: Some(owner), .. }) => {
+                asking.names.contains(&owner.as_str())
+            }
+            Holder::Lease(Claim { owner: None, .. })
+            | Holder::Gateway
+            | Holder::Endpoint(_)
+            | Holder::Service(_) => false,
+        });
+        mine.next().map(|(address, _)| address)
     }
 
     fn unavailable(&self, address: Ipv4Addr, why: Unavailable, pool: String) -> Refused {
@@ -181,6 +193,20 @@ impl Holdings {
 
     pub(super) fn release(&mut self, address: Ipv4Addr) {
         self.pool_at(address).release(address);
+    }
+
+    /// Changes what keeps an address without endpoint from being free; `None`: nothing. One that an
+    /// endpoint has stays its own.
+    pub(super) fn set_claim(&mut self, address: Ipv4Addr, claim: Option<Claim>) {
+        if !matches!(self.holder(address), Some(Holder::Lease(_))) {
+            return;
+        }
+        let pool = self.pool_at(address);
+        pool.release(address);
+        if let Some(claim) = claim {
+            let taken = pool.take(address, Holder::Lease(claim));
+            debug_assert_eq!(taken, Ok(()), "it was just released");
+        }
     }
 
     /// Who holds `address`.
@@ -265,7 +291,7 @@ impl Ledger {
             (endpoint.network.clone(), endpoint.address, holder, endpoint.id.to_string())
         });
         let leases = self.intent.leases.values().map(|lease| {
-            let holder = Holder::Lease(lease.owner.clone());
+            let holder = Holder::Lease(lease.claim.clone());
             (lease.network.clone(), lease.address, holder, lease.key().to_string())
         });
         let services = self.intent.services.values().map(|service| {
@@ -277,6 +303,9 @@ impl Ledger {
             let Some(holdings) = self.holdings.get_mut(&network) else {
                 return Err(no_network(key, &network));
             };
+            if is_had_by_its_endpoint(holdings.holder(address), &holder) {
+                continue;
+            }
             let taken = holdings.pool_at(address).take(address, holder);
             taken.map_err(|_why| Damaged::Address { key, address: address.to_string() })?;
         }
@@ -289,16 +318,60 @@ impl Ledger {
     }
 }
 
+/// An endpoint may have an address that is reserved for it: both are stored, and it has the address.
+const fn is_had_by_its_endpoint(now: Option<&Holder>, next: &Holder) -> bool {
+    matches!((now, next), (Some(Holder::Endpoint(_)), Holder::Lease(Claim { owner: Some(_), .. })))
+}
+
 fn no_network(key: String, network: &NetworkKey) -> Damaged {
     Damaged::NoNetwork { key, network: network.to_string() }
 }
 
-impl Holder {
-    /// The reservation's owner, when it is one.
-    pub(super) const fn lease_owner(&self) -> Option<&Owner> {
-        match self {
-            Self::Lease(owner) => Some(owner),
-            Self::Gateway | Self::Endpoint(_) | Self::Service(_) => None,
+/// Who asks for an address, and how.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asking<'a> {
+    pub(super) group: Option<&'a GroupName>,
+    pub(super) group_id: Option<Group>,
+    pub(super) wanted: Option<Ipv4Addr>,
+    /// Names an address may be reserved for, the one that lasts longest last.
+    pub(super) names: &'a [&'a str],
+    pub(super) order: Order,
+    pub(super) purpose: Purpose,
+}
+
+/// What an address is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Endpoint,
+    Reservation,
+}
+
+impl Asking<'_> {
+    /// Whether an address that has no endpoint, but a claim, is this asker's.
+    fn take(&self, address: Ipv4Addr, claim: &Claim) -> Result<Ipv4Addr, Refused> {
+        let is_for_it = match &claim.owner {
+            Some(owner) => self.names.contains(&owner.as_str()),
+            // What nobody owns is taken by who asks for it, but not set aside a second time.
+            None => claim.left.is_some() || self.purpose == Purpose::Endpoint,
+        };
+        if !is_for_it {
+            let (address, owner) = (address.to_string(), claim.to_string());
+            let value = address.clone();
+            return Err(Refused::new("ipAddress", &value, Reason::AddressTaken { address, owner }));
+        }
+        // A stale table grants the address what its last endpoint was granted. To the same group that
+        // is nothing new; to another it has to be gone first. A reservation grants nothing yet.
+        let granted =
+            |left: crate::pool::Departed| claim.owner.is_none() || left.group != self.group_id;
+        match claim.left {
+            Some(left) if self.purpose == Purpose::Endpoint && granted(left) => {
+                Err(leaving(address))
+            }
+            Some(_) | None => Ok(address),
         }
     }
+}
+
+fn leaving(address: Ipv4Addr) -> Refused {
+    Refused::new("ipAddress", &address, Reason::AddressLeaving { address: address.to_string() })
 }

@@ -1,10 +1,13 @@
-//! Writes of endpoints, nodes and reserved addresses.
+//! Writes of endpoints and nodes.
 
+use flowtable::ids::Group;
+
+use super::address::{Asking, Purpose};
 use super::{Change, Ledger, Outcome, unchanged};
-use crate::endpoint::{AddressLease, Endpoint, EndpointSpec, LeaseSpec, Node, mac_for};
+use crate::endpoint::{Endpoint, EndpointSpec, Node, mac_for};
 use crate::intent::Object;
 use crate::key::{GroupKey, Key, LeaseKey, NetworkKey};
-use crate::name::{EndpointId, GroupName, NodeName, Owner};
+use crate::name::{EndpointId, GroupName, NodeName};
 use crate::pool::{Holder, Unavailable};
 use crate::refusal::{Reason, Refused};
 
@@ -21,14 +24,23 @@ impl Ledger {
             return Err(Refused::new("homingHost", &spec.host.node, reason));
         }
         let missing = || Refused::new("networkName", &spec.network, Reason::NetworkNotFound);
+        let group_id = self.group_id(&spec.network, spec.group.as_ref());
         let holdings = self.holdings.get_mut(&spec.network).ok_or_else(missing)?;
-        let address = holdings.choose(spec.group.as_ref(), spec.address, spec.id.as_str())?;
+        let name = spec.host.container_name.as_str();
+        let names = [spec.id.as_str(), name];
+        let address = holdings.choose(&Asking {
+            group: spec.group.as_ref(),
+            group_id,
+            wanted: spec.address,
+            names: if name.is_empty() { &names[..1] } else { &names },
+            order: self.intent.global.allocation,
+            purpose: Purpose::Endpoint,
+        })?;
         let mac = spec.mac.unwrap_or_else(|| mac_for(&spec.network.tenant, address));
         if let Some(owner) = holdings.mac_owner(mac) {
             let reason = Reason::MacTaken { owner: owner.to_string() };
             return Err(Refused::new("macAddress", &mac, reason));
         }
-        let was_reserved = holdings.holder(address).is_some();
         let handed = holdings.hand_over(address, Holder::Endpoint(spec.id.clone()));
         handed.map_err(|why| not_chosen(address, &why))?;
         holdings.add_mac(mac, spec.id.clone());
@@ -36,9 +48,7 @@ impl Ledger {
         let lease = LeaseKey { network: network.clone(), address };
         let object = Object::Endpoint(Endpoint { id, network, group, address, mac, host });
         let mut changes = vec![Change::Put(object.clone())];
-        if was_reserved {
-            changes.push(Change::Remove(Key::AddressLease(lease)));
-        }
+        changes.extend(self.taken_up(&lease));
         Ok(Outcome { object, changes: self.commit(changes) })
     }
 
@@ -59,11 +69,15 @@ impl Ledger {
         let Some(endpoint) = self.intent.endpoints.get(id) else {
             return Err(Refused::new("key", id, Reason::EndpointNotFound));
         };
-        if let Some(holdings) = self.holdings.get_mut(&endpoint.network) {
-            holdings.release(endpoint.address);
-            holdings.remove_mac(endpoint.mac);
+        let Endpoint { network, address, mac, .. } = endpoint.clone();
+        let lease = self.left_behind(endpoint);
+        if let Some(holdings) = self.holdings.get_mut(&network) {
+            let handed = holdings.hand_over(address, Holder::Lease(lease.claim.clone()));
+            handed.map_err(|why| not_chosen(address, &why))?;
+            holdings.remove_mac(mac);
         }
-        Ok(self.commit(vec![Change::Remove(Key::Endpoint(id.clone()))]))
+        let lease = Change::Put(Object::AddressLease(lease));
+        Ok(self.commit(vec![Change::Remove(Key::Endpoint(id.clone())), lease]))
     }
 
     /// A node says it is there, first or again.
@@ -91,60 +105,8 @@ impl Ledger {
         Ok(self.commit(vec![Change::Remove(key)]))
     }
 
-    /// Reserves an address for its owner; the same request gives the same address.
-    pub(super) fn reserve(&mut self, spec: &LeaseSpec) -> Result<Outcome, Refused> {
-        self.check_member(&spec.network, spec.group.as_ref(), "endpointGroup")?;
-        let missing = || Refused::new("networkName", &spec.network, Reason::NetworkNotFound);
-        let holdings = self.holdings.get_mut(&spec.network).ok_or_else(missing)?;
-        let address = holdings.choose(spec.group.as_ref(), spec.address, spec.owner.as_str())?;
-        let (network, owner) = (spec.network.clone(), spec.owner.clone());
-        let lease = AddressLease { network, address, owner };
-        if holdings.holder(address).is_some() {
-            return Ok(unchanged(Object::AddressLease(lease)));
-        }
-        let handed = holdings.hand_over(address, Holder::Lease(spec.owner.clone()));
-        handed.map_err(|why| not_chosen(address, &why))?;
-        Ok(self.commit_one(Object::AddressLease(lease)))
-    }
-
-    /// Gives a reserved address back, as its owner; one nobody has is fine, so that it can be
-    /// repeated.
-    ///
-    /// # Errors
-    /// [`Refused`] when an endpoint or somebody else has it, or the network does not exist.
-    pub fn release(&mut self, key: &LeaseKey, owner: &Owner) -> Result<Vec<Change>, Refused> {
-        self.require_network(&key.network, "networkName")?;
-        let held_by = self.holdings.get(&key.network).and_then(|h| h.holder(key.address));
-        let Some(holder) = held_by else { return Ok(Vec::new()) };
-        if holder.lease_owner().is_some_and(|lease| lease != owner) {
-            let reason = Reason::NotOwner { owner: holder.to_string() };
-            return Err(Refused::new("owner", owner, reason));
-        }
-        self.cancel(key)
-    }
-
-    /// Ends a reservation, whoever has it.
-    pub(super) fn cancel(&mut self, key: &LeaseKey) -> Result<Vec<Change>, Refused> {
-        let refuse = |reason| Refused::new("address", key, reason);
-        let missing = || refuse(Reason::LeaseNotFound);
-        let holdings = self.holdings.get_mut(&key.network).ok_or_else(missing)?;
-        match holdings.holder(key.address).ok_or_else(missing)? {
-            Holder::Gateway => Err(refuse(Reason::LeaseNotFound)),
-            Holder::Endpoint(id) => {
-                Err(refuse(Reason::LeaseHasEndpoint { endpoint: id.to_string() }))
-            }
-            Holder::Service(service) => {
-                Err(refuse(Reason::LeaseHasService { service: service.to_string() }))
-            }
-            Holder::Lease(_) => {
-                holdings.release(key.address);
-                Ok(self.commit(vec![Change::Remove(Key::AddressLease(key.clone()))]))
-            }
-        }
-    }
-
     /// Tenant, network and group exist, and the group is one of that network.
-    fn check_member(
+    pub(super) fn check_member(
         &self,
         network: &NetworkKey,
         group: Option<&GroupName>,
@@ -162,6 +124,17 @@ impl Ledger {
                 Err(Refused::new(field, &key, Reason::GroupOfOtherNetwork { network: other }))
             }
         }
+    }
+}
+
+impl Ledger {
+    pub(super) fn group_id(
+        &self,
+        network: &NetworkKey,
+        group: Option<&GroupName>,
+    ) -> Option<Group> {
+        let key = GroupKey { tenant: network.tenant.clone(), group: group?.clone() };
+        self.intent.groups.get(&key).map(|group| group.id)
     }
 }
 

@@ -10,6 +10,7 @@ mod bgp;
 mod endpoint;
 mod global;
 mod group;
+mod lease;
 mod network;
 mod policy;
 mod profile;
@@ -22,15 +23,17 @@ use flowtable::ids::{Bd, Group, RuleId, Vrf};
 
 pub use address::{Damaged, Holdings};
 pub use batch::{Action, Applied, Batch, RefusedObject};
+pub use lease::CLOCK_STEP_SECONDS;
 
 use crate::compile::GROUP_MAX;
+use crate::endpoint::Served;
 use crate::intent::{Intent, Object, Spec};
 use crate::key::{GroupKey, Key, NetworkKey};
 use crate::name::TenantName;
 use crate::refusal::{Reason, Refused};
 use crate::tag::TagPool;
 
-/// The numbers given last. They only grow, so that an old number in a sample, a counter or a late
+/// The numbers given last, and the clock. They only grow, so that an old number in a sample, a counter or a late
 /// node's table never means something new.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,6 +42,9 @@ pub struct Counters {
     bd: u32,
     group: u32,
     cookie: u64,
+    /// See [`Served`].
+    #[serde(default)]
+    served: u64,
 }
 
 impl Counters {
@@ -137,6 +143,12 @@ impl Ledger {
     #[must_use]
     pub const fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// The clock reservations end by.
+    #[must_use]
+    pub const fn served(&self) -> Served {
+        Served(self.counters.served)
     }
 
     /// Addresses of a network.

@@ -49,9 +49,14 @@ impl Ledger {
         if self.intent.endpoints.values().any(|endpoint| endpoint.network == *key) {
             return Err(refuse(Reason::NetworkHasEndpoints));
         }
-        let leases = self.intent.leases.keys().filter(|lease| lease.network == *key).count();
-        if leases > 0 {
-            return Err(refuse(Reason::NetworkHasLeases { name, count: leases }));
+        let leases = self.intent.leases.values().filter(|lease| lease.network == *key);
+        let (reserved, leaving): (Vec<_>, Vec<_>) = leases.partition(|lease| lease.is_reserved());
+        if !reserved.is_empty() {
+            return Err(refuse(Reason::NetworkHasLeases { name, count: reserved.len() }));
+        }
+        // A later network with the same addresses must not meet tables that know this one's.
+        if !leaving.is_empty() {
+            return Err(refuse(Reason::NetworkLeaving { name, count: leaving.len() }));
         }
         let tag = network.tag;
         self.tags_mut(tag.encap()).release(tag.number());

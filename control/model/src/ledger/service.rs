@@ -1,16 +1,14 @@
 //! Writes of services, and the addresses they get.
 
+use super::address::{Asking, Purpose};
 use super::endpoint::not_chosen;
 use super::{Change, Ledger, Outcome, unchanged};
 use crate::intent::Object;
-use crate::key::{Key, ServiceKey};
+use crate::key::{Key, LeaseKey, ServiceKey};
 use crate::name::TenantName;
 use crate::pool::Holder;
 use crate::refusal::{Reason, Refused};
 use crate::service::{Service, ServiceSpec};
-
-/// No reservation belongs to a service: no owner is empty.
-const NO_CLAIMANT: &str = "";
 
 impl Ledger {
     /// A second create changes selectors and ports: clients keep the address.
@@ -25,10 +23,21 @@ impl Ledger {
             Refused::new("networkName", &spec.network, reason)
         };
         let holdings = self.holdings.get_mut(&spec.network_key()).ok_or_else(missing)?;
-        let vip = holdings.choose(None, spec.address, NO_CLAIMANT)?;
+        let vip = holdings.choose(&Asking {
+            group: None,
+            group_id: None,
+            wanted: spec.address,
+            names: &[],
+            order: self.intent.global.allocation,
+            purpose: Purpose::Endpoint,
+        })?;
         let handed = holdings.hand_over(vip, Holder::Service(spec.key.clone()));
         handed.map_err(|why| not_chosen(vip, &why))?;
-        Ok(self.commit_one(Object::Service(Service { spec, vip })))
+        let lease = LeaseKey { network: spec.network_key(), address: vip };
+        let object = Object::Service(Service { spec, vip });
+        let mut changes = vec![Change::Put(object.clone())];
+        changes.extend(self.taken_up(&lease));
+        Ok(Outcome { object, changes: self.commit(changes) })
     }
 
     fn change_service(&mut self, known: Service, spec: ServiceSpec) -> Result<Outcome, Refused> {

@@ -55,6 +55,9 @@ pub(crate) struct GlobalSetArgs {
     /// A /16 for host access
     #[arg(short = 's', long)]
     pub(crate) private_subnet: Option<String>,
+    /// Which free address is next: lowest (at first), or spread over the network by name
+    #[arg(long, value_name = "ORDER")]
+    pub(crate) ip_allocation: Option<String>,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -64,23 +67,4 @@ pub(crate) enum NodeVerb {
     /// Lists nodes
     #[command(visible_alias = "list")]
     Ls(ListArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ExplainArgs {
-    /// Who opens the connection: an address, an endpoint's id, or a group's name
-    pub(crate) from: String,
-    /// Who answers: an address, an endpoint's id, or a group's name
-    pub(crate) to: String,
-    /// Name of the tenant
-    #[arg(short, long, default_value = "default")]
-    pub(crate) tenant: String,
-    /// tcp, udp, icmp or a number
-    #[arg(short = 'l', long)]
-    pub(crate) protocol: String,
-    /// Destination port of TCP and UDP
-    #[arg(short = 'P', long, default_value_t = 0, hide_default_value = true)]
-    pub(crate) port: u32,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
 }

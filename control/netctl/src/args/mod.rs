@@ -7,7 +7,6 @@ mod cluster;
 mod manifest;
 mod objects;
 mod policy;
-mod services;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +14,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::data::Data;
+use crate::ip::IpVerb;
 use crate::target::{Target, parse_duration};
 use crate::view::ListForm;
 
@@ -22,7 +22,6 @@ pub(crate) use cluster::*;
 pub(crate) use manifest::*;
 pub(crate) use objects::*;
 pub(crate) use policy::*;
-pub(crate) use services::*;
 
 /// Manages tenants, networks, groups and policies of a Weir cluster.
 #[derive(Debug, Parser)]
@@ -122,15 +121,6 @@ pub(crate) enum Noun {
     /// Policies and their rules
     #[command(subcommand)]
     Policy(PolicyVerb),
-    /// Services: an address in front of the endpoints with certain labels
-    #[command(subcommand)]
-    Service(ServiceVerb),
-    /// Application profiles: names for several groups
-    #[command(subcommand)]
-    AppProfile(AppProfileVerb),
-    /// BGP settings of hosts
-    #[command(subcommand)]
-    Bgp(BgpVerb),
     /// Attached containers
     #[command(subcommand, visible_alias = "ep")]
     Endpoint(EndpointVerb),
@@ -146,10 +136,9 @@ pub(crate) enum Noun {
     Apply(ApplyArgs),
     /// Says what `apply` would change
     Diff(DiffArgs),
-    /// Says which rules let one end open a connection to another
-    Explain(ExplainArgs),
-    /// How netmaster and the nodes are
-    Status(VersionArgs),
+    /// Addresses: reserved, used, on their way back
+    #[command(subcommand)]
+    Ip(IpVerb),
     /// The version of this program
     Version(VersionArgs),
     /// Prints a completion script
@@ -204,9 +193,6 @@ pub(crate) struct ListArgs {
     /// Only names
     #[arg(short, long)]
     quiet: bool,
-    /// Then also every change, until interrupted
-    #[arg(short, long)]
-    pub(crate) watch: bool,
     #[command(flatten)]
     output: OutputArgs,
 }

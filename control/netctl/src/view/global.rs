@@ -17,6 +17,7 @@ pub(crate) struct GlobalView {
     fwd_mode: String,
     arp_mode: String,
     pvt_subnet: String,
+    ip_allocation: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -58,6 +59,7 @@ impl View for GlobalView {
             fwd_mode: g.fwd_mode,
             arp_mode: g.arp_mode,
             pvt_subnet: g.pvt_subnet,
+            ip_allocation: g.allocation,
         })
     }
 

@@ -16,12 +16,14 @@ pub(crate) struct NodeView {
     version: String,
     connected: bool,
     acked_revision: u64,
+    lag: u64,
+    dead: bool,
 }
 
 impl View for NodeView {
     const KIND: v1::Kind = v1::Kind::Node;
     const COLUMNS: &'static [Column] =
-        &[("Node", 4), ("VTEP", 4), ("Version", 7), ("Connected", 9), ("Revision", 8)];
+        &[("Node", 4), ("VTEP", 4), ("Version", 7), ("Connected", 9), ("Revision", 8), ("Lag", 3)];
     type Oper = ();
 
     fn from_kind(kind: v1::object::Kind) -> Option<Self> {
@@ -33,6 +35,8 @@ impl View for NodeView {
             version: n.version,
             connected: n.connected,
             acked_revision: n.acked_revision,
+            lag: n.lag,
+            dead: n.dead,
         })
     }
 
@@ -41,13 +45,18 @@ impl View for NodeView {
     }
 
     fn row(&self) -> Vec<String> {
-        let connected = if self.connected { "yes" } else { "no" };
+        let connected = match (self.connected, self.dead) {
+            (true, _) => "yes",
+            (false, false) => "no",
+            (false, true) => "dead",
+        };
         vec![
             self.node_name.clone(),
             self.vtep_ip.clone(),
             self.version.clone(),
             connected.to_owned(),
             self.acked_revision.to_string(),
+            self.lag.to_string(),
         ]
     }
 

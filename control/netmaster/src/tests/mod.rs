@@ -1,5 +1,6 @@
 //! The server over real gRPC on loopback. Here: a server to talk to, and the objects it is sent.
 
+mod addresses;
 mod apply;
 mod gate;
 mod nodes;

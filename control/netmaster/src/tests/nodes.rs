@@ -9,17 +9,17 @@ use tonic::Streaming;
 use super::*;
 
 /// A node as netplugin is one: it follows and can acknowledge.
-struct Follower {
+pub(super) struct Follower {
     client: Client,
     name: String,
     stream: Streaming<v1::WatchEvent>,
     intent: Intent,
-    revision: u64,
+    pub(super) revision: u64,
     questions: Vec<u64>,
 }
 
 impl Follower {
-    async fn start(server: &Server, name: &str, from_revision: u64) -> Self {
+    pub(super) async fn start(server: &Server, name: &str, from_revision: u64) -> Self {
         let mut client = server.client().await;
         client.register(name, "").await;
         let request = v1::WatchRequest { node_name: name.into(), from_revision };
@@ -35,7 +35,7 @@ impl Follower {
     }
 
     /// Takes one event in; its kind as a word.
-    async fn hear(&mut self) -> &'static str {
+    pub(super) async fn hear(&mut self) -> &'static str {
         let event = self.stream.message().await.unwrap().unwrap();
         self.revision = event.revision.max(self.revision);
         match event.kind.unwrap() {
@@ -60,7 +60,7 @@ impl Follower {
         }
     }
 
-    async fn ack(&mut self, stats_id: u64, counters: Vec<v1::RuleCounter>) {
+    pub(super) async fn ack(&mut self, stats_id: u64, counters: Vec<v1::RuleCounter>) {
         let ack = v1::AckRequest {
             node_name: self.name.clone(),
             revision: self.revision,
@@ -104,9 +104,13 @@ async fn a_node_gets_a_snapshot_then_deltas_in_order() {
         })
         .await
         .unwrap();
-    assert_eq!((node.hear().await, node.revision), ("removed", next + 1));
-    write(&server, Wire::NetProfile(profile("red", "gold", "900Mb"))).await;
-    assert_eq!((node.hear().await, node.revision), ("put", next + 2));
+    assert_eq!(
+        (node.hear().await, node.revision),
+        ("removed", next + 1),
+        "and of its lease nothing"
+    );
+    let later = write(&server, Wire::NetProfile(profile("red", "gold", "900Mb"))).await;
+    assert_eq!((node.hear().await, node.revision), ("put", later));
     let rates: Vec<_> =
         node.intent.profiles().map(|profile| profile.limit.bandwidth.to_string()).collect();
     assert_eq!(rates, ["900Mb"]);

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
+use super::addresses::Obedient;
 use super::*;
 
 #[tokio::test]
@@ -38,7 +39,8 @@ async fn objects_are_created_listed_read_and_deleted() {
 
 #[tokio::test]
 async fn an_endpoint_gets_address_and_mac_and_gives_them_back() {
-    let (_server, mut client) = Server::memory().await;
+    let (server, mut client) = Server::memory().await;
+    let _node = Obedient::start(&server, "n1").await;
     populate(&mut client).await;
     let asked =
         v1::Endpoint { endpoint_group: "web".into(), ..endpoint("c1:eth0", "red", "net", "n1") };

@@ -10,8 +10,8 @@ use datapath_api::v1::datapath_server::{Datapath, DatapathServer};
 use datapath_api::v1::{
     AddPortReply, CountersReply, CountersRequest, DropLogRequest, DroppedPacket, DropsReply,
     DropsRequest, Event, EventsRequest, HelloReply, HelloRequest, ListReply, ListRequest,
-    RemovePortReply, RemovePortRequest, TraceLiveRequest, TraceReply, TraceRequest, WorkersReply,
-    WorkersRequest, WriteReply, WriteRequest,
+    OffloadReply, OffloadRequest, RemovePortReply, RemovePortRequest, TraceLiveRequest, TraceReply,
+    TraceRequest, WorkersReply, WorkersRequest, WriteReply, WriteRequest,
 };
 use flowtable::entry::{Entry, EntryKey, Op};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
@@ -115,6 +115,10 @@ impl Datapath for Fake {
         _: Request<TraceLiveRequest>,
     ) -> Result<Response<Self::TraceLiveStream>, Status> {
         Err(Status::unimplemented("netplugin does not trace"))
+    }
+
+    async fn offload(&self, _: Request<OffloadRequest>) -> Result<Response<OffloadReply>, Status> {
+        Err(Status::unimplemented("netplugin leaves offloading as it is"))
     }
 
     type DropLogStream = ReceiverStream<Result<DroppedPacket, Status>>;

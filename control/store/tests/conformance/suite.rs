@@ -76,8 +76,10 @@ async fn every_event(store: AnyStore) {
         up_to: second,
     };
     assert_eq!(watch.next().await.unwrap(), expected);
+    let foreign = commit(&store, vec![], vec![put("u/y", "1")]).await;
+    let passed = WatchEvent::Batches { batches: vec![], up_to: foreign };
+    assert_eq!(watch.next().await.unwrap(), passed, "what is not its own it only counts");
     let waiting = tokio::spawn(async move { watch.next().await.unwrap() });
-    commit(&store, vec![], vec![put("u/y", "1")]).await;
     let third = commit(&store, vec![], vec![put("t/c", "3")]).await;
     let expected =
         WatchEvent::Batches { batches: vec![(third, vec![put("t/c", "3")])], up_to: third };

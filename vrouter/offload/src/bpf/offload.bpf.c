@@ -169,6 +169,8 @@ static __always_inline int within_limits(struct port *port, __u64 packets, __u64
 	return accepted;
 }
 
+#include "flows.bpf.h"
+
 static __always_inline int has_tag(struct __sk_buff *skb)
 {
 	return skb->vlan_present || skb->protocol == bpf_htons(ETH_P_8021Q) ||
@@ -250,7 +252,8 @@ static __always_inline __u32 trunk_of(struct __sk_buff *skb)
 	return trunk ? *trunk : 0;
 }
 
-// Ingress of a container's host end: to the engine, with the port's id as a tag.
+// Ingress of a container's host end: forwarded if its flow is known here, else to the engine, with
+// the port's id as a tag.
 SEC("tc")
 int from_port(struct __sk_buff *skb)
 {
@@ -260,11 +263,15 @@ int from_port(struct __sk_buff *skb)
 	__u32 id = found ? *found : 0;
 	struct port *port = found ? bpf_map_lookup_elem(&ports, &id) : 0;
 	__u32 trunk;
+	int verdict;
 
 	if (!port || !port->peer)
 		return drop_stray(skb, UNKNOWN_PORT);
 	if (has_tag(skb))
 		return drop(skb, id, CONTAINER_TAG);
+	verdict = forward_flow(skb, id);
+	if (verdict != FLOW_MISS)
+		return verdict;
 	if (!within_limits(port, packets, bytes))
 		return drop(skb, id, RATE_LIMIT);
 	trunk = trunk_of(skb);

@@ -190,6 +190,13 @@ impl Datapath for Fake {
         dropped.map(|dropped| Response::new(ReceiverStream::new(dropped))).ok_or_else(refused)
     }
 
+    async fn offload(
+        &self,
+        _: Request<v1::OffloadRequest>,
+    ) -> Result<Response<v1::OffloadReply>, Status> {
+        absent()
+    }
+
     type EventsStream = ReceiverStream<Result<v1::Event, Status>>;
 
     async fn events(

@@ -189,31 +189,6 @@ fn a_wanted_mac_is_given_to_one_endpoint_of_a_network() {
 }
 
 #[test]
-fn a_reserved_address_waits_for_its_owner() {
-    let mut ledger = ledger([network("default:net", "10.1.1.0/24", "vxlan")]);
-    let reserved = ledger.create(lease("default:net", "", "10.1.1.7", "db:eth0")).unwrap();
-    assert_eq!(address_of(&reserved), "10.1.1.7");
-    let again = ledger.create(lease("default:net", "", "", "db:eth0")).unwrap();
-    assert_eq!((address_of(&again), again.changes), ("10.1.1.7".into(), vec![]));
-    let other = refuse(&mut ledger, endpoint("web", "default:net", "", "10.1.1.7", "n1"));
-    assert_eq!(other.to_string(), "ip address 10.1.1.7 is not available: it belongs to db:eth0");
-    let key = LeaseKey::parse("key", "default:net:10.1.1.7").unwrap();
-    let me = Owner::parse("owner", "db:eth0").unwrap();
-    let stranger = Owner::parse("owner", "web").unwrap();
-    assert_eq!(ledger.release(&key, &stranger).unwrap_err().field, "owner");
-    let owner = ledger.create(endpoint("db:eth0", "default:net", "", "", "n2")).unwrap();
-    assert_eq!(address_of(&owner), "10.1.1.7");
-    assert_eq!(owner.changes[1], Change::Remove(Key::AddressLease(key.clone())));
-    assert!(matches!(
-        ledger.release(&key, &me).unwrap_err().reason,
-        Reason::LeaseHasEndpoint { .. }
-    ));
-    delete(&mut ledger, Kind::Endpoint, "db:eth0").unwrap();
-    assert_eq!(ledger.release(&key, &me).unwrap(), [], "nobody has it: fine");
-    assert_eq!(texts(&ledger, "default:net").0, "");
-}
-
-#[test]
 fn a_reservation_outlives_the_pool_of_its_group() {
     let mut ledger = ledger([
         network("default:net", "10.1.1.0/24", "vxlan"),

@@ -3,6 +3,7 @@
 
 mod addresses;
 mod batch;
+mod leases;
 mod profiles;
 mod property;
 mod references;
@@ -14,7 +15,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::app_profile::AppProfile;
 use crate::bgp::{AsNumber, Bgp};
-use crate::endpoint::{EndpointSpec, Host, LeaseSpec, Node};
+use crate::endpoint::{EndpointSpec, Host, LeaseSpec, Node, Ttl};
 use crate::global::GlobalSpec;
 use crate::group::GroupSpec;
 use crate::key::{AppProfileKey, Kind, LeaseKey, PolicyKey, ProfileKey, RuleKey, ServiceKey};
@@ -134,12 +135,22 @@ pub(crate) fn endpoint(id: &str, network: &str, group: &str, address: &str, node
     })
 }
 
+/// The endpoint with a container name.
+fn named(spec: Spec, name: &str) -> Spec {
+    let Spec::Endpoint(mut spec) = spec else { panic!("an endpoint") };
+    spec.host.container_name = Label::parse("containerName", name).unwrap();
+    Spec::Endpoint(spec)
+}
+
+/// Without an owner it ends.
 fn lease(network: &str, group: &str, address: &str, owner: &str) -> Spec {
+    let owner = Owner::parse_optional("owner", owner).unwrap();
     Spec::AddressLease(LeaseSpec {
+        ttl: Ttl::parse("ttlSeconds", 0, owner.as_ref()).unwrap(),
         network: NetworkKey::parse("key", network).unwrap(),
         group: GroupName::parse_optional("endpointGroup", group).unwrap(),
         address: LeaseSpec::parse_address("address", address).unwrap(),
-        owner: Owner::parse("owner", owner).unwrap(),
+        owner,
     })
 }
 
@@ -180,6 +191,19 @@ pub(crate) fn bgp(host: &str) -> Spec {
     })
 }
 
+/// A reservation with an end.
+fn with_ttl(lease: Spec, seconds: u64) -> Spec {
+    let Spec::AddressLease(spec) = lease else { panic!("a lease") };
+    let ttl = Ttl::parse("ttlSeconds", seconds, spec.owner.as_ref()).unwrap();
+    Spec::AddressLease(LeaseSpec { ttl, ..spec })
+}
+
+/// Lets time pass in the steps of the clock.
+fn pass(ledger: &mut Ledger, seconds: u64) -> Vec<Change> {
+    let steps = seconds / CLOCK_STEP_SECONDS;
+    (0..steps).flat_map(|_| ledger.pass(CLOCK_STEP_SECONDS)).collect()
+}
+
 /// Tenant default and two nodes.
 pub(crate) fn ledger(specs: impl IntoIterator<Item = Spec>) -> Ledger {
     let mut ledger = Ledger::default();
@@ -197,8 +221,22 @@ fn refuse(ledger: &mut Ledger, spec: Spec) -> Refused {
     refused
 }
 
+/// Deletes; no node is behind.
 fn delete(ledger: &mut Ledger, kind: Kind, key: &str) -> Result<Vec<Change>, Refused> {
+    let mut changes = leave(ledger, kind, key)?;
+    changes.extend(let_go(ledger));
+    Ok(changes)
+}
+
+/// Deletes, with the nodes still behind.
+fn leave(ledger: &mut Ledger, kind: Kind, key: &str) -> Result<Vec<Change>, Refused> {
     ledger.delete(&Key::parse(kind, key).unwrap())
+}
+
+/// All nodes have caught up.
+fn let_go(ledger: &mut Ledger) -> Vec<Change> {
+    let keys: Vec<LeaseKey> = ledger.intent.leases.keys().cloned().collect();
+    ledger.let_go(&keys)
 }
 
 fn refuse_delete(ledger: &mut Ledger, kind: Kind, key: &str) -> Refused {

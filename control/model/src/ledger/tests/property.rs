@@ -31,6 +31,10 @@ fn create(spec: Spec) -> Write {
 enum Write {
     Create(Box<Spec>),
     Delete(Kind, String),
+    /// Some time passes.
+    Pass(u64),
+    /// All nodes catch up.
+    LetGo,
 }
 
 fn any_write() -> impl Strategy<Value = Write> {
@@ -40,7 +44,7 @@ fn any_write() -> impl Strategy<Value = Write> {
     let ids = prop::sample::select(vec!["e1", "e2", "e3", "e4"]);
     let address = prop::sample::select(vec!["", "10.1.1.1", "10.1.1.2", "10.1.1.6", "10.1.1.7"]);
     let pool = prop::sample::select(vec!["", "10.1.1.1-10.1.1.2", "10.1.1.2-10.1.1.6"]);
-    (0u8..16, tenants, nets, groups, ids, address, pool).prop_map(
+    (0u8..24, tenants, nets, groups, ids, address, pool).prop_map(
         |(which, tenant_name, net, grp, id, address, pool)| {
             let net_key = format!("{tenant_name}:{net}");
             let group_key = format!("{tenant_name}:{grp}");
@@ -56,6 +60,10 @@ fn any_write() -> impl Strategy<Value = Write> {
                     "n1",
                 )),
                 5 => create(lease(&net_key, "", address, id)),
+                16 => create(lease(&net_key, "", address, "")),
+                17 => create(named(endpoint(id, &net_key, "", address, "n2"), "e1")),
+                18 => Write::Pass(if pool.is_empty() { 5 } else { 605 }),
+                19 => Write::LetGo,
                 6 => Write::Delete(Kind::Endpoint, id.to_owned()),
                 7 => Write::Delete(Kind::EndpointGroup, group_key),
                 8 => create(Spec::NetProfile(profile(&net_key, "1g", 0, 5))),
@@ -74,6 +82,15 @@ fn any_write() -> impl Strategy<Value = Write> {
     )
 }
 
+/// Addresses that anybody could get, by looking at each.
+fn free(ledger: &Ledger) -> BTreeSet<(NetworkKey, Ipv4Addr)> {
+    let hosts = (1..=6).map(|host| Ipv4Addr::new(10, 1, 1, host));
+    let networks = ledger.holdings.iter();
+    let all = networks.flat_map(|(key, held)| hosts.clone().map(move |ip| (key, held, ip)));
+    let free = all.filter(|(_, held, address)| held.holder(*address).is_none());
+    free.map(|(key, _, address)| (key.clone(), address)).collect()
+}
+
 proptest! {
     #[test]
     fn any_writes_leave_one_owner_per_address_and_a_ledger_that_is_rebuilt_from_its_objects(
@@ -83,10 +100,22 @@ proptest! {
         let mut replay = ledger.intent().clone();
         for write in writes {
             let before = ledger.clone();
+            let free_before = free(&ledger);
             let result = match write {
                 Write::Create(spec) => ledger.create(*spec).map(|outcome| outcome.changes),
-                Write::Delete(kind, key) => delete(&mut ledger, kind, &key),
+                Write::Delete(kind, key) => leave(&mut ledger, kind, &key),
+                Write::Pass(seconds) => Ok(pass(&mut ledger, seconds)),
+                Write::LetGo => Ok(let_go(&mut ledger)),
             };
+            let left = result.iter().flatten().filter_map(|change| match change {
+                Change::Remove(Key::Endpoint(id)) => before.intent.endpoint(id),
+                Change::Remove(_) | Change::Put(_) => None,
+            });
+            for endpoint in left {
+                let key = (endpoint.network.clone(), endpoint.address);
+                prop_assert!(!free(&ledger).contains(&key), "free before the nodes know");
+                prop_assert!(!free_before.contains(&key));
+            }
             match result {
                 Err(_) => prop_assert_eq!(&ledger, &before),
                 Ok(changes) => for change in changes {
@@ -104,7 +133,9 @@ proptest! {
                 prop_assert!(endpoint.address != Ipv4Addr::new(10, 1, 1, 5), "the gateway's");
             }
             for lease in ledger.intent.leases.values() {
-                prop_assert!(owners.insert((lease.network.clone(), lease.address)));
+                let first = owners.insert((lease.network.clone(), lease.address));
+                prop_assert!(first || lease.claim.owner.is_some(), "only a reservation is taken up");
+                prop_assert!(first || lease.claim.left.is_none());
             }
             for service in ledger.intent().services() {
                 prop_assert!(owners.insert((service.spec.network_key(), service.vip)));

@@ -1,0 +1,186 @@
+//! Addresses over gRPC: reserved, taken up, ended, and given out again only when the nodes know.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::nodes::Follower;
+use super::*;
+
+async fn reserve(
+    client: &mut Client,
+    address: &str,
+    owner: &str,
+    ttl_seconds: u64,
+) -> Result<String, Status> {
+    let request = v1::AllocateAddressRequest {
+        tenant_name: "red".into(),
+        network_name: "net".into(),
+        preferred_address: address.into(),
+        owner: owner.into(),
+        ttl_seconds,
+        ..Default::default()
+    };
+    Ok(client.master.allocate_address(request).await?.into_inner().address)
+}
+
+async fn addresses(client: &mut Client) -> Vec<v1::Address> {
+    let request = v1::ListAddressesRequest { tenant_name: "red".into(), ..Default::default() };
+    client.master.list_addresses(request).await.unwrap().into_inner().addresses
+}
+
+/// Address and state of what is not free.
+async fn states(client: &mut Client) -> Vec<(String, String)> {
+    addresses(client).await.into_iter().map(|a| (a.address, a.state)).collect()
+}
+
+fn pod(id: &str, name: &str, node: &str, address: &str) -> Wire {
+    Wire::Endpoint(v1::Endpoint {
+        container_name: name.into(),
+        ip_address: Some(address.to_owned()).filter(|a| !a.is_empty()).into_iter().collect(),
+        ..endpoint(id, "red", "net", node)
+    })
+}
+
+async fn no_wait(client: &mut Client, key: &str) {
+    let kind = v1::Kind::Endpoint.into();
+    let request = v1::DeleteRequest { kind, key: key.into(), no_wait: true };
+    client.master.delete(request).await.unwrap();
+}
+
+/// The address of what was written.
+fn ip(reply: &v1::WriteReply) -> String {
+    let Some(Wire::Endpoint(endpoint)) = reply.object.as_ref().and_then(|o| o.kind.as_ref()) else {
+        panic!("an endpoint");
+    };
+    endpoint.ip_address[0].clone()
+}
+
+/// A node that acknowledges whatever it gets, until it is told to stop.
+pub(super) struct Obedient {
+    stop: Arc<Notify>,
+    task: JoinHandle<Follower>,
+}
+
+impl Obedient {
+    pub(super) async fn start(server: &Server, name: &str) -> Self {
+        let node = Follower::start(server, name, 0).await;
+        Self::go_on(node)
+    }
+
+    fn go_on(mut node: Follower) -> Self {
+        let stop = Arc::new(Notify::new());
+        let stopping = Arc::clone(&stop);
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = stopping.notified() => return node,
+                    _ = node.hear() => node.ack(0, vec![]).await,
+                }
+            }
+        });
+        Self { stop, task }
+    }
+
+    async fn stop(self) -> Follower {
+        self.stop.notify_one();
+        self.task.await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn ipam_3_a_reservation_outlives_containers_nodes_and_netmaster() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(redb(&dir)).await;
+    let mut client = server.client().await;
+    populate(&mut client).await;
+    client.register("n2", "192.168.0.2").await;
+    assert_eq!(reserve(&mut client, "10.1.1.7", "web-1", 0).await.unwrap(), "10.1.1.7");
+    for (id, node) in [("c1:eth0", "n1"), ("c2:eth0", "n2")] {
+        let web = client.create(pod(id, "web-1", node, "")).await.unwrap();
+        assert_eq!(ip(&web), "10.1.1.7", "{id} on {node}");
+        no_wait(&mut client, id).await;
+    }
+    server.stop().await;
+    let server = Server::start(redb(&dir)).await;
+    let mut client = server.client().await;
+    let web = client.create(pod("c3:eth0", "web-1", "n1", "")).await.unwrap();
+    assert_eq!(ip(&web), "10.1.1.7", "after a restart");
+    let [listed] = addresses(&mut client).await.try_into().unwrap();
+    assert_eq!((listed.owner.as_str(), listed.endpoint_id.as_str()), ("web-1", "c3:eth0"));
+    assert_eq!((listed.state.as_str(), listed.homing_host.as_str()), ("used", "n1"));
+}
+
+#[tokio::test]
+async fn an_address_waits_for_every_living_node_and_is_named_with_those_that_are_behind() {
+    let (server, mut client) = Server::memory().await;
+    let (quick, slow) =
+        (Obedient::start(&server, "n1").await, Obedient::start(&server, "n2").await);
+    populate(&mut client).await;
+    client.create(pod("c1", "", "n1", "")).await.unwrap();
+    let slow = slow.stop().await;
+    no_wait(&mut client, "c1").await;
+    let refused = refusal(client.create(pod("c2", "", "n1", "10.1.1.1")).await);
+    assert_eq!((refused.0, refused.1.as_str()), (Code::FailedPrecondition, "ipAddress"));
+    let [listed] = addresses(&mut client).await.try_into().unwrap();
+    assert_eq!(listed.waiting_for, ["n2"]);
+    assert_eq!(ip(&client.create(pod("c3", "", "n1", "")).await.unwrap()), "10.1.1.2");
+    // As soon as the last node knows, whoever waits gets it.
+    let waiting = tokio::spawn({
+        let mut client = server.client().await;
+        async move { client.create(pod("c2", "", "n1", "10.1.1.1")).await.unwrap() }
+    });
+    let slow = Obedient::go_on(slow);
+    assert_eq!(ip(&waiting.await.unwrap()), "10.1.1.1");
+    drop((quick, slow));
+}
+
+#[tokio::test]
+async fn what_was_leaving_is_still_so_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(redb(&dir)).await;
+    let mut client = server.client().await;
+    populate(&mut client).await;
+    client.create(pod("c1", "", "n1", "")).await.unwrap();
+    no_wait(&mut client, "c1").await;
+    server.stop().await;
+    let server = Server::start(redb(&dir)).await;
+    let mut client = server.client().await;
+    assert_eq!(states(&mut client).await, [("10.1.1.1".to_owned(), "leaving".to_owned())]);
+    let node = Obedient::start(&server, "n1").await;
+    assert_eq!(ip(&client.create(pod("c2", "", "n1", "10.1.1.1")).await.unwrap()), "10.1.1.1");
+    drop(node);
+}
+
+#[tokio::test]
+async fn a_deleted_network_waits_for_the_nodes_that_know_its_endpoints() {
+    let (server, mut client) = Server::memory().await;
+    let node = Obedient::start(&server, "n1").await;
+    populate(&mut client).await;
+    client.delete(v1::Kind::EndpointGroup, "red:web").await.unwrap();
+    client.create(pod("c1", "", "n1", "")).await.unwrap();
+    no_wait(&mut client, "c1").await;
+    client.delete(v1::Kind::Network, "red:net").await.unwrap();
+    drop(node);
+}
+
+#[tokio::test]
+async fn a_reservation_without_owner_ends_by_served_time() {
+    let (server, mut client) = Server::memory().await;
+    populate(&mut client).await;
+    reserve(&mut client, "10.1.1.7", "", 1).await.unwrap();
+    reserve(&mut client, "10.1.1.8", "", 3600).await.unwrap();
+    let listed = addresses(&mut client).await;
+    assert_eq!(listed.iter().map(|a| a.ttl_seconds).collect::<Vec<_>>(), [6, 3605]);
+    let bad = refusal(reserve(&mut client, "10.1.1.9", "", u64::MAX).await);
+    assert_eq!((bad.0, bad.1.as_str()), (Code::InvalidArgument, "ttlSeconds"));
+    let ended = async {
+        while states(&mut client).await.len() > 1 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), ended).await.unwrap();
+    assert_eq!(states(&mut client).await, [("10.1.1.8".to_owned(), "reserved".to_owned())]);
+    drop(server);
+}

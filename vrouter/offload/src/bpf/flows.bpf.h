@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+// The table of flows that the kernel forwards by itself, included by offload.bpf.c. Entries are
+// written by flows.rs alone, whose structs mirror those of this file. What is not plainly one of an
+// entry's packets is a miss, and the engine's.
+
+#define FLOW_PORTS 4096	// as PORTS
+#define FLOW_SETS 128	// sets of the engine's sections
+#define FLOW_MISS (-1)
+#define TCP_TELLING 0x17 // FIN, SYN, RST, ACK: what says how a connection goes on
+#define TCP_ACK 0x10
+#define FLOW_ROUTED 1
+#define FLOW_MARKED 2
+
+// In-port with its life, so that neither tenants nor uses of a port id meet; then what packets say.
+struct flow_key {
+	__u8 source[16]; // IPv4 as ::ffff:a.b.c.d
+	__u8 target[16];
+	__u32 ports;	 // as on the wire: source, then target
+	__u32 life;
+	__u16 port;
+	__u8 family; // 4 or 6
+	__u8 protocol;
+};
+
+struct flow_ref {
+	__u32 slot;
+	__u32 incarnation;
+};
+
+// Mapped by the engine. A slot that is given up gets another incarnation, and is written again only
+// after a grace period: what is read behind a matching incarnation is of one flow.
+struct flow_slot {
+	__u32 incarnation;
+	__u32 out_life;
+	__u16 out_port;
+	__u8 set;      // of sections that the decision depends on
+	__u8 rewrites; // FLOW_ROUTED, FLOW_MARKED
+	__u8 dscp;
+	__u8 way; // the engine's note
+	__u16 frame_max;
+	__u8 expected[12];  // target and source MAC of its packets
+	__u8 rewritten[12]; // what a routed packet gets instead
+	__u64 revision;	    // of the tables it was decided on
+	__u64 packets;	    // on the wire
+	__u64 bytes;
+};
+
+struct flow_words {
+	__u64 alive_until; // the engine's last word that it lives, in CLOCK_MONOTONIC's nanoseconds
+	__u64 valid_since[FLOW_SETS];
+};
+
+// The host end of a port and which of its lives this is.
+struct flow_end {
+	__u32 ifindex;
+	__u32 life;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1); // set at load
+	__type(key, struct flow_key);
+	__type(value, struct flow_ref);
+} flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1); // set at load
+	__type(key, __u32);
+	__type(value, struct flow_slot);
+} flow_slots SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct flow_words);
+} flow_words SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, FLOW_PORTS);
+	__type(key, __u32); // port id
+	__type(value, struct flow_end);
+} flow_ends SEC(".maps");
+
+// What is known of a packet besides its key.
+struct flow_packet {
+	__u32 headers; // bytes up to the payload
+	__u32 word;    // of the IPv4 header or the IPv6 header that a rewrite changes: TTL, protocol
+	__u32 class_word;
+};
+
+// One that a connection could end or begin with is the engine's. `room` is what the IP packet has
+// behind its header. 0: not forwarded here.
+static __always_inline __u32 read_transport(void *at, void *end, __u32 room, struct flow_key *key)
+{
+	__u8 *byte = at;
+	__u32 header;
+
+	if (at + sizeof(struct flow_ref) > end)
+		return 0;
+	key->ports = *(__u32 *)at;
+	if (key->protocol == IPPROTO_UDP) {
+		__u32 len = bpf_ntohs(*(__u16 *)(at + 4));
+
+		return len < 8 || len > room ? 0 : 8;
+	}
+	if (key->protocol != IPPROTO_TCP || at + 20 > end)
+		return 0;
+	header = (byte[12] >> 4) * 4;
+	if ((byte[13] & TCP_TELLING) != TCP_ACK || header < 20 || header > room)
+		return 0;
+	return header;
+}
+
+static __always_inline int has_good_checksum(struct iphdr *ip)
+{
+	__u32 *word = (__u32 *)ip;
+	__u64 sum = (__u64)word[0] + word[1] + word[2] + word[3] + word[4];
+
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ((sum & 0xffff) + (sum >> 16)) == 0xffff;
+}
+
+static __always_inline int read_v4(struct __sk_buff *skb, void *end, struct flow_key *key,
+				   struct flow_packet *packet)
+{
+	struct iphdr *ip = (void *)(long)skb->data + ETH_HLEN;
+	__u32 len, transport;
+
+	if ((void *)(ip + 1) > end || *(__u8 *)ip != 0x45)
+		return 0;
+	len = bpf_ntohs(ip->tot_len);
+	// Larger than the field can say: the length is written when the packet is cut.
+	if (!len && skb->gso_size)
+		len = skb->len - ETH_HLEN;
+	if (len < sizeof(*ip) || len + ETH_HLEN > skb->len || ip->ttl <= 1 ||
+	    ip->frag_off & bpf_htons(IP_MF | IP_OFFSET) || !has_good_checksum(ip))
+		return 0;
+	key->family = 4;
+	key->protocol = ip->protocol;
+	((__u32 *)key->source)[2] = bpf_htonl(0xffff);
+	((__u32 *)key->source)[3] = ip->saddr;
+	((__u32 *)key->target)[2] = bpf_htonl(0xffff);
+	((__u32 *)key->target)[3] = ip->daddr;
+	packet->word = ((__u16 *)ip)[4];
+	packet->class_word = ((__u16 *)ip)[0];
+	transport = read_transport(ip + 1, end, len - sizeof(*ip), key);
+	packet->headers = ETH_HLEN + sizeof(*ip) + transport;
+	return transport != 0;
+}
+
+static __always_inline int read_v6(struct __sk_buff *skb, void *end, struct flow_key *key,
+				   struct flow_packet *packet)
+{
+	struct ipv6hdr *ip = (void *)(long)skb->data + ETH_HLEN;
+	__u32 len, transport;
+
+	if ((void *)(ip + 1) > end || ip->version != 6)
+		return 0;
+	len = bpf_ntohs(ip->payload_len);
+	if (!len && skb->gso_size)
+		len = skb->len - ETH_HLEN - sizeof(*ip);
+	if (len + sizeof(*ip) + ETH_HLEN > skb->len || ip->hop_limit <= 1)
+		return 0;
+	key->family = 6;
+	key->protocol = ip->nexthdr;
+	__builtin_memcpy(key->source, &ip->saddr, 16);
+	__builtin_memcpy(key->target, &ip->daddr, 16);
+	packet->word = ((__u16 *)ip)[3];
+	packet->class_word = ((__u16 *)ip)[0];
+	transport = read_transport(ip + 1, end, len, key);
+	packet->headers = ETH_HLEN + sizeof(*ip) + transport;
+	return transport != 0;
+}
+
+// One 16-bit word of the IP header, and of IPv4 its checksum.
+static __always_inline long put_word(struct __sk_buff *skb, __u8 family, __u32 at, __u16 old,
+				     __u16 new)
+{
+	long failed = 0;
+
+	if (family == 4)
+		failed = bpf_l3_csum_replace(skb, ETH_HLEN + 10, old, new, 2);
+	return failed ?: bpf_skb_store_bytes(skb, ETH_HLEN + at, &new, 2, BPF_F_RECOMPUTE_CSUM);
+}
+
+static __always_inline long route(struct __sk_buff *skb, struct flow_slot *slot, __u8 family,
+				  __u16 word)
+{
+	// The TTL is the first byte of its word, the hop limit the second of its.
+	__u16 less = bpf_htons(bpf_ntohs(word) - (family == 4 ? 0x100 : 1));
+	__u8 macs[12];
+
+	__builtin_memcpy(macs, slot->rewritten, sizeof(macs));
+	return bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), BPF_F_RECOMPUTE_CSUM) ?:
+	       put_word(skb, family, family == 4 ? 8 : 6, word, less);
+}
+
+// The six bits of the class (RFC 2474); the two of ECN stay.
+static __always_inline long mark(struct __sk_buff *skb, struct flow_slot *slot, __u8 family,
+				 __u16 word)
+{
+	__u16 host = bpf_ntohs(word), dscp = slot->dscp;
+
+	host = family == 4 ? (host & 0xff03) | dscp << 2 : (host & 0xf03f) | dscp << 6;
+	return put_word(skb, family, 0, word, bpf_htons(host));
+}
+
+static __always_inline struct flow_slot *find_flow(struct flow_key *key)
+{
+	struct flow_ref *ref = bpf_map_lookup_elem(&flows, key);
+	struct flow_slot *slot;
+
+	if (!ref)
+		return 0;
+	slot = bpf_map_lookup_elem(&flow_slots, &ref->slot);
+	if (!slot || *(volatile __u32 *)&slot->incarnation != ref->incarnation)
+		return 0;
+	return slot;
+}
+
+// Whether the engine lives, and no table that the decision rests on has changed since.
+static __always_inline int is_valid(struct flow_slot *slot)
+{
+	__u32 only = 0;
+	struct flow_words *words = bpf_map_lookup_elem(&flow_words, &only);
+
+	if (!words || *(volatile __u64 *)&words->alive_until < bpf_ktime_get_ns())
+		return 0;
+	return *(volatile __u64 *)&slot->revision >=
+	       *(volatile __u64 *)&words->valid_since[slot->set & (FLOW_SETS - 1)];
+}
+
+static __always_inline int has_macs(struct __sk_buff *skb, void *end, __u8 *expected)
+{
+	__u32 *macs = (void *)(long)skb->data, *wanted = (__u32 *)expected;
+
+	if ((void *)(macs + 3) > end)
+		return 0;
+	return macs[0] == wanted[0] && macs[1] == wanted[1] && macs[2] == wanted[2];
+}
+
+// Forwards a packet of port `id` as its entry says; FLOW_MISS: the engine decides. The target's host
+// end is looked up for every packet: a port that is gone has none, and an id that was given to
+// another container has another life.
+static __always_inline int forward_flow(struct __sk_buff *skb, __u32 id)
+{
+	void *end = (void *)(long)skb->data_end;
+	struct flow_end *in = bpf_map_lookup_elem(&flow_ends, &id), *out;
+	struct flow_packet packet = {};
+	struct flow_key key = {};
+	struct flow_slot *slot;
+	__u32 out_port, wire, cut, good = 0;
+	__u8 rewrites;
+
+	if (!in)
+		return FLOW_MISS;
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		good = read_v4(skb, end, &key, &packet);
+	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		good = read_v6(skb, end, &key, &packet);
+	if (!good)
+		return FLOW_MISS;
+	key.port = id;
+	key.life = in->life;
+	slot = find_flow(&key);
+	if (!slot || !is_valid(slot) || !has_macs(skb, end, slot->expected))
+		return FLOW_MISS;
+	wire = skb->gso_size ? packet.headers + skb->gso_size : skb->len;
+	out_port = slot->out_port;
+	out = bpf_map_lookup_elem(&flow_ends, &out_port);
+	if (wire > slot->frame_max || !out || !out->ifindex || out->life != slot->out_life)
+		return FLOW_MISS;
+	rewrites = slot->rewrites;
+	if (rewrites & FLOW_ROUTED && route(skb, slot, key.family, packet.word))
+		return drop(skb, id, NO_MEMORY);
+	if (rewrites & FLOW_MARKED && mark(skb, slot, key.family, packet.class_word))
+		return drop(skb, id, NO_MEMORY);
+	cut = segments(skb);
+	__sync_fetch_and_add(&slot->packets, cut);
+	__sync_fetch_and_add(&slot->bytes, skb->len + (cut - 1) * packet.headers);
+	return bpf_redirect_peer(out->ifindex, 0);
+}
