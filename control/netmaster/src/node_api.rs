@@ -242,7 +242,9 @@ impl Follower {
         let concern: Vec<&Op> = ops.iter().filter(|op| layout::is_for_nodes(op)).collect();
         for (left, op) in (0..concern.len()).rev().zip(concern) {
             let event = layout::event(op).map_err(Failure::Unreadable)?;
-            self.send(if left == 0 { revision } else { before }, event).await?;
+            let (more, kind) = (left > 0, Some(event));
+            let shown = if more { before } else { revision };
+            self.send_event(v1::WatchEvent { revision: shown, more, kind }).await?;
             self.sent = revision;
         }
         Ok(())
@@ -267,7 +269,10 @@ impl Follower {
     }
 
     async fn send(&self, revision: u64, kind: Event) -> Result<(), End> {
-        let event = v1::WatchEvent { revision, kind: Some(kind) };
+        self.send_event(v1::WatchEvent { revision, more: false, kind: Some(kind) }).await
+    }
+
+    async fn send_event(&self, event: v1::WatchEvent) -> Result<(), End> {
         self.events.send(Ok(event)).await.map_err(|_closed| End::Gone)
     }
 }

@@ -177,7 +177,7 @@ pub(crate) async fn follow(
         let started = Instant::now();
         let ended = session.run(netmaster).await;
         master.channel.send_replace(None);
-        mirror.abandon_snapshot();
+        mirror.abandon();
         resume = match ended {
             // The copy lacks what could not be read.
             Ended::Garbled(_) => Resume::Snapshot,

@@ -1,14 +1,16 @@
 //! Intent as this node knows it: netmaster's objects with the revision they are of.
 //!
 //! A snapshot is collected aside and takes effect at its end, so that a reconnect never shows a
-//! half-filled intent. When netmaster goes away the last known intent stays in force.
+//! half-filled intent; so is a write of many objects, which is in force as a whole or not. When netmaster goes away the last known intent stays in force.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use control_api::convert;
 use control_api::v1::watch_event::Kind as Event;
 use control_api::v1::{Removed, WatchEvent};
-use control_model::{EndpointId, Intent, NodeName, Placement, Refused, Tag, compile};
+use control_model::{
+    EndpointId, Intent, Key, NodeName, Object as Stored, Placement, Refused, Tag, compile,
+};
 use flowtable::entry::Entry;
 use tokio::sync::watch;
 
@@ -17,7 +19,7 @@ use tokio::sync::watch;
 pub(crate) enum Heard {
     /// The intent is another one now.
     Changed,
-    /// It will be once the snapshot has ended.
+    /// It will be once the snapshot, or the write, has ended.
     Collecting,
     /// netmaster wants this node's rule counters, under this id.
     Stats(u64),
@@ -56,6 +58,14 @@ struct Known {
     intent: Intent,
     stamp: Stamp,
     collecting: Option<Intent>,
+    /// What has been heard of a write whose end has not.
+    begun: Vec<Step>,
+}
+
+#[derive(Debug)]
+enum Step {
+    Put(Box<Stored>),
+    Remove(Key),
 }
 
 /// The shared copy.
@@ -91,22 +101,23 @@ impl Mirror {
     /// [`Garbled`]: the copy can no longer be trusted to be netmaster's, so the caller asks for a
     /// snapshot.
     pub(crate) fn hear(&self, event: WatchEvent) -> Result<Heard, Garbled> {
-        let revision = event.revision;
+        let WatchEvent { revision, more, kind } = event;
         let mut known = self.lock();
-        match event.kind.ok_or(Garbled::NoKind)? {
+        match kind.ok_or(Garbled::NoKind)? {
             Event::SnapshotBegin(_) => {
+                known.begun.clear();
                 known.collecting = Some(Intent::default());
                 return Ok(Heard::Collecting);
             }
             Event::Put(object) => {
                 let object = convert::to_model(&object)
                     .map_err(|source| Garbled::Object { revision, source })?;
-                known.target().put(object);
+                known.begun.push(Step::Put(Box::new(object)));
             }
             Event::Removed(Removed { kind, key }) => {
                 let key = convert::to_key(kind, &key)
                     .map_err(|source| Garbled::Key { revision, source })?;
-                known.target().remove(&key);
+                known.begun.push(Step::Remove(key));
             }
             Event::SnapshotEnd(_) => {
                 if let Some(intent) = known.collecting.take() {
@@ -116,6 +127,10 @@ impl Mirror {
             }
             Event::StatsRequest(request) => return Ok(Heard::Stats(request.id)),
         }
+        if more {
+            return Ok(Heard::Collecting);
+        }
+        known.finish_write();
         if known.collecting.is_some() {
             return Ok(Heard::Collecting);
         }
@@ -126,9 +141,11 @@ impl Mirror {
         Ok(Heard::Changed)
     }
 
-    /// Forgets a snapshot whose stream broke before its end.
-    pub(crate) fn abandon_snapshot(&self) {
-        self.lock().collecting = None;
+    /// Forgets a snapshot or a write whose stream broke before its end.
+    pub(crate) fn abandon(&self) {
+        let mut known = self.lock();
+        known.collecting = None;
+        known.begun.clear();
     }
 
     /// The tables of this node; `None` before the first snapshot, when empty tables would stop what
@@ -179,8 +196,14 @@ impl Mirror {
 }
 
 impl Known {
-    fn target(&mut self) -> &mut Intent {
-        self.collecting.as_mut().unwrap_or(&mut self.intent)
+    fn finish_write(&mut self) {
+        let target = self.collecting.as_mut().unwrap_or(&mut self.intent);
+        for step in self.begun.drain(..) {
+            match step {
+                Step::Put(object) => target.put(*object),
+                Step::Remove(key) => target.remove(&key),
+            }
+        }
     }
 }
 
@@ -194,7 +217,7 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn event(revision: u64, kind: Event) -> WatchEvent {
-        WatchEvent { kind: Some(kind), revision }
+        WatchEvent { kind: Some(kind), revision, more: false }
     }
 
     fn put(revision: u64, kind: object::Kind) -> WatchEvent {
@@ -299,10 +322,44 @@ pub(crate) mod tests {
         let mirror = Mirror::new();
         snapshot(&mirror, 3, vec![tenant(3)]);
         mirror.hear(event(0, Event::SnapshotBegin(SnapshotBegin {}))).unwrap();
-        mirror.abandon_snapshot();
+        mirror.abandon();
         assert_eq!(entries(&mirror), Some((3, 1)));
         mirror.hear(network(4, "blue", "vlan", 20)).unwrap();
         assert_eq!(mirror.stamp().revision, 4);
+    }
+
+    fn more(event: WatchEvent) -> WatchEvent {
+        WatchEvent { more: true, ..event }
+    }
+
+    #[test]
+    fn pol_6_a_write_of_many_objects_is_compiled_as_a_whole_or_not_at_all() {
+        let mirror = Mirror::new();
+        snapshot(&mirror, 3, vec![tenant(3)]);
+        let before = entries(&mirror);
+        let watching = mirror.watch();
+        for event in [network(9, "a", "vlan", 20), network(9, "b", "vlan", 21)] {
+            assert_eq!(mirror.hear(more(event)).unwrap(), Heard::Collecting);
+            assert_eq!(entries(&mirror), before);
+        }
+        // Counters may be asked for in the midst of it.
+        mirror.hear(event(9, Event::StatsRequest(StatsRequest { id: 9 }))).unwrap();
+        assert!(!watching.has_changed().unwrap(), "nobody is woken for half of it");
+        assert_eq!(mirror.hear(network(10, "c", "vlan", 22)).unwrap(), Heard::Changed);
+        assert_eq!((mirror.vids(), mirror.stamp().revision), (Some(vec![20, 21, 22]), 10));
+    }
+
+    #[test]
+    fn pol_6_a_write_cut_short_is_forgotten() {
+        let mirror = Mirror::new();
+        snapshot(&mirror, 3, vec![tenant(3)]);
+        mirror.hear(more(network(3, "a", "vlan", 20))).unwrap();
+        mirror.abandon();
+        mirror.hear(network(4, "b", "vlan", 21)).unwrap();
+        assert_eq!(mirror.vids(), Some(vec![21]));
+        mirror.hear(more(network(4, "c", "vlan", 22))).unwrap();
+        snapshot(&mirror, 5, vec![tenant(5)]);
+        assert_eq!(mirror.vids(), Some(vec![]));
     }
 
     #[test]

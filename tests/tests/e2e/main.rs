@@ -5,9 +5,11 @@
 #![expect(clippy::print_stderr, reason = "a test harness")]
 
 mod api;
+mod atomic;
 mod cni;
 mod control;
 mod ctl;
+mod features;
 mod files;
 mod foreign;
 mod hostile;
@@ -66,6 +68,8 @@ fn main() -> ExitCode {
         refusals::tests,
         api::tests,
         policy::tests,
+        features::tests,
+        atomic::tests,
         state::tests,
         qos::tests,
         wire::tests,

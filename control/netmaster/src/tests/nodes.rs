@@ -303,3 +303,21 @@ async fn write_on(client: &mut Client, kind: Wire) -> u64 {
     let request = v1::CreateRequest { object, no_wait: true };
     client.master.create(request).await.unwrap().into_inner().revision
 }
+
+#[tokio::test]
+async fn pol_6_all_events_of_a_write_but_the_last_say_that_more_follow() {
+    let (server, mut client) = Server::memory().await;
+    populate(&mut client).await;
+    let mut node = Follower::start(&server, "n2", 0).await;
+    while node.hear().await != "end" {}
+    let rules = ["2", "3", "4"].map(|id| Wire::Rule(rule("red", "first", id)));
+    let request = apply_request(rules.into(), &[(v1::Kind::Rule, "red:first:1")]);
+    let request = v1::ApplyRequest { no_wait: true, ..request };
+    let written = client.master.apply(request).await.unwrap().into_inner().revision;
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        let event = node.stream.message().await.unwrap().unwrap();
+        seen.push((event.more, event.revision == written));
+    }
+    assert_eq!(seen, [(true, false), (true, false), (true, false), (false, true)]);
+}
