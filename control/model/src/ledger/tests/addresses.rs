@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn allocated_and_available_texts_of_contivs_endpoint_test() {
+fn api_2_allocated_and_available_texts_of_contivs_endpoint_test() {
     let mut ledger = ledger([network("default:net", "10.1.1.0/24", "vxlan")]);
     let all = (String::new(), "10.1.1.1-10.1.1.254".to_owned());
     assert_eq!(texts(&ledger, "default:net"), all);
@@ -35,7 +35,7 @@ fn allocated_and_available_texts_of_contivs_endpoint_test() {
 }
 
 #[test]
-fn group_pools_behave_as_in_contivs_tables() {
+fn ipam_2_group_pools_behave_as_in_contivs_tables() {
     let mut ledger = ledger([network("default:net", "10.3.1.0/24", "vxlan")]);
     for (name, pool, first) in [
         ("a", "10.3.1.10-10.3.1.20", "10.3.1.10"),
@@ -71,7 +71,7 @@ fn group_pools_behave_as_in_contivs_tables() {
 }
 
 #[test]
-fn mixed_pools_show_the_texts_of_contivs_table() {
+fn ipam_2_mixed_pools_show_the_texts_of_contivs_table() {
     let net = "default:net";
     let mut ledger = ledger([network(net, "10.2.2.0/24", "vxlan")]);
     let pools = [
