@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use flowtable::ids::Mac;
 use netdev::{
     Arp, Error as NetlinkError, Namespace, NamespaceError, Netlink, RouteSpec, SysctlError,
-    VethSpec, set_disable_ipv6,
+    VethSpec, refuse_ipv4, set_disable_ipv6,
 };
 
 use crate::attachment::{Address, Interface, Sandbox};
@@ -87,7 +87,8 @@ pub(crate) fn uplink_mtu(device: &str) -> Result<u32, Error> {
     link.map(|link| link.mtu).ok_or_else(|| Error::NoUplink { device: device.to_owned() })
 }
 
-/// Makes the pair: the container's end ready and up, the host's end down. Returns the gateways of
+/// Makes the pair: the container's end ready and up, the host's end down and closed to the host's own
+/// stack, should its tc program ever be missing. Returns the gateways of
 /// the default routes made. What was made is removed when a later step fails.
 pub(crate) fn create(pair: &Pair<'_>, namespace: &Namespace) -> Result<Vec<IpAddr>, Error> {
     let host = Netlink::open()?;
@@ -107,6 +108,7 @@ pub(crate) fn create(pair: &Pair<'_>, namespace: &Namespace) -> Result<Vec<IpAdd
         .set_arp(link.index, Arp::Off)
         .map_err(Error::from)
         .and_then(|()| Ok(set_disable_ipv6(None, pair.host_ifname)?))
+        .and_then(|()| Ok(refuse_ipv4(pair.host_ifname)?))
         .and_then(|()| equip(pair, namespace));
     if equipped.is_err()
         && let Err(error) = host.delete_link(link.index)

@@ -25,6 +25,7 @@ mod restart;
 mod runtime;
 mod shared;
 mod site;
+mod starts;
 mod state;
 mod trouble;
 mod uplink;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         policy::tests,
         features::tests,
         atomic::tests,
+        starts::tests,
         state::tests,
         qos::tests,
         wire::tests,

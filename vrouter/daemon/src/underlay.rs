@@ -122,7 +122,10 @@ impl Watcher {
         }
         while let Some(event) = self.monitor.next(Duration::ZERO)? {
             wanted = wanted.max(match event {
-                Event::LinkGone { .. } | Event::Overrun => Wanted::Everything,
+                // Until its filter is back, the frames of a port are the host's to drop.
+                Event::LinkGone { .. } | Event::FilterGone { .. } | Event::Overrun => {
+                    Wanted::Everything
+                }
                 Event::LinkChanged(_) | Event::NeighbourChanged { .. } => Wanted::NextHops,
             });
         }

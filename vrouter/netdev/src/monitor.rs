@@ -1,4 +1,4 @@
-//! Events of links and neighbours, as the kernel announces them.
+//! Events of links, their filters and neighbours, as the kernel announces them.
 //!
 //! Announcements can be lost when the reader is slow. The kernel says so, and that comes out as
 //! [`Event::Overrun`]: whoever keeps state from events must then read everything anew.
@@ -28,10 +28,11 @@ use crate::netlink::{
 /// linux/rtnetlink.h.
 const RTNLGRP_LINK: u32 = 1;
 const RTNLGRP_NEIGH: u32 = 3;
+const RTNLGRP_TC: u32 = 4;
 /// Room for some thousands of announcements; the kernel may grant less.
 const RECEIVE_BUFFER_BYTES: libc::c_int = 1 << 20;
 
-/// Something happened to a link or a neighbour.
+/// Something happened to a link, its filters or a neighbour.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The link left the namespace: deleted or moved away.
@@ -52,11 +53,16 @@ pub enum Event {
         /// What is known now; `None` when the entry was removed.
         neighbour: Option<Neighbour>,
     },
+    /// A tc filter or queueing discipline was taken off a link.
+    FilterGone {
+        /// Index of the link.
+        index: u32,
+    },
     /// Announcements were lost.
     Overrun,
 }
 
-/// A subscription to link and neighbour events of one namespace.
+/// A subscription to these events of one namespace.
 #[derive(Debug)]
 pub struct Monitor {
     socket: Socket,
@@ -118,6 +124,7 @@ fn subscribe() -> io::Result<Socket> {
     socket.bind_auto()?;
     socket.add_membership(RTNLGRP_LINK)?;
     socket.add_membership(RTNLGRP_NEIGH)?;
+    socket.add_membership(RTNLGRP_TC)?;
     Ok(socket)
 }
 
@@ -157,6 +164,10 @@ fn event_of(message: &RouteNetlinkMessage) -> Option<Event> {
             let entry = entry_of(message)?;
             let neighbour = Some(entry.neighbour);
             Some(Event::NeighbourChanged { oif: entry.oif, ip: entry.ip, neighbour })
+        }
+        RouteNetlinkMessage::DelTrafficFilter(message)
+        | RouteNetlinkMessage::DelQueueDiscipline(message) => {
+            Some(Event::FilterGone { index: u32::try_from(message.header.index).ok()? })
         }
         RouteNetlinkMessage::DelNeighbour(message) => {
             let entry = entry_of(message)?;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::namespace::{self, Namespace};
 
+const IPV4: &str = "/proc/sys/net/ipv4";
 const IPV6: &str = "/proc/sys/net/ipv6";
 
 /// Why a switch could not be set.
@@ -36,6 +37,21 @@ pub fn set_disable_ipv6(namespace: Option<&Namespace>, ifname: &str) -> Result<(
         Some(namespace) => namespace.run(|| disable_ipv6(ifname))?,
         None => disable_ipv6(ifname),
     }
+}
+
+/// Has the calling thread's own namespace forward nothing that arrives on `ifname`, and take nothing
+/// whose sender it would not reach over it (RFC 3704, section 2.2: strict), which is nobody on a device
+/// without address and routes. `conf/all/rp_filter` set to 2 weakens the second.
+///
+/// # Errors
+/// [`Error::Write`] when there is no such device.
+pub fn refuse_ipv4(ifname: &str) -> Result<(), Error> {
+    let conf = Path::new(IPV4).join("conf").join(ifname);
+    for (switch, value) in [("forwarding", "0"), ("rp_filter", "1")] {
+        let path = conf.join(switch);
+        std::fs::write(&path, value).map_err(|source| Error::Write { path, source })?;
+    }
+    Ok(())
 }
 
 fn disable_ipv6(ifname: &str) -> Result<(), Error> {
