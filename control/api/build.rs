@@ -69,7 +69,7 @@ const NAMES: [(&str, &str); 6] = [
 ];
 
 /// What netmaster hands out or finds out.
-const HANDED_OUT: [&str; 8] = [
+const HANDED_OUT: [&str; 13] = [
     "Tenant.vrf",
     "Network.bd",
     "EndpointGroup.group_id",
@@ -77,5 +77,10 @@ const HANDED_OUT: [&str; 8] = [
     "Endpoint.vtep_ip",
     "NodeInfo.acked_revision",
     "NodeInfo.connected",
+    "NodeInfo.lag",
+    "NodeInfo.dead",
+    "AddressLease.expires_at",
+    "AddressLease.leaving",
+    "AddressLease.left_group",
     "ServiceLb.service_vip",
 ];

@@ -10,6 +10,7 @@ mod app_profile;
 mod bgp;
 mod compile;
 mod endpoint;
+mod explain;
 mod global;
 mod group;
 mod intent;
@@ -35,6 +36,7 @@ pub use compile::{Placement, PortLimits, compile};
 pub use endpoint::{
     AddressLease, Endpoint, EndpointSpec, Host, LeaseSpec, Node, Served, Ttl, mac_for,
 };
+pub use explain::{End, Explained, Explanation, Party, Question, Side, Way, explain};
 pub use flowtable::entry::{Direction, OnDeny, Permit, Tracking};
 pub use flowtable::ids::{Bd, Dscp, Group, Mac, PortId, RuleId, Vrf};
 pub use global::{ArpMode, FwdMode, Global, GlobalSpec, PrivateSubnet};

@@ -163,6 +163,8 @@ reasons! {
         "create the network first";
     /// Unknown group.
     GroupNotFound => NotFound, "endpoint group not found", "create the group first";
+    /// A group stands for its endpoints.
+    GroupWithoutEndpoints => NotFound, "the endpoint group has no endpoint", "name an address instead";
     /// A group of another network.
     GroupOfOtherNetwork { network: String } => Invalid, "the endpoint group belongs to network {network}",
         "name a group of the endpoint's network";
@@ -298,6 +300,8 @@ reasons! {
     BadProtocol => Invalid, "a protocol is tcp, udp, icmp, a number 0 to 255, or empty", "use one of these";
     /// Port number.
     BadPort => Invalid, "a port is 1 to 65535, or 0 for any", "choose a port in the range";
+    /// A packet without a port.
+    NoPort => Invalid, "a TCP or UDP packet has a port of 1 to 65535", "name the port";
     /// Port without a protocol that has ports.
     PortWithoutProtocol => Invalid, "a port needs protocol tcp or udp", "set the protocol to tcp or udp";
 

@@ -1,19 +1,26 @@
 //! The service `control.v1.NetMaster`: what netctl, scripts and nodes ask for.
 
+use std::sync::Arc;
+
 use control_api::v1::net_master_server::NetMaster;
 use control_api::{convert, v1};
 use control_model::{
     GroupName, Key, Kind, LeaseKey, LeaseSpec, NetworkKey, NetworkName, NodeName, Object, Owner,
     Reason, Refused, Spec, TenantName, Ttl,
 };
-use tonic::{Request, Response, Status};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status};
 
 use crate::addresses;
-use crate::master::{Failure, Master, State, Written};
+use crate::explain;
+use crate::master::{Failure, Master, Written};
 use crate::oper;
 use crate::reclaim::Reclaim;
+use crate::selection::Selection;
 use crate::sessions::Sessions;
-use crate::status::status;
+use crate::status::{status, unable};
+use crate::viewer::{EVENTS_MAX, Viewer};
 
 /// The service.
 #[derive(Debug)]
@@ -21,7 +28,14 @@ pub(crate) struct Api {
     pub(crate) master: Master,
     pub(crate) sessions: Sessions,
     pub(crate) reclaim: Reclaim,
+    /// Becomes true when the process is to end: streams never end by themselves.
+    pub(crate) stopping: watch::Receiver<bool>,
+    /// Streams of lists that may be open.
+    pub(crate) viewers: Arc<Semaphore>,
 }
+
+/// Most streams of lists at a time: each holds a place in the store's log.
+pub(crate) const VIEWERS_MAX: usize = 256;
 
 /// Whether the caller waits for the nodes.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +52,8 @@ impl From<bool> for Wait {
 
 #[tonic::async_trait]
 impl NetMaster for Api {
+    type WatchStream = ReceiverStream<Result<v1::WatchEvent, Status>>;
+
     async fn create(
         &self,
         request: Request<v1::CreateRequest>,
@@ -99,9 +115,8 @@ impl NetMaster for Api {
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::ListReply>, Status> {
         let v1::ListRequest { kind, tenant, parent, stats } = request.into_inner();
-        let kind = convert::to_kind(kind).map_err(refused)?;
-        let tenant = TenantName::parse_optional("tenant", &tenant).map_err(refused)?;
-        let wanted = Selection { kind, tenant, parent };
+        let wanted = Selection::parse(kind, &tenant, parent).map_err(refused)?;
+        let kind = wanted.kind;
         let mut reply = self.master.read(|state| wanted.list(state, &self.sessions)).await?;
         if stats && kind == Kind::Rule {
             let (mut counters, late) = self.sessions.rule_counters().await;
@@ -176,6 +191,38 @@ impl NetMaster for Api {
         let listed = self.master.read(|state| selection.list(state, &self.reclaim));
         Ok(Response::new(v1::ListAddressesReply { addresses: listed.await? }))
     }
+
+    async fn explain(
+        &self,
+        request: Request<v1::ExplainRequest>,
+    ) -> Result<Response<v1::ExplainReply>, Status> {
+        let question = explain::question(&request.into_inner()).map_err(refused)?;
+        let answer = self.master.read(|state| {
+            control_model::explain(state.ledger.intent(), &question)
+                .map(|explained| explain::reply(&explained, state.revision))
+        });
+        Ok(Response::new(answer.await?.map_err(refused)?))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<v1::WatchListRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let v1::WatchListRequest { kind, tenant, parent } = request.into_inner();
+        let selection = Selection::parse(kind, &tenant, parent).map_err(refused)?;
+        let place = Arc::clone(&self.viewers).try_acquire_owned().map_err(|_full| full())?;
+        let (events, stream) = mpsc::channel(EVENTS_MAX);
+        let viewer = Viewer {
+            master: self.master.clone(),
+            sessions: self.sessions.clone(),
+            stopping: self.stopping.clone(),
+            selection,
+            events,
+            place,
+        };
+        tokio::spawn(viewer.run());
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
 }
 
 impl Api {
@@ -212,51 +259,6 @@ impl Api {
             return Err(status(&Refused::new("key", name, Reason::NodeConnected)));
         }
         Ok(Some(name.clone()))
-    }
-}
-
-struct Selection {
-    kind: Kind,
-    tenant: Option<TenantName>,
-    parent: String,
-}
-
-impl Selection {
-    fn list(&self, state: &State, sessions: &Sessions) -> v1::ListReply {
-        let intent = state.ledger.intent();
-        let objects = intent.objects(self.kind);
-        let objects = objects.iter().filter(|object| self.has(object));
-        v1::ListReply {
-            objects: objects.map(|object| oper::shown(object, state, sessions)).collect(),
-            revision: state.revision,
-            ..v1::ListReply::default()
-        }
-    }
-
-    fn has(&self, object: &Object) -> bool {
-        // What belongs to no tenant is the same for all of them.
-        let in_tenant = match (&self.tenant, object.tenant()) {
-            (Some(wanted), Some(tenant)) => wanted == tenant,
-            (None, _) | (_, None) => true,
-        };
-        let in_parent = match object {
-            Object::Rule(rule) => {
-                self.parent.is_empty() || rule.spec.key.policy.as_str() == self.parent
-            }
-            Object::Tenant(_)
-            | Object::Network(_)
-            | Object::EndpointGroup(_)
-            | Object::Policy(_)
-            | Object::Global(_)
-            | Object::Endpoint(_)
-            | Object::Node(_)
-            | Object::AddressLease(_)
-            | Object::NetProfile(_)
-            | Object::Service(_)
-            | Object::AppProfile(_)
-            | Object::Bgp(_) => true,
-        };
-        in_tenant && in_parent
     }
 }
 
@@ -298,6 +300,11 @@ fn lease_key(request: &v1::ReleaseAddressRequest) -> Result<(LeaseKey, Option<Ow
 pub(crate) fn network_key(tenant: &str, network: &str) -> Result<NetworkKey, Refused> {
     let tenant = TenantName::parse("tenantName", tenant)?;
     Ok(NetworkKey::new(tenant, NetworkName::parse("networkName", network)?))
+}
+
+fn full() -> Status {
+    let reason = format!("{VIEWERS_MAX} lists are being watched already");
+    unable(Code::ResourceExhausted, reason, "end another watch, or list again from time to time")
 }
 
 fn refused(refused: Refused) -> Status {

@@ -8,6 +8,7 @@
 mod addresses;
 mod api;
 mod config;
+mod explain;
 mod gate;
 mod layout;
 mod master;
@@ -16,11 +17,13 @@ mod node_api;
 mod oper;
 mod reclaim;
 mod reign;
+mod selection;
 mod server;
 mod sessions;
 mod status;
 #[cfg(test)]
 mod tests;
+mod viewer;
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;

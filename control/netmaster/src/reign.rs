@@ -2,15 +2,16 @@
 //! those that share an etcd.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use control_api::v1::net_master_server::NetMasterServer;
 use control_api::v1::node_server::NodeServer;
 use control_store::{AnyStore, Election, EtcdStore, Tenure, Term};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::service::Routes;
 use tracing::{error, info};
 
-use crate::api::Api;
+use crate::api::{Api, VIEWERS_MAX};
 use crate::gate::{Peer, Role};
 use crate::master::{Failure, Master};
 use crate::metrics::{Observer, Transactions};
@@ -33,13 +34,15 @@ pub(crate) async fn lead(
     let node_api = NodeApi {
         master: master.clone(),
         sessions: sessions.clone(),
-        stopping,
+        stopping: stopping.clone(),
         instance: draw_instance(),
     };
     let observer = Observer { master: master.clone(), sessions: sessions.clone() };
-    let routes = Routes::new(NetMasterServer::new(Api { master, sessions, reclaim }))
-        .add_service(NodeServer::new(node_api))
-        .prepare();
+    let viewers = Arc::new(Semaphore::new(VIEWERS_MAX));
+    let routes =
+        Routes::new(NetMasterServer::new(Api { master, sessions, reclaim, stopping, viewers }))
+            .add_service(NodeServer::new(node_api))
+            .prepare();
     Ok(Role::Leads { routes, tenure, observer })
 }
 
