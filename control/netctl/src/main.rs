@@ -11,6 +11,7 @@ mod data;
 mod failure;
 mod ip;
 mod manifest;
+mod out;
 mod pages;
 mod rewrite;
 mod rule;
@@ -21,7 +22,6 @@ mod target;
 mod view;
 
 use std::ffi::OsString;
-use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -65,10 +65,8 @@ fn print(outcome: &Outcome) -> Result<(), Failure> {
     for warning in &outcome.warnings {
         eprintln!("netctl: warning: {warning}");
     }
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(outcome.text.as_bytes()).and_then(|()| stdout.flush()) {
-        // The reader has seen enough: `netctl net ls | head -1`.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        done => done.map_err(Failure::Io),
+    match out::write(&outcome.text) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::Io(error)),
     }
 }

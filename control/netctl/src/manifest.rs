@@ -2,6 +2,7 @@
 //! `kind`, netctl's noun for it, and Contiv's field names; fields that are absent have their default.
 
 use control_api::v1;
+use control_api::v1::object::Kind as Object;
 use serde_json::Value;
 use serde_saphyr::{Budget, Options};
 
@@ -90,6 +91,32 @@ fn is_default(value: &Value) -> bool {
         Value::Array(items) => items.is_empty(),
         Value::Object(fields) => fields.is_empty(),
     }
+}
+
+/// Kind and key of an object.
+pub(crate) fn identity(object: &v1::Object) -> Option<(v1::Kind, String)> {
+    let join = |names: &[&str]| names.join(":");
+    Some(match object.kind.as_ref()? {
+        Object::Tenant(o) => (v1::Kind::Tenant, o.tenant_name.clone()),
+        Object::Network(o) => (v1::Kind::Network, join(&[&o.tenant_name, &o.network_name])),
+        Object::EndpointGroup(o) => {
+            (v1::Kind::EndpointGroup, join(&[&o.tenant_name, &o.group_name]))
+        }
+        Object::Policy(o) => (v1::Kind::Policy, join(&[&o.tenant_name, &o.policy_name])),
+        Object::Rule(o) => (v1::Kind::Rule, join(&[&o.tenant_name, &o.policy_name, &o.rule_id])),
+        Object::Global(o) => (v1::Kind::Global, o.name.clone()),
+        Object::Endpoint(o) => (v1::Kind::Endpoint, o.endpoint_id.clone()),
+        Object::Node(o) => (v1::Kind::Node, o.node_name.clone()),
+        Object::AddressLease(o) => {
+            (v1::Kind::AddressLease, join(&[&o.tenant_name, &o.network_name, &o.address]))
+        }
+        Object::NetProfile(o) => (v1::Kind::NetProfile, join(&[&o.tenant_name, &o.profile_name])),
+        Object::ServiceLb(o) => (v1::Kind::ServiceLb, join(&[&o.tenant_name, &o.service_name])),
+        Object::AppProfile(o) => {
+            (v1::Kind::AppProfile, join(&[&o.tenant_name, &o.app_profile_name]))
+        }
+        Object::Bgp(o) => (v1::Kind::Bgp, o.hostname.clone()),
+    })
 }
 
 #[cfg(test)]

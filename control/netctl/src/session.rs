@@ -2,6 +2,7 @@
 
 use control_api::v1;
 use control_api::v1::net_master_client::NetMasterClient;
+use tonic::Streaming;
 use tonic::transport::Channel;
 
 use crate::args::GlobalArgs;
@@ -104,9 +105,18 @@ impl Session {
         kind: v1::Kind,
         tenant: Option<&str>,
     ) -> Result<Vec<v1::Object>, Failure> {
+        Ok(self.reply(kind, tenant).await?.objects)
+    }
+
+    /// As [`Self::objects`], with the revision they are of.
+    pub(crate) async fn reply(
+        &mut self,
+        kind: v1::Kind,
+        tenant: Option<&str>,
+    ) -> Result<v1::ListReply, Failure> {
         let tenant = tenant.unwrap_or_default().to_owned();
         let request = v1::ListRequest { kind: kind.into(), tenant, ..Default::default() };
-        Ok(self.client.list(request).await?.into_inner().objects)
+        Ok(self.client.list(request).await?.into_inner())
     }
 
     /// Makes all objects so, or none; what became of each, and warnings.
@@ -123,6 +133,23 @@ impl Session {
         };
         let reply = self.client.apply(request).await?.into_inner();
         Ok((reply.results, warning(LATE, &reply.late_nodes)))
+    }
+
+    /// The list and every change of it; see `NetMaster.Watch`.
+    pub(crate) async fn watch<V: View>(
+        &mut self,
+        what: Selection,
+    ) -> Result<Streaming<v1::WatchEvent>, Failure> {
+        let tenant = what.tenant.unwrap_or_default();
+        let request = v1::WatchListRequest { kind: V::KIND.into(), tenant, parent: what.parent };
+        Ok(self.client.watch(request).await?.into_inner())
+    }
+
+    pub(crate) async fn explain(
+        &mut self,
+        request: v1::ExplainRequest,
+    ) -> Result<v1::ExplainReply, Failure> {
+        Ok(self.client.explain(request).await?.into_inner())
     }
 
     pub(crate) async fn view<V: View>(&mut self, key: &str) -> Result<(V, v1::Oper), Failure> {

@@ -8,16 +8,44 @@ pub(crate) type Column = (&'static str, usize);
 
 const PADDING: usize = 2;
 
+/// Widths of the columns, for lines that come one by one.
+#[derive(Debug, Clone)]
+pub(crate) struct Setting {
+    widths: Vec<usize>,
+    headings: Vec<String>,
+    dashes: Vec<String>,
+}
+
+impl Setting {
+    /// As wide as headings, dashes and these rows need it.
+    pub(crate) fn of(columns: &[Column], rows: &[Vec<String>]) -> Self {
+        let headings: Vec<String> =
+            columns.iter().map(|(heading, _)| (*heading).to_owned()).collect();
+        let dashes: Vec<String> = columns.iter().map(|(_, count)| "-".repeat(*count)).collect();
+        let lines: Vec<&Vec<String>> = [&headings, &dashes].into_iter().chain(rows).collect();
+        let width = |column: usize| {
+            lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max()
+        };
+        let widths = (0..columns.len()).map(|column| width(column).unwrap_or(0)).collect();
+        Self { widths, headings, dashes }
+    }
+
+    /// Headings and dashes.
+    pub(crate) fn heading(&self) -> String {
+        set_line(&self.headings, &self.widths) + &set_line(&self.dashes, &self.widths)
+    }
+
+    /// One row.
+    pub(crate) fn line(&self, cells: &[String]) -> String {
+        set_line(cells, &self.widths)
+    }
+}
+
 /// Sets headings, dashes and rows, each line ended. Rows have one cell per column.
 pub(crate) fn render(columns: &[Column], rows: &[Vec<String>]) -> String {
-    let headings = columns.iter().map(|(heading, _)| (*heading).to_owned()).collect();
-    let dashes = columns.iter().map(|(_, count)| "-".repeat(*count)).collect();
-    let lines: Vec<&Vec<String>> = [&headings, &dashes].into_iter().chain(rows).collect();
-    let width = |column: usize| {
-        lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max()
-    };
-    let widths: Vec<usize> = (0..columns.len()).map(|column| width(column).unwrap_or(0)).collect();
-    lines.iter().map(|line| set_line(line, &widths)).collect()
+    let setting = Setting::of(columns, rows);
+    let lines: Vec<String> = rows.iter().map(|row| setting.line(row)).collect();
+    setting.heading() + &lines.concat()
 }
 
 fn set_line(cells: &[String], widths: &[usize]) -> String {

@@ -9,6 +9,7 @@ mod atomic;
 mod cni;
 mod control;
 mod ctl;
+mod explain;
 mod features;
 mod files;
 mod foreign;
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
         ctl::tests,
         metrics::tests,
         files::tests,
+        explain::tests,
     ];
     let ours =
         modules.into_iter().flat_map(|tests| tests()).map(|test| trial(test, missing.as_deref()));

@@ -68,3 +68,22 @@ pub(crate) enum NodeVerb {
     #[command(visible_alias = "list")]
     Ls(ListArgs),
 }
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// Who opens the connection: an address, an endpoint's id, or a group's name
+    pub(crate) from: String,
+    /// Who answers: an address, an endpoint's id, or a group's name
+    pub(crate) to: String,
+    /// Name of the tenant
+    #[arg(short, long, default_value = "default")]
+    pub(crate) tenant: String,
+    /// tcp, udp, icmp or a number
+    #[arg(short = 'l', long)]
+    pub(crate) protocol: String,
+    /// Destination port of TCP and UDP
+    #[arg(short = 'P', long, default_value_t = 0, hide_default_value = true)]
+    pub(crate) port: u32,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}

@@ -41,6 +41,27 @@ impl KindName {
         Self::Bgp,
     ];
 
+    /// Those, and what nodes make of them.
+    pub(crate) const EVERY: [Self; 12] = [
+        Self::Tenant,
+        Self::Network,
+        Self::Group,
+        Self::Policy,
+        Self::Rule,
+        Self::Netprofile,
+        Self::AppProfile,
+        Self::Service,
+        Self::Bgp,
+        Self::Lease,
+        Self::Endpoint,
+        Self::Node,
+    ];
+
+    /// The noun.
+    pub(crate) fn noun(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
     /// The kind in control.v1.
     pub(crate) const fn kind(self) -> v1::Kind {
         match self {

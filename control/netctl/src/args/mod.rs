@@ -7,6 +7,7 @@ mod cluster;
 mod manifest;
 mod objects;
 mod policy;
+mod services;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,6 +23,7 @@ pub(crate) use cluster::*;
 pub(crate) use manifest::*;
 pub(crate) use objects::*;
 pub(crate) use policy::*;
+pub(crate) use services::*;
 
 /// Manages tenants, networks, groups and policies of a Weir cluster.
 #[derive(Debug, Parser)]
@@ -121,6 +123,15 @@ pub(crate) enum Noun {
     /// Policies and their rules
     #[command(subcommand)]
     Policy(PolicyVerb),
+    /// Services: an address in front of the endpoints with certain labels
+    #[command(subcommand)]
+    Service(ServiceVerb),
+    /// Application profiles: names for several groups
+    #[command(subcommand)]
+    AppProfile(AppProfileVerb),
+    /// BGP settings of hosts
+    #[command(subcommand)]
+    Bgp(BgpVerb),
     /// Attached containers
     #[command(subcommand, visible_alias = "ep")]
     Endpoint(EndpointVerb),
@@ -139,6 +150,10 @@ pub(crate) enum Noun {
     /// Addresses: reserved, used, on their way back
     #[command(subcommand)]
     Ip(IpVerb),
+    /// Says which rules let one end open a connection to another
+    Explain(ExplainArgs),
+    /// How netmaster and the nodes are
+    Status(VersionArgs),
     /// The version of this program
     Version(VersionArgs),
     /// Prints a completion script
@@ -193,6 +208,9 @@ pub(crate) struct ListArgs {
     /// Only names
     #[arg(short, long)]
     quiet: bool,
+    /// Then also every change, until interrupted
+    #[arg(short, long)]
+    pub(crate) watch: bool,
     #[command(flatten)]
     output: OutputArgs,
 }

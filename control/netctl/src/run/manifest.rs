@@ -2,9 +2,8 @@
 
 use std::io::Read as _;
 
-use clap::ValueEnum;
+use clap::ValueEnum as _;
 use control_api::v1;
-use control_api::v1::object::Kind as Object;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -53,7 +52,7 @@ impl Runner {
         match self.format(&args.output) {
             Format::Data(data) => Ok(manifest::write(&objects, data)?.into()),
             Format::Table => {
-                let known = objects.iter().filter_map(identity);
+                let known = objects.iter().filter_map(manifest::identity);
                 let rows: Vec<_> = known.map(|(kind, key)| vec![noun(kind), key]).collect();
                 Ok(table::render(&[("Kind", 4), ("Key", 3)], &rows).into())
             }
@@ -167,38 +166,13 @@ fn plain(value: &Value) -> String {
 /// The noun of a kind in files.
 fn noun(kind: v1::Kind) -> String {
     let named = KindName::value_variants().iter().find(|name| name.kind() == kind);
-    let value = named.and_then(ValueEnum::to_possible_value);
-    value.map_or_else(String::new, |value| value.get_name().to_owned())
-}
-
-/// Kind and key of an object.
-fn identity(object: &v1::Object) -> Option<(v1::Kind, String)> {
-    let join = |names: &[&str]| names.join(":");
-    Some(match object.kind.as_ref()? {
-        Object::Tenant(o) => (v1::Kind::Tenant, o.tenant_name.clone()),
-        Object::Network(o) => (v1::Kind::Network, join(&[&o.tenant_name, &o.network_name])),
-        Object::EndpointGroup(o) => {
-            (v1::Kind::EndpointGroup, join(&[&o.tenant_name, &o.group_name]))
-        }
-        Object::Policy(o) => (v1::Kind::Policy, join(&[&o.tenant_name, &o.policy_name])),
-        Object::Rule(o) => (v1::Kind::Rule, join(&[&o.tenant_name, &o.policy_name, &o.rule_id])),
-        Object::Global(o) => (v1::Kind::Global, o.name.clone()),
-        Object::Endpoint(o) => (v1::Kind::Endpoint, o.endpoint_id.clone()),
-        Object::Node(o) => (v1::Kind::Node, o.node_name.clone()),
-        Object::AddressLease(o) => {
-            (v1::Kind::AddressLease, join(&[&o.tenant_name, &o.network_name, &o.address]))
-        }
-        Object::NetProfile(o) => (v1::Kind::NetProfile, join(&[&o.tenant_name, &o.profile_name])),
-        Object::ServiceLb(o) => (v1::Kind::ServiceLb, join(&[&o.tenant_name, &o.service_name])),
-        Object::AppProfile(o) => {
-            (v1::Kind::AppProfile, join(&[&o.tenant_name, &o.app_profile_name]))
-        }
-        Object::Bgp(o) => (v1::Kind::Bgp, o.hostname.clone()),
-    })
+    named.map_or_else(String::new, |name| name.noun())
 }
 
 #[cfg(test)]
 mod tests {
+    use control_api::v1::object::Kind as Object;
+
     use super::*;
 
     fn network(gateway: &str) -> v1::Object {
@@ -253,7 +227,7 @@ mod tests {
             let noun = noun(kind.kind());
             let text = format!("kind: {noun}\n");
             let objects = manifest::read(&text).unwrap();
-            assert_eq!(identity(&objects[0]).unwrap().0, kind.kind(), "{noun}");
+            assert_eq!(manifest::identity(&objects[0]).unwrap().0, kind.kind(), "{noun}");
         }
     }
 }

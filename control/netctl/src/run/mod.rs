@@ -4,7 +4,11 @@
 //! line on standard output always means that it was done. Commands that print nothing in Contiv
 //! (`group rm`, `policy rule-add`, `policy rule-rm`, `global set`) print nothing here.
 
+mod explain;
 mod manifest;
+mod services;
+mod status;
+mod watch;
 
 use control_api::v1;
 use control_api::v1::object::Kind;
@@ -12,8 +16,9 @@ use serde::Serialize;
 
 use crate::args::{
     Cli, EndpointVerb, Format, GlobalArgs, GlobalSetArgs, GlobalVerb, GroupCreateArgs, GroupVerb,
-    NetworkCreateArgs, NetworkVerb, NodeVerb, Noun, OutputArgs, PolicyVerb, ProfileCreateArgs,
-    ProfileVerb, RuleAddArgs, RuleListArgs, ScopedListArgs, TenantArgs, TenantVerb,
+    ListArgs, NetworkCreateArgs, NetworkVerb, NodeVerb, Noun, OutputArgs, PolicyVerb,
+    ProfileCreateArgs, ProfileVerb, RuleAddArgs, RuleListArgs, ScopedListArgs, TenantArgs,
+    TenantVerb,
 };
 use crate::failure::Failure;
 use crate::ip;
@@ -53,13 +58,16 @@ pub(crate) async fn run(cli: Cli) -> Done {
         Noun::Policy(verb) => runner.policy(verb).await,
         Noun::Endpoint(verb) => runner.endpoint(verb).await,
         Noun::Global(verb) => runner.global(verb).await,
-        Noun::Node(NodeVerb::Ls(args)) => {
-            runner.list::<NodeView>(None, args.form(&runner.output)).await
-        }
+        Noun::Node(NodeVerb::Ls(args)) => runner.list::<NodeView>(None, &args).await,
+        Noun::Service(verb) => runner.service(verb).await,
+        Noun::AppProfile(verb) => runner.app_profile(verb).await,
+        Noun::Bgp(verb) => runner.bgp(verb).await,
         Noun::Get(args) => runner.get(args).await,
         Noun::Apply(args) => runner.apply(args).await,
         Noun::Diff(args) => runner.diff(args).await,
         Noun::Ip(verb) => ip::run(verb, &runner.global, &runner.output).await,
+        Noun::Explain(args) => runner.explain(args).await,
+        Noun::Status(args) => runner.status(&args.output).await,
         Noun::Version(args) => version(runner.format(&args.output)),
         Noun::Completion { shell } => Ok(pages::completion(shell).into()),
         Noun::Man { dir } => pages::manual(&dir).map(|()| Outcome::default()),
@@ -90,7 +98,7 @@ impl Runner {
                 let line = format!("Deleting tenant {}\n", args.name);
                 self.remove(v1::Kind::Tenant, args.name, self.format(&args.output), line).await
             }
-            TenantVerb::Ls(args) => self.list::<TenantView>(None, args.form(&self.output)).await,
+            TenantVerb::Ls(args) => self.list::<TenantView>(None, &args).await,
             TenantVerb::Inspect(args) => self.inspect::<TenantView>(&args.name, &args.output).await,
         }
     }
@@ -186,6 +194,11 @@ impl Runner {
         let mut session = Session::open(&self.global).await?;
         // An unknown policy is an error, not an empty list.
         session.view::<PolicyView>(&format!("{}:{}", args.tenant, args.policy)).await?;
+        if args.list.watch {
+            let selection =
+                Selection { tenant: Some(args.tenant), parent: args.policy, stats: false };
+            return watch::watch::<RuleView>(&mut session, selection, form).await;
+        }
         let selection = Selection {
             tenant: Some(args.tenant),
             parent: args.policy,
@@ -256,17 +269,21 @@ impl Runner {
     }
 
     async fn list_scoped<V: View>(&self, args: ScopedListArgs) -> Done {
-        let form = args.list.form(&self.output);
-        self.list::<V>((!args.all).then_some(args.tenant), form).await
+        self.list::<V>((!args.all).then_some(args.tenant), &args.list).await
     }
 
-    async fn list<V: View>(&self, tenant: Option<String>, form: ListForm) -> Done {
+    async fn list<V: View>(&self, tenant: Option<String>, args: &ListArgs) -> Done {
+        let form = args.form(&self.output);
         let mut session = Session::open(&self.global).await?;
         if let Some(name) = &tenant {
             // An unknown tenant is an error, not an empty list.
             session.view::<TenantView>(name).await?;
         }
-        let listed = session.list::<V>(Selection { tenant, ..Default::default() }).await?;
+        let selection = Selection { tenant, ..Selection::default() };
+        if args.watch {
+            return watch::watch::<V>(&mut session, selection, form).await;
+        }
+        let listed = session.list::<V>(selection).await?;
         Ok(Outcome { text: view::list(&listed.views, form)?, warnings: listed.warnings })
     }
 

@@ -24,6 +24,7 @@ pub(crate) struct EndpointView {
     intf_name: String,
     #[serde(rename = "vtepIP")]
     vtep_ip: String,
+    labels: Vec<String>,
 }
 
 impl From<v1::Endpoint> for EndpointView {
@@ -41,6 +42,7 @@ impl From<v1::Endpoint> for EndpointView {
             container_name: e.container_name,
             intf_name: e.intf_name,
             vtep_ip: e.vtep_ip,
+            labels: e.labels,
         }
     }
 }

@@ -4,6 +4,8 @@
 //! JSON always carries every field, so that a script need not tell an absent field from an empty
 //! one. `ls` gives an array of configurations, `inspect` gives `{"Config": .., "Oper": ..}`.
 
+mod app_profile;
+mod bgp;
 mod endpoint;
 mod global;
 mod group;
@@ -12,6 +14,7 @@ mod node;
 mod policy;
 mod profile;
 mod rule;
+mod service;
 mod tenant;
 
 use control_api::v1;
@@ -21,6 +24,8 @@ use serde::Serialize;
 use crate::data::{Data, DataError};
 use crate::table::{self, Column};
 
+pub(crate) use app_profile::AppProfileView;
+pub(crate) use bgp::BgpView;
 pub(crate) use endpoint::EndpointView;
 pub(crate) use global::GlobalView;
 pub(crate) use group::GroupView;
@@ -29,10 +34,11 @@ pub(crate) use node::NodeView;
 pub(crate) use policy::PolicyView;
 pub(crate) use profile::ProfileView;
 pub(crate) use rule::{RuleView, Stats, rule_tables};
+pub(crate) use service::ServiceView;
 pub(crate) use tenant::TenantView;
 
 /// A kind of object that can be listed and shown.
-pub(crate) trait View: Serialize + Sized {
+pub(crate) trait View: Clone + Serialize + Sized {
     /// The kind in control.v1.
     const KIND: v1::Kind;
     /// Headings of its table.
@@ -46,6 +52,14 @@ pub(crate) trait View: Serialize + Sized {
     fn name(&self) -> &str;
     /// The cells of its row, in the order of [`View::COLUMNS`].
     fn row(&self) -> Vec<String>;
+    /// Its columns in a list that is watched, where tables of two kinds of rows can't be.
+    fn watch_columns() -> &'static [Column] {
+        Self::COLUMNS
+    }
+    /// Its cells there.
+    fn watch_row(&self) -> Vec<String> {
+        self.row()
+    }
     /// Its state.
     fn oper(&self, oper: v1::Oper) -> Self::Oper;
 }

@@ -61,6 +61,18 @@ const OUTGOING: &[Column] = &[
     ("Port", 4),
     ("Action", 6),
 ];
+const WATCHED: &[Column] = &[
+    ("Rule", 4),
+    ("Direction", 9),
+    ("Priority", 8),
+    ("EndpointGroup", 13),
+    ("Network", 7),
+    ("From IpAddress", 14),
+    ("To IpAddress", 12),
+    ("Protocol", 8),
+    ("Port", 4),
+    ("Action", 6),
+];
 const COUNTERS: &[Column] = &[("Packets", 7), ("Bytes", 5)];
 
 impl RuleView {
@@ -156,6 +168,27 @@ impl View for RuleView {
         };
         let l4 = [self.protocol.clone(), self.port.to_string(), self.action.clone()];
         [rule, priority].into_iter().chain(peer).chain(l4).collect()
+    }
+
+    fn watch_columns() -> &'static [Column] {
+        WATCHED
+    }
+
+    fn watch_row(&self) -> Vec<String> {
+        // A rule names the other end only: one of the two is empty.
+        let either = |from: &str, to: &str| [from, to].concat();
+        vec![
+            self.rule_id.clone(),
+            self.direction.clone(),
+            self.priority.to_string(),
+            either(&self.from_endpoint_group, &self.to_endpoint_group),
+            either(&self.from_network, &self.to_network),
+            self.from_ip_address.clone(),
+            self.to_ip_address.clone(),
+            self.protocol.clone(),
+            self.port.to_string(),
+            self.action.clone(),
+        ]
     }
 
     fn oper(&self, _oper: v1::Oper) {}

@@ -31,6 +31,8 @@ pub(crate) struct TenantOper {
     total_epgs: u32,
     total_netprofiles: u32,
     total_policies: u32,
+    total_servicelbs: u32,
+    total_app_profiles: u32,
     total_endpoints: u32,
     endpoints: Vec<EndpointView>,
     /// The tenant's routing instance in the data plane: `vrctl route ls --vrf`.
@@ -73,6 +75,8 @@ impl View for TenantView {
             total_epgs: oper.total_epgs,
             total_netprofiles: oper.total_netprofiles,
             total_policies: oper.total_policies,
+            total_servicelbs: oper.total_servicelbs,
+            total_app_profiles: oper.total_app_profiles,
             total_endpoints: oper.total_endpoints,
             endpoints: oper.endpoints.into_iter().map(EndpointView::from).collect(),
             vrf: self.vrf,

@@ -2,8 +2,9 @@ use control_api::v1;
 use control_api::v1::object::Kind;
 
 use super::{
-    EndpointView, GlobalView, GroupView, ListForm, NetworkView, NodeView, PolicyView, ProfileView,
-    RuleView, Stats, TenantView, View, inspect, list, rule_tables,
+    AppProfileView, BgpView, EndpointView, GlobalView, GroupView, ListForm, NetworkView, NodeView,
+    PolicyView, ProfileView, RuleView, ServiceView, Stats, TenantView, View, inspect, list,
+    rule_tables,
 };
 use crate::data::Data;
 
@@ -278,5 +279,66 @@ fn cli_1_yaml_says_what_json_says() {
     assert_eq!(
         list(&networks(), ListForm::Data(Data::Yaml)).unwrap(),
         include_str!("golden/network-ls.yaml")
+    );
+}
+
+#[test]
+fn cli_1_services_are_printed_with_contivs_columns_and_say_what_is_not_in_force() {
+    let shop = v1::ServiceLb {
+        tenant_name: "blue".into(),
+        service_name: "shop".into(),
+        network_name: "web".into(),
+        selectors: vec!["app=shop".into(), "tier=front".into()],
+        ports: vec!["80:8080:TCP".into()],
+        service_vip: "10.1.1.9".into(),
+        ..Default::default()
+    };
+    let services: Vec<ServiceView> = views(vec![Kind::ServiceLb(shop)]);
+    assert_eq!(
+        list(&services, ListForm::Table).unwrap(),
+        "ServiceName  Tenant    Network  Selectors\n\
+         ---------    --------  -------  -------\n\
+         shop         blue      web      app=shop,tier=front\n"
+    );
+    let oper = v1::Oper {
+        num_providers: 1,
+        providers: vec![endpoint()],
+        not_in_force: "no traffic".into(),
+        ..Default::default()
+    };
+    let text = inspect(&services[0], oper, Data::Json).unwrap();
+    assert_eq!(text, include_str!("golden/service-inspect.json"));
+}
+
+#[test]
+fn cli_1_app_profiles_and_bgp_are_printed_with_contivs_columns_and_field_names() {
+    let shop = v1::AppProfile {
+        tenant_name: "blue".into(),
+        app_profile_name: "shop".into(),
+        endpoint_groups: vec!["front".into(), "back".into()],
+    };
+    let profiles: Vec<AppProfileView> = views(vec![Kind::AppProfile(shop)]);
+    assert_eq!(
+        list(&profiles, ListForm::Table).unwrap(),
+        "Tenant  AppProfile  Groups\n------  ----------  ------\nblue    shop        front,back\n"
+    );
+    let leaf = v1::Bgp {
+        hostname: "leaf".into(),
+        routerip: "10.9.0.1/24".into(),
+        as_number: "65001".into(),
+        neighbor_as: "65002".into(),
+        neighbor: "10.9.0.2".into(),
+    };
+    let bgp: Vec<BgpView> = views(vec![Kind::Bgp(leaf)]);
+    assert_eq!(
+        list(&bgp, ListForm::Table).unwrap(),
+        "HostName   RouterIP     AS       Neighbor  NeighborAS\n\
+         ---------  --------     -------  --------  -------\n\
+         leaf       10.9.0.1/24  65001    10.9.0.2  65002\n"
+    );
+    assert_eq!(
+        list(&bgp, ListForm::Data(Data::Json)).unwrap(),
+        "[\n  {\n    \"key\": \"leaf\",\n    \"hostname\": \"leaf\",\n    \"routerip\": \"10.9.0.1/24\",\n    \
+         \"as\": \"65001\",\n    \"neighbor\": \"10.9.0.2\",\n    \"neighbor-as\": \"65002\"\n  }\n]\n"
     );
 }
