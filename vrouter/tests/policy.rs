@@ -235,6 +235,12 @@ fn an_out_rule_holds_for_destinations_on_other_nodes() {
 
 /// The sending node can't be trusted to have asked: in rules hold for whatever a tunnel brings, by
 /// the group of the sender's address. The bytes counted are those of the tenant's frame.
+/// Contiv's: rules are asked at the sender's node alone.
+#[test]
+fn d08_rules_hold_at_the_receiver_too() {
+    pol_9_an_in_rule_holds_for_packets_from_a_tunnel();
+}
+
 #[test]
 fn pol_9_an_in_rule_holds_for_packets_from_a_tunnel() {
     let inner = A9.to(&A2).bytes();

@@ -14,7 +14,7 @@ use crate::key::{
     AppProfileKey, GroupKey, Key, Kind, LeaseKey, NetworkKey, PolicyKey, ProfileKey, RuleKey,
     ServiceKey,
 };
-use crate::name::{EndpointId, HostName, NodeName, TenantName};
+use crate::name::{EndpointId, HostName, NetworkName, NodeName, TenantName};
 use crate::network::{Network, NetworkSpec};
 use crate::profile::NetProfile;
 use crate::rule::{Rule, RuleSpec};
@@ -297,6 +297,16 @@ impl Intent {
     /// Every network, by key.
     pub fn networks(&self) -> impl Iterator<Item = &Network> {
         self.networks.values()
+    }
+
+    /// Every network of a tenant, by name.
+    pub fn networks_of<'a>(
+        &'a self,
+        tenant: &'a TenantName,
+    ) -> impl Iterator<Item = &'a Network> + 'a {
+        let first = NetworkKey::new(tenant.clone(), NetworkName::before_all());
+        let from = self.networks.range(first..).map(|(_, network)| network);
+        from.take_while(move |network| network.key.tenant == *tenant)
     }
 
     /// Every group, by key.

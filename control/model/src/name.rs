@@ -113,6 +113,13 @@ text_type!(
     Label, label
 );
 
+impl NetworkName {
+    /// Before every name, and none itself: where a search begins.
+    pub(crate) const fn before_all() -> Self {
+        Self(String::new())
+    }
+}
+
 impl TenantName {
     /// The tenant that exists from the start.
     #[must_use]

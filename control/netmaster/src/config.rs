@@ -270,6 +270,17 @@ mod tests {
     }
 
     #[test]
+    fn d22_without_tls_netmaster_starts_only_when_told_so_and_then_for_this_machine() {
+        assert!(matches!(resolve(&[]), Err(Error::NotPlaintext)));
+        let config = resolve(&["--plaintext"]).unwrap();
+        let local = |listen: &Listen| match listen {
+            Listen::Tcp(address) => address.ip().is_loopback(),
+            Listen::Unix(_) => true,
+        };
+        assert!(config.listen.iter().all(local), "{:?}", config.listen);
+    }
+
+    #[test]
     fn other_netmasters_are_told_the_first_address_unless_another_is_given() {
         let etcd = ["--plaintext", "--store", "etcd:http://h:1"];
         let with = |more: &[&str]| resolve(&[&etcd[..], more].concat()).unwrap().advertise;

@@ -51,7 +51,7 @@ pub(crate) fn oper(object: &Object, ledger: &Ledger) -> v1::Oper {
         Object::Tenant(tenant) => {
             let members = endpoints(intent, |e| e.network.tenant == tenant.name);
             v1::Oper {
-                total_networks: count(intent.networks().filter(|n| n.key.tenant == tenant.name)),
+                total_networks: count(intent.networks_of(&tenant.name)),
                 total_epgs: count(intent.groups().filter(|g| g.spec.key.tenant == tenant.name)),
                 total_policies: count(intent.policies().filter(|p| p.tenant == tenant.name)),
                 total_netprofiles: count(intent.profiles().filter(|p| p.key.tenant == tenant.name)),

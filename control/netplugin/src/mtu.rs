@@ -76,7 +76,7 @@ mod tests {
     const V6: Wrapping = Wrapping::Vxlan(IpAddr::V6(Ipv6Addr::LOCALHOST));
 
     #[test]
-    fn vxlan_takes_50_bytes_over_ipv4_70_over_ipv6_and_vlan_none() {
+    fn d20_vxlan_takes_50_bytes_over_ipv4_70_over_ipv6_and_vlan_none() {
         assert_eq!(container_mtu(0, 1500, V4), Ok(1450));
         assert_eq!(container_mtu(0, 1500, V6), Ok(1430));
         assert_eq!(container_mtu(0, 1500, Wrapping::Vlan), Ok(1500));

@@ -31,7 +31,7 @@ pub(crate) fn tests() -> Vec<Test> {
             ("cni_1_results_have_the_shape_of_the_version_asked_for", versions),
             ("cni_1_gc_removes_what_the_runtime_no_longer_knows", gc),
             ("cni_1_status_tells_which_daemon_is_missing", status),
-            ("six_adds_at_once_get_six_addresses", parallel_adds),
+            ("d16_six_adds_at_once_get_six_addresses", parallel_adds),
             ("a_container_gets_the_address_that_its_arguments_ask_for", fixed_address),
             ("a_second_interface_keeps_the_default_route_of_the_first", second_interface),
             ("ha_1_del_succeeds_without_netmaster_and_frees_the_address_later", del_alone),

@@ -9,6 +9,12 @@ fn deny(id: u64, direction: Direction) -> Entry {
     Entry::Rule(RuleEntry { priority: 50, ..rule(id, direction, Permit::Deny) })
 }
 
+/// Contiv's: a rule that denies TCP without a port stops SYNs alone.
+#[test]
+fn d09_a_denied_connection_is_cut_and_not_its_syns_alone() {
+    pol_5_a_denied_connection_is_cut_in_both_directions_at_the_next_packet();
+}
+
 #[test]
 fn pol_5_a_denied_connection_is_cut_in_both_directions_at_the_next_packet() {
     for peer in [A2, A9] {

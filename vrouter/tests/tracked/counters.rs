@@ -70,6 +70,12 @@ fn mixed(src: u16) -> [(L4, Fate, [usize; 2]); 3] {
     ]
 }
 
+/// Contiv's: violations are declared and never counted.
+#[test]
+fn d10_what_rules_deny_is_counted() {
+    pol_7_counts_equal_the_truth_under_mixed_traffic();
+}
+
 #[test]
 fn pol_7_counts_equal_the_truth_under_mixed_traffic() {
     let web = open_to(6, 80);

@@ -43,6 +43,12 @@ fn pol_3_a_packet_from_an_allowed_port_that_belongs_to_no_connection_is_dropped(
     assert_eq!(says(&mut fabric, &A2, &A1, L4::Segment(80, 1001, SYN)), Ok(()));
 }
 
+/// Contiv's: whatever comes from the port of an allowed service passes.
+#[test]
+fn d07_what_lets_replies_in_lets_nothing_else_in() {
+    pol_3_an_in_rule_for_a_source_port_opens_no_way_in();
+}
+
 #[test]
 fn pol_3_an_in_rule_for_a_source_port_opens_no_way_in() {
     // Contiv's way to let answers in: everything from port 80.
@@ -91,6 +97,12 @@ fn pol_3_a_reset_ends_a_connection_after_ten_seconds() {
     assert_eq!(open_count(&fabric, BLUE), 1);
     fabric.wait(SECOND);
     assert_eq!(says(&mut fabric, &A1, &A2, L4::Segment(7, 8, ACK)), STRAY);
+}
+
+/// Contiv's: the flows of services never age. Connections are what services would use.
+#[test]
+fn d17_what_clients_leave_behind_ages() {
+    pol_3_udp_without_a_reply_ends_after_30_seconds();
 }
 
 #[test]

@@ -225,7 +225,7 @@ fn every_rule_has_one_entry_per_group_and_block() {
 }
 
 #[test]
-fn a_name_that_does_not_resolve_makes_no_entry_and_never_any() {
+fn d06_a_name_that_does_not_resolve_makes_no_entry_and_never_any() {
     let inward = RuleText { direction: "in", ..RuleText::default() };
     let mut ledger = ledger([
         network("default:net", "10.1.1.0/24", "vxlan"),
@@ -392,7 +392,7 @@ fn networks(entries: &[Entry]) -> Vec<NetworkEntry> {
 }
 
 #[test]
-fn both_families_of_a_network_are_in_its_tables_and_in_rules_about_it() {
+fn d05_both_families_of_a_network_are_in_its_tables_and_in_rules_about_it() {
     let both = network("default:net", "10.1.1.0/24 10.1.1.254", "vxlan 7");
     let ledger = ledger([
         with_ipv6(both, "2016:617::/64", "2016:617::254"),

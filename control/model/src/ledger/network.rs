@@ -76,7 +76,7 @@ impl Ledger {
     }
 
     fn check_overlap(&self, spec: &NetworkSpec) -> Result<(), Refused> {
-        let mut others = self.intent.networks.values().filter(|n| n.key.tenant == spec.key.tenant);
+        let mut others = self.intent.networks_of(&spec.key.tenant);
         let (range, gateway) = (spec.subnet.range(), spec.gateway);
         // A gateway may lie outside its network's range, but not where another hands addresses out.
         let conflicts = |other: &&Network| {
@@ -95,7 +95,7 @@ impl Ledger {
 
     fn check_overlap6(&self, spec: &NetworkSpec) -> Result<(), Refused> {
         let Some(wanted) = spec.subnet6 else { return Ok(()) };
-        let others = self.intent.networks.values().filter(|n| n.key.tenant == spec.key.tenant);
+        let others = self.intent.networks_of(&spec.key.tenant);
         let mut theirs = others.filter_map(|other| Some((other, other.subnet6?)));
         let Some((other, subnet)) = theirs.find(|(_, subnet)| subnet.overlaps(&wanted)) else {
             return Ok(());

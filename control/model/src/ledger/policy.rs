@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::{Change, Ledger, Outcome, unchanged};
 use crate::intent::Object;
 use crate::key::{GroupKey, Key, NetworkKey, PolicyKey};
+use crate::pool::Holder;
 use crate::refusal::{Reason, Refused};
 use crate::rule::{Peer, Rule, RuleSpec};
 use flowtable::entry::Direction;
@@ -84,9 +85,13 @@ impl Ledger {
         };
         let key = &group.spec.key;
         let network = NetworkKey::new(key.tenant.clone(), group.spec.network.clone());
-        let endpoint = match own.host() {
-            Some(IpAddr::V4(host)) => self.intent.endpoint_at(&network, host),
-            Some(IpAddr::V6(_)) | None => None,
+        let holder = match (own.host(), self.holdings.get(&network)) {
+            (Some(IpAddr::V4(host)), Some(holdings)) => holdings.holder(host),
+            (_, _) => None,
+        };
+        let endpoint = match holder {
+            Some(Holder::Endpoint(id)) => self.intent.endpoints.get(id),
+            Some(Holder::Gateway | Holder::Service(_) | Holder::Lease(_)) | None => None,
         };
         if endpoint.is_some_and(|endpoint| endpoint.group.as_ref() == Some(&key.group)) {
             return Ok(());

@@ -5,6 +5,7 @@ mod apply;
 mod gate;
 mod nodes;
 mod objects;
+mod vectors;
 
 use std::net::SocketAddr;
 

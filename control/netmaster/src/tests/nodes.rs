@@ -83,7 +83,7 @@ async fn write(server: &Server, kind: Wire) -> u64 {
 }
 
 #[tokio::test]
-async fn a_node_gets_a_snapshot_then_deltas_in_order() {
+async fn d14_a_node_gets_a_snapshot_then_deltas_in_order() {
     let (server, mut client) = Server::memory().await;
     populate(&mut client).await;
     let mut node = Follower::start(&server, "n2", 0).await;

@@ -88,7 +88,7 @@ fn what_a_running_container_has_can_be_reserved_for_its_name() {
 }
 
 #[test]
-fn a_reservation_without_owner_is_taken_up_by_who_asks_for_it_or_ends() {
+fn d03_a_reservation_without_owner_is_taken_up_by_who_asks_for_it_or_ends() {
     let mut ledger = one_network();
     for address in ["10.1.1.7", "10.1.1.8"] {
         ledger.create(lease(NET, "", address, "")).unwrap();

@@ -356,3 +356,27 @@ fn overlapping_ipv6_subnets_are_refused_inside_a_tenant_only() {
     }
     assert_eq!(rebuilt(&ledger), ledger);
 }
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "how long it takes is what is tested")]
+fn d19_a_write_looks_up_what_it_names_among_many() {
+    const MANY: u32 = 5000;
+    let address = |i: u32| std::net::Ipv4Addr::from_bits(0x0a00_0001 + i).to_string();
+    let mut ledger = ledger([
+        network("default:net", "10.0.0.0/8", "vxlan"),
+        policy("default:p"),
+        group("default:g", "net", "", &["p"]),
+    ]);
+    for i in 0..MANY {
+        let id = format!("e{i}");
+        ledger.create(endpoint(&id, "default:net", "g", &address(i), "n1")).unwrap();
+    }
+    // Were every endpoint looked at for each rule, these would be 25 million looks.
+    let start = std::time::Instant::now();
+    for i in 0..MANY {
+        let own = address(MANY - 1 - i);
+        let text = RuleText { direction: "in", to_address: &own, ..RuleText::default() };
+        ledger.create(rule(&format!("default:p:{i}"), text)).unwrap();
+    }
+    assert!(start.elapsed() < std::time::Duration::from_secs(5), "{:?}", start.elapsed());
+}
