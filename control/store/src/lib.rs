@@ -10,6 +10,7 @@
 mod etcd;
 mod memory;
 mod redb_store;
+mod reserve;
 mod url;
 mod watch;
 
@@ -74,7 +75,7 @@ pub enum Commit {
 /// Why a store could not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database file. Nothing was written.
+    /// The database file.
     #[error("the store's database failed")]
     Database(#[source] Box<redb::Error>),
     /// There is no room for another write. Nothing was written.

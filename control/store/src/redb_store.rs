@@ -1,14 +1,19 @@
 //! A store in one redb file: a commit is on disk before it is acknowledged. The event log is a table
 //! of the same file and part of the same commit, so that a watch survives a restart too.
+//!
+//! redb gives a file up for good when a write to it fails, as on a full disk. It is opened anew then,
+//! which recovers the last commit: reads go on, and writes do once there is room.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::{
     Database, Durability, ReadTransaction, ReadableDatabase as _, ReadableTable as _, Table,
     TableDefinition, WriteTransaction,
 };
 
+use crate::reserve::Reserving;
 use crate::{Commit, Compare, LOG_REVISIONS, Listing, Op, Store, StoreError, Value, WatchEvent};
 
 const ITEMS: TableDefinition<'_, &[u8], (u64, &[u8])> = TableDefinition::new("items");
@@ -28,7 +33,9 @@ pub struct RedbStore {
 
 #[derive(Debug)]
 struct File {
-    database: Database,
+    path: PathBuf,
+    /// `None`: it could not be opened anew yet.
+    database: RwLock<Option<Database>>,
     revisions: tokio::sync::watch::Sender<u64>,
     log_revisions: u64,
 }
@@ -47,21 +54,55 @@ impl RedbStore {
     /// # Errors
     /// As [`Self::open`].
     pub fn with_log(path: &Path, log_revisions: u64) -> Result<Self, Box<redb::Error>> {
-        let database = Database::create(path).map_err(boxed)?;
+        let database = open(path)?;
         let revision = create_tables(&database)?;
         let revisions = tokio::sync::watch::Sender::new(revision);
-        Ok(Self { file: Arc::new(File { database, revisions, log_revisions }) })
+        let (path, database) = (path.to_owned(), RwLock::new(Some(database)));
+        Ok(Self { file: Arc::new(File { path, database, revisions, log_revisions }) })
     }
 
     /// Runs `work` where it may block.
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&File) -> Result<T, Box<redb::Error>> + Send + 'static,
+        work: impl Fn(&File, &Database) -> Result<T, Box<redb::Error>> + Send + 'static,
     ) -> Result<T, StoreError> {
         let file = Arc::clone(&self.file);
-        let done = tokio::task::spawn_blocking(move || work(&file)).await;
-        done.map_err(StoreError::Ended)?.map_err(StoreError::Database)
+        let done = tokio::task::spawn_blocking(move || file.run(&work)).await;
+        done.map_err(StoreError::Ended)?
     }
+}
+
+fn open(path: &Path) -> Result<Database, Box<redb::Error>> {
+    let backend = Reserving::open(path).map_err(|error| boxed(redb::StorageError::Io(error)))?;
+    Database::builder().create_with_backend(backend).map_err(boxed)
+}
+
+/// Why a file has to be opened anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    /// This very operation failed.
+    Now,
+    /// An earlier one did: this one was not tried.
+    Before,
+}
+
+const fn loss(error: &redb::Error) -> Option<Loss> {
+    if matches!(error, redb::Error::Io(_)) {
+        Some(Loss::Now)
+    } else if matches!(error, redb::Error::PreviousIo | redb::Error::DatabaseClosed) {
+        Some(Loss::Before)
+    } else {
+        None
+    }
+}
+
+fn failure(error: Box<redb::Error>) -> StoreError {
+    if let redb::Error::Io(io) = &*error
+        && matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+    {
+        return StoreError::Full(io.to_string());
+    }
+    StoreError::Database(error)
 }
 
 fn boxed(error: impl Into<redb::Error>) -> Box<redb::Error> {
@@ -84,18 +125,60 @@ fn number(
     Ok(meta.get(key).map_err(boxed)?.map_or(0, |value| value.value()))
 }
 
+fn read(database: &Database) -> Result<ReadTransaction, Box<redb::Error>> {
+    database.begin_read().map_err(boxed)
+}
+
 impl File {
-    fn read(&self) -> Result<ReadTransaction, Box<redb::Error>> {
-        self.database.begin_read().map_err(boxed)
+    /// Does it; once more if the file had been given up before.
+    fn run<T>(
+        &self,
+        work: &impl Fn(&Self, &Database) -> Result<T, Box<redb::Error>>,
+    ) -> Result<T, StoreError> {
+        let error = match self.attempt(work) {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        match loss(&error) {
+            None => Err(failure(error)),
+            Some(Loss::Now) => {
+                // What this fails with is less than what has happened; the next one tries again.
+                drop(self.reopen());
+                Err(failure(error))
+            }
+            Some(Loss::Before) => {
+                self.reopen().map_err(failure)?;
+                self.attempt(work).map_err(failure)
+            }
+        }
     }
 
-    fn get(&self, key: &[u8]) -> Result<Option<Value>, Box<redb::Error>> {
-        let items = self.read()?.open_table(ITEMS).map_err(boxed)?;
+    fn attempt<T>(
+        &self,
+        work: &impl Fn(&Self, &Database) -> Result<T, Box<redb::Error>>,
+    ) -> Result<T, Box<redb::Error>> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        match &*database {
+            Some(database) => work(self, database),
+            None => Err(Box::new(redb::Error::DatabaseClosed)),
+        }
+    }
+
+    fn reopen(&self) -> Result<(), Box<redb::Error>> {
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        // The old one first: it holds the file's lock.
+        drop(database.take());
+        *database = Some(open(&self.path)?);
+        Ok(())
+    }
+
+    fn get(database: &Database, key: &[u8]) -> Result<Option<Value>, Box<redb::Error>> {
+        let items = read(database)?.open_table(ITEMS).map_err(boxed)?;
         Ok(items.get(key).map_err(boxed)?.map(|value| stored(value.value())))
     }
 
-    fn list(&self, prefix: &[u8]) -> Result<Listing, Box<redb::Error>> {
-        let txn = self.read()?;
+    fn list(database: &Database, prefix: &[u8]) -> Result<Listing, Box<redb::Error>> {
+        let txn = read(database)?;
         let revision = number(&txn.open_table(META).map_err(boxed)?, REVISION)?;
         let mut items = Vec::new();
         for item in txn.open_table(ITEMS).map_err(boxed)?.range(prefix..).map_err(boxed)? {
@@ -108,8 +191,13 @@ impl File {
         Ok(Listing { items, revision })
     }
 
-    fn txn(&self, compares: &[Compare], ops: &[Op]) -> Result<Commit, Box<redb::Error>> {
-        let mut txn = self.database.begin_write().map_err(boxed)?;
+    fn txn(
+        &self,
+        database: &Database,
+        compares: &[Compare],
+        ops: &[Op],
+    ) -> Result<Commit, Box<redb::Error>> {
+        let mut txn = database.begin_write().map_err(boxed)?;
         txn.set_durability(Durability::Immediate).map_err(boxed)?;
         let current = number(&txn.open_table(META).map_err(boxed)?, REVISION)?;
         if !all_hold(&txn, compares, current)? {
@@ -147,12 +235,12 @@ impl File {
     }
 
     fn events(
-        &self,
+        database: &Database,
         prefix: &[u8],
         from_revision: u64,
         limit: usize,
     ) -> Result<WatchEvent, Box<redb::Error>> {
-        let txn = self.read()?;
+        let txn = read(database)?;
         let meta = txn.open_table(META).map_err(boxed)?;
         let (newest, compacted) = (number(&meta, REVISION)?, number(&meta, COMPACTED)?);
         if from_revision < compacted || from_revision > newest {
@@ -244,16 +332,16 @@ fn apply_one(
 impl Store for RedbStore {
     async fn get(&self, key: &[u8]) -> Result<Option<Value>, StoreError> {
         let key = key.to_vec();
-        self.blocking(move |file| file.get(&key)).await
+        self.blocking(move |_, database| File::get(database, &key)).await
     }
 
     async fn list(&self, prefix: &[u8]) -> Result<Listing, StoreError> {
         let prefix = prefix.to_vec();
-        self.blocking(move |file| file.list(&prefix)).await
+        self.blocking(move |_, database| File::list(database, &prefix)).await
     }
 
     async fn txn(&self, compares: Vec<Compare>, ops: Vec<Op>) -> Result<Commit, StoreError> {
-        self.blocking(move |file| file.txn(&compares, &ops)).await
+        self.blocking(move |file, database| file.txn(database, &compares, &ops)).await
     }
 
     async fn events(
@@ -263,7 +351,8 @@ impl Store for RedbStore {
         limit: usize,
     ) -> Result<WatchEvent, StoreError> {
         let prefix = prefix.to_vec();
-        self.blocking(move |file| file.events(&prefix, from_revision, limit)).await
+        self.blocking(move |_, database| File::events(database, &prefix, from_revision, limit))
+            .await
     }
 
     fn revisions(&self) -> tokio::sync::watch::Receiver<u64> {
