@@ -12,6 +12,8 @@ use control_store::StoreUrl;
 use serde::Deserialize;
 use tracing::level_filters::LevelFilter;
 
+use crate::history::{BadCluster, Cluster};
+
 const CONFIG: &str = "/etc/weir/netmaster.toml";
 const RUN_DIR: &str = "/run/weir";
 const STATE_DIR: &str = "/var/lib/weir";
@@ -50,6 +52,9 @@ struct Options {
     /// Where the other netmasters of one etcd reach this one [default: http:// and the first --listen]
     #[arg(long, env = "WEIR_ADVERTISE", value_name = "URL")]
     advertise: Option<String>,
+    /// What the store is to be. A new one becomes it: for nodes whose store was lost [default: drawn]
+    #[arg(long, env = "WEIR_CLUSTER", value_name = "ID")]
+    cluster: Option<String>,
     /// Certificate authority of clients (not in this version)
     #[arg(long, env = "WEIR_TLS_CA", value_name = "FILE")]
     tls_ca: Option<PathBuf>,
@@ -81,6 +86,7 @@ struct File {
     listen: Option<Vec<String>>,
     store: Option<String>,
     advertise: Option<String>,
+    cluster: Option<String>,
     tls_ca: Option<PathBuf>,
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
@@ -125,6 +131,7 @@ pub(crate) struct Config {
     pub(crate) store: StoreUrl,
     /// Where other netmasters reach this one; empty where there are none.
     pub(crate) advertise: String,
+    pub(crate) cluster: Option<Cluster>,
     pub(crate) run_dir: PathBuf,
     pub(crate) state_dir: PathBuf,
     pub(crate) log_level: LevelFilter,
@@ -142,6 +149,8 @@ pub(crate) enum Error {
     Listen(String),
     #[error("--store: {0}")]
     Store(control_store::OpenError),
+    #[error("--cluster {value:?}: {reason}")]
+    Cluster { value: String, reason: BadCluster },
     #[error("--advertise {0:?}: want http://HOST:PORT")]
     Advertise(String),
     #[error(
@@ -184,6 +193,7 @@ impl Options {
             listen: self.listen.or(file.listen),
             store: self.store.or(file.store),
             advertise: self.advertise.or(file.advertise),
+            cluster: self.cluster.or(file.cluster),
             tls_ca: self.tls_ca.or(file.tls_ca),
             tls_cert: self.tls_cert.or(file.tls_cert),
             tls_key: self.tls_key.or(file.tls_key),
@@ -211,6 +221,7 @@ impl Options {
         };
         Ok(Config {
             advertise: advertise(self.advertise, &store, &listen)?,
+            cluster: self.cluster.map(|text| cluster(&text)).transpose()?,
             listen,
             store,
             run_dir,
@@ -219,6 +230,10 @@ impl Options {
             log_format: self.log_format.unwrap_or(LogFormat::Text),
         })
     }
+}
+
+fn cluster(text: &str) -> Result<Cluster, Error> {
+    text.parse().map_err(|reason| Error::Cluster { value: text.to_owned(), reason })
 }
 
 /// A store that only this process opens has nobody to tell.
@@ -334,6 +349,7 @@ mod tests {
             (&["--plaintext", "--listen", "localhost"], "--listen \"localhost\""),
             (&["--plaintext", "--listen", "unix:"], "--listen \"unix:\""),
             (&["--plaintext", "--store", "etcd:h:1"], "\"h:1\" is not an address of etcd"),
+            (&["--plaintext", "--cluster", "7"], "--cluster \"7\": want the 16 hexadecimal digits"),
             (
                 &["--plaintext", "--store", "etcd:http://h:1", "--listen", "0.0.0.0:9999"],
                 "can't reach this one at \"0.0.0.0:9999\"",

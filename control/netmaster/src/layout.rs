@@ -1,6 +1,6 @@
 //! How objects lie in the store: `object/KIND/KEY` holds the object as a `control.v1.Object`
 //! message, whose rules of growth make old stores readable. `meta/schema` is the number of this
-//! layout and `meta/counters` the identifiers given last.
+//! layout, `meta/counters` the identifiers given last, and the rest of `meta/` whose history it is.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +8,8 @@ use control_api::{convert, v1};
 use control_model::{Change, Counters, Key, Kind, LeaseKey, Ledger, Object, Refused};
 use control_store::{Listing, Op};
 use prost::Message as _;
+
+use crate::history::History;
 
 /// Every object's key starts with this.
 pub(crate) const OBJECTS: &[u8] = b"object/";
@@ -36,9 +38,20 @@ pub(crate) enum Unreadable {
 /// When addresses were left that nodes may still know an endpoint of: the revision that says so.
 pub(crate) type LeftAt = BTreeMap<LeaseKey, u64>;
 
-/// The ledger of everything listed, and when its leaving addresses were left.
-pub(crate) fn read(listing: &Listing) -> Result<(Ledger, LeftAt), Unreadable> {
+/// What a store holds.
+#[derive(Debug)]
+pub(crate) struct Content {
+    pub(crate) ledger: Ledger,
+    /// Whose it is.
+    pub(crate) history: History,
+    /// When its leaving addresses were left.
+    pub(crate) left_at: LeftAt,
+}
+
+/// Everything listed.
+pub(crate) fn read(listing: &Listing) -> Result<Content, Unreadable> {
     let (mut objects, mut counters) = (Vec::new(), Counters::default());
+    let mut history = History::default();
     let mut left_at = LeftAt::new();
     for (key, value) in &listing.items {
         match key.as_slice() {
@@ -52,10 +65,11 @@ pub(crate) fn read(listing: &Listing) -> Result<(Ledger, LeftAt), Unreadable> {
                 left_at.extend(leaving(&object).map(|key| (key, value.revision)));
                 objects.push(object);
             }
+            key if history.take(key, value) => {}
             key => return Err(Unreadable::Key(text(key))),
         }
     }
-    Ok((Ledger::rebuild(objects, counters)?, left_at))
+    Ok(Content { ledger: Ledger::rebuild(objects, counters)?, history, left_at })
 }
 
 /// Notes what a write of `revision` did to leaving addresses.

@@ -10,6 +10,7 @@ mod api;
 mod config;
 mod explain;
 mod gate;
+mod history;
 mod layout;
 mod master;
 mod metrics;
@@ -45,7 +46,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use config::{Arguments, Config, Listen, LogFormat};
 use gate::Role;
 use metrics::Transactions;
-use reign::Contender;
+use reign::{Basics, Contender};
 use server::Bound;
 
 /// Exit codes of the interface description.
@@ -108,11 +109,11 @@ async fn run(config: &Config, levels: &LevelSwitch) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     make_dir(&config.state_dir, 0o700)?;
     let (roles, role) = watch::channel(Role::Follows(None));
-    let transactions = Transactions::default();
-    let mut reign = start_reign(config, roles, &transactions, stopping.clone()).await?;
+    let basics = Basics { transactions: Transactions::default(), cluster: config.cluster };
+    let mut reign = start_reign(config, roles, &basics, stopping.clone()).await?;
     let bound = bind_all(config).await?;
     info!(store = %config.store, version = env!("CARGO_PKG_VERSION"), "netmaster starts");
-    let serving = async move { server::serve(role, &transactions, bound, stopping).await };
+    let serving = async move { server::serve(role, &basics.transactions, bound, stopping).await };
     let mut server = tokio::spawn(serving);
     tokio::select! {
         _ = terminate.recv() => {}
@@ -135,19 +136,19 @@ async fn run(config: &Config, levels: &LevelSwitch) -> anyhow::Result<()> {
 async fn start_reign(
     config: &Config,
     role: watch::Sender<Role>,
-    transactions: &Transactions,
+    basics: &Basics,
     mut stopping: watch::Receiver<bool>,
 ) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
     let store = match config.store.open()? {
         AnyStore::Etcd(store) => {
             let address = config.advertise.clone();
-            let transactions = transactions.clone();
-            let contender = Contender { store, address, transactions, role, stopping };
+            let basics = basics.clone();
+            let contender = Contender { store, address, basics, role, stopping };
             return Ok(tokio::spawn(async move { Ok(contender.take_turns().await?) }));
         }
         own @ (AnyStore::Memory(_) | AnyStore::Redb(_)) => own,
     };
-    let leads = reign::lead(store, None, transactions, stopping.clone()).await;
+    let leads = reign::lead(store, None, basics, stopping.clone()).await;
     role.send_replace(leads.context("reading the store")?);
     Ok(tokio::spawn(async move {
         // A sender that is gone stops the process as well.

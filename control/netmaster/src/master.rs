@@ -11,7 +11,8 @@ use control_model::{
 use control_store::{AnyStore, Commit, Compare, Store as _, StoreError, Watch};
 use tokio::sync::RwLock;
 
-use crate::layout::{self, LeftAt, Unreadable};
+use crate::history::{self, Cluster, History};
+use crate::layout::{self, Content, LeftAt, Unreadable};
 use crate::metrics::Transactions;
 
 /// How often a write is tried again because something else has written.
@@ -28,6 +29,10 @@ pub(crate) enum Failure {
     Store(#[from] StoreError),
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
+    #[error(
+        "the store is cluster {found}'s, and this netmaster was started with --cluster {given}"
+    )]
+    Cluster { given: Cluster, found: Cluster },
     #[error("the store is written by something else all the time")]
     Conflicts,
     #[error("the write ended early")]
@@ -38,6 +43,7 @@ pub(crate) enum Failure {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) ledger: Ledger,
+    pub(crate) history: History,
     pub(crate) revision: u64,
     /// Addresses that are free once every node has the intent of these revisions.
     pub(crate) left_at: LeftAt,
@@ -64,15 +70,20 @@ pub(crate) struct Master {
     cache: Arc<RwLock<Option<State>>>,
     /// How long the store takes.
     transactions: Transactions,
+    /// Of this term.
+    instance: u64,
 }
 
 impl Master {
-    /// Reads the store, and makes what always exists.
+    /// Reads the store, begins a term, and makes what always exists. `cluster` is what the store is
+    /// to be, or becomes when it is new.
     pub(crate) async fn start(
         store: AnyStore,
         transactions: Transactions,
+        cluster: Option<Cluster>,
     ) -> Result<Self, Failure> {
-        let master = Self { store, cache: Arc::default(), transactions };
+        let master = Self { store, cache: Arc::default(), transactions, instance: history::draw() };
+        master.begin_term(cluster).await?;
         let name = TenantName::default_tenant();
         let exists = master.read(|state| state.ledger.intent().tenant(&name).is_some()).await?;
         if !exists {
@@ -81,6 +92,31 @@ impl Master {
             master.create(Spec::Tenant(spec)).await?;
         }
         Ok(master)
+    }
+
+    async fn begin_term(&self, cluster: Option<Cluster>) -> Result<(), Failure> {
+        for _ in 0..CONFLICTS_MAX {
+            let State { history, revision, .. } = self.newest(&mut None).await?;
+            if let (Some(given), Some(found)) = (cluster, history.cluster())
+                && given != found
+            {
+                return Err(Failure::Cluster { given, found });
+            }
+            let new = cluster.unwrap_or_else(history::draw_cluster);
+            let ops = history.begin(self.instance, new, revision);
+            let begun = self.store.txn(vec![Compare::StoreRevision(revision)], ops).await?;
+            if let Commit::Committed(revision) = begun {
+                let cluster = history.cluster().unwrap_or(new);
+                tracing::info!(%cluster, instance = self.instance, revision, "begins a term");
+                return Ok(());
+            }
+        }
+        Err(Failure::Conflicts)
+    }
+
+    /// Drawn for this term.
+    pub(crate) const fn instance(&self) -> u64 {
+        self.instance
     }
 
     /// Looks at the state.
@@ -165,8 +201,8 @@ impl Master {
             return Ok(state);
         }
         let listing = self.store.list(b"").await?;
-        let (ledger, left_at) = layout::read(&listing)?;
-        Ok(State { ledger, revision: listing.revision, left_at })
+        let Content { ledger, history, left_at } = layout::read(&listing)?;
+        Ok(State { ledger, history, revision: listing.revision, left_at })
     }
 
     fn is_newest(&self, state: &State) -> bool {

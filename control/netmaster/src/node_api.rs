@@ -4,9 +4,7 @@
 //! gets a new snapshot. Only the last event of a write carries the write's revision, so that a node
 //! that acknowledges it has the whole write.
 
-use std::collections::hash_map::RandomState;
 use std::convert::Infallible;
-use std::hash::{BuildHasher as _, Hasher as _};
 
 use control_api::v1::node_server::Node as NodeService;
 use control_api::v1::watch_event::Kind as Event;
@@ -17,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use crate::history::{Cluster, Known};
 use crate::layout;
 use crate::master::{Failure, Master};
 use crate::sessions::{Session, Sessions};
@@ -34,13 +33,6 @@ pub(crate) struct NodeApi {
     pub(crate) sessions: Sessions,
     /// Becomes true when the process is to end: streams never end by themselves.
     pub(crate) stopping: watch::Receiver<bool>,
-    /// See `RegisterReply`.
-    pub(crate) instance: u64,
-}
-
-/// A number that no other process has.
-pub(crate) fn draw_instance() -> u64 {
-    RandomState::new().build_hasher().finish().max(1)
 }
 
 #[tonic::async_trait]
@@ -56,17 +48,25 @@ impl NodeService for NodeApi {
             let reason = Reason::NotOneOf { list: "1 and above" };
             return Err(status(&Refused::new("apiVersion", &request.api_version, reason)));
         }
+        let known = Known {
+            cluster: request.cluster,
+            instance: request.known_instance,
+            revision: request.known_revision,
+        };
         let node = registration(request)?;
         self.check_namesake(&node).await?;
         tracing::info!(node = %node.name, vtep = ?node.vtep, version = %node.version, "registers");
         self.sessions.saw(&node.name);
-        let revision = self.master.create(Spec::Node(node)).await?.revision;
-        Ok(Response::new(v1::RegisterReply {
+        self.master.create(Spec::Node(node)).await?;
+        let reply = self.master.read(|state| v1::RegisterReply {
             api_version: API_VERSION,
             features: 0,
-            revision,
-            instance: self.instance,
-        }))
+            revision: state.revision,
+            instance: self.master.instance(),
+            cluster: state.history.cluster().map(Cluster::number).unwrap_or_default(),
+            resumes: state.history.has(known, state.revision),
+        });
+        Ok(Response::new(reply.await?))
     }
 
     async fn watch(

@@ -122,9 +122,11 @@ fn is_leaving(failure: &Failure) -> bool {
     let refused = match failure {
         Failure::Refused(refused) => refused,
         Failure::RefusedObject(object) => &object.refused,
-        Failure::Store(_) | Failure::Unreadable(_) | Failure::Conflicts | Failure::Task(_) => {
-            return false;
-        }
+        Failure::Store(_)
+        | Failure::Unreadable(_)
+        | Failure::Conflicts
+        | Failure::Task(_)
+        | Failure::Cluster { .. } => return false,
     };
     matches!(refused.reason, Reason::AddressLeaving { .. } | Reason::NetworkLeaving { .. })
 }

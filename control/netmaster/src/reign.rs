@@ -13,20 +13,29 @@ use tracing::{error, info};
 
 use crate::api::{Api, VIEWERS_MAX};
 use crate::gate::{Peer, Role};
+use crate::history::Cluster;
 use crate::master::{Failure, Master};
 use crate::metrics::{Observer, Transactions};
-use crate::node_api::{NodeApi, draw_instance};
+use crate::node_api::NodeApi;
 use crate::reclaim::Reclaim;
 use crate::sessions::Sessions;
+
+/// What is the same for every term of a process.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Basics {
+    pub(crate) transactions: Transactions,
+    /// What the store is to be; `None`: whatever it is.
+    pub(crate) cluster: Option<Cluster>,
+}
 
 /// What a process does for as long as it answers.
 pub(crate) async fn lead(
     store: AnyStore,
     tenure: Option<Tenure>,
-    transactions: &Transactions,
+    basics: &Basics,
     stopping: watch::Receiver<bool>,
 ) -> Result<Role, Failure> {
-    let master = Master::start(store, transactions.clone()).await?;
+    let master = Master::start(store, basics.transactions.clone(), basics.cluster).await?;
     let sessions = Sessions::default();
     let reclaim = Reclaim { master: master.clone(), sessions: sessions.clone() };
     // It ends with the term.
@@ -35,7 +44,6 @@ pub(crate) async fn lead(
         master: master.clone(),
         sessions: sessions.clone(),
         stopping: stopping.clone(),
-        instance: draw_instance(),
     };
     let observer = Observer { master: master.clone(), sessions: sessions.clone() };
     let viewers = Arc::new(Semaphore::new(VIEWERS_MAX));
@@ -51,7 +59,7 @@ pub(crate) struct Contender {
     pub(crate) store: EtcdStore,
     /// Where the others reach it.
     pub(crate) address: String,
-    pub(crate) transactions: Transactions,
+    pub(crate) basics: Basics,
     pub(crate) role: watch::Sender<Role>,
     /// Becomes true when the process is to end.
     pub(crate) stopping: watch::Receiver<bool>,
@@ -79,7 +87,9 @@ impl Contender {
                     term.resign().await;
                     return Ok(());
                 }
-                Err(failure @ Failure::Unreadable(_)) => return Err(failure),
+                Err(failure @ (Failure::Unreadable(_) | Failure::Cluster { .. })) => {
+                    return Err(failure);
+                }
                 Err(failure) => {
                     error!(error = &failure as &dyn std::error::Error, "can't lead yet");
                 }
@@ -94,7 +104,7 @@ impl Contender {
     ) -> Result<Led, Failure> {
         let store = AnyStore::Etcd(term.store());
         let begun = tokio::select! {
-            begun = lead(store, Some(term.tenure()), &self.transactions, over) => begun,
+            begun = lead(store, Some(term.tenure()), &self.basics, over) => begun,
             () = term.ended() => return Ok(Led::ToTheEnd),
             () = stop(self.stopping.clone()) => return Ok(Led::UntilStopped(term)),
         };

@@ -34,7 +34,7 @@ impl From<Failure> for Status {
                 let next_step = "look whether it is there; the same request again does no harm";
                 failed(Code::Unavailable, &failure, next_step)
             }
-            Failure::Store(_) | Failure::Conflicts | Failure::Task(_) => {
+            Failure::Store(_) | Failure::Conflicts | Failure::Task(_) | Failure::Cluster { .. } => {
                 let next_step = "look at netmaster's log and at its store, then try again";
                 failed(Code::Unavailable, &failure, next_step)
             }

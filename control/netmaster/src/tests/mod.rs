@@ -3,6 +3,7 @@
 mod addresses;
 mod apply;
 mod gate;
+mod history;
 mod nodes;
 mod objects;
 mod vectors;
@@ -37,7 +38,7 @@ impl Server {
     async fn start(store: AnyStore) -> Self {
         let (stop, stopping) = watch::channel(false);
         let leads =
-            reign::lead(store, None, &Transactions::default(), stopping.clone()).await.unwrap();
+            reign::lead(store, None, &reign::Basics::default(), stopping.clone()).await.unwrap();
         Self::serve(watch::Sender::new(leads), stop, stopping).await
     }
 
