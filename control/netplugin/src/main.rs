@@ -7,6 +7,7 @@
 
 mod attach;
 mod attachment;
+mod claim;
 mod config;
 mod denylog;
 mod diff;
@@ -170,8 +171,8 @@ async fn tend(node: Arc<Node>, levels: &LevelSwitch) -> anyhow::Result<Infallibl
         program::run(config, mirror, programmer).await
     });
     tasks.spawn(async move {
-        let Node { config, mirror, programmer, master, .. } = &*following;
-        master::follow(config, mirror, programmer, master).await
+        let Node { config, mirror, programmer, master, roster, .. } = &*following;
+        master::follow(config, mirror, programmer, master, roster).await
     });
     tasks.spawn(metrics::serve(Arc::clone(&node)));
     tasks.spawn(async move { denylog::run(&telling.mirror, &telling.programmer).await });

@@ -18,14 +18,16 @@ use control_api::v1::{
 };
 use prost::Message as _;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 use tracing::{info, warn};
 
+use crate::claim::{Claims, Lineage};
 use crate::config::{Config, Netmaster};
 use crate::mirror::{Garbled, Heard, Mirror, Stamp};
 use crate::program::{Applied, Programmer};
+use crate::roster::Roster;
 
 /// Version of control.v1 spoken here.
 const API_VERSION: u32 = 1;
@@ -36,7 +38,8 @@ const SESSION_PATIENCE: Duration = Duration::from_secs(5);
 /// A silent netmaster is given up after twice this.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A new leader is found this soon at most.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Why netmaster did not do something.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +93,12 @@ enum Ended {
     #[error("the stream ended")]
     Stream,
     #[error(transparent)]
-    Garbled(Garbled),
+    Garbled(Box<Garbled>),
+    #[error(
+        "it is of cluster {theirs:016x}, and this node's containers are of {ours:016x}; if its store replaces a \
+         lost one, start netmaster on it with --cluster {ours:016x}; else detach them first"
+    )]
+    Foreign { ours: u64, theirs: u64 },
 }
 
 impl From<Status> for Ended {
@@ -165,6 +173,7 @@ pub(crate) async fn follow(
     mirror: &Mirror,
     programmer: &Programmer,
     master: &Master,
+    roster: &Roster,
 ) -> Infallible {
     let mut pause = PAUSE_MIN;
     let mut reported = String::new();
@@ -173,7 +182,8 @@ pub(crate) async fn follow(
     let mut masters = config.netmasters.iter().cycle();
     loop {
         let Some(netmaster) = masters.next() else { std::future::pending().await };
-        let session = Session { config, mirror, programmer, master, resume, source: &source };
+        let session =
+            Session { config, mirror, programmer, master, roster, resume, source: &source };
         let started = Instant::now();
         let ended = session.run(netmaster).await;
         master.channel.send_replace(None);
@@ -181,7 +191,9 @@ pub(crate) async fn follow(
         resume = match ended {
             // The copy lacks what could not be read.
             Ended::Garbled(_) => Resume::Snapshot,
-            Ended::Connect(_) | Ended::Call(_) | Ended::Stream => Resume::Deltas,
+            Ended::Connect(_) | Ended::Call(_) | Ended::Stream | Ended::Foreign { .. } => {
+                Resume::Deltas
+            }
         };
         let reason = ended.to_string();
         if reason != reported {
@@ -215,19 +227,14 @@ enum Resume {
     Snapshot,
 }
 
-/// The revision to resume from at the netmaster process that the known intent is from; 0: a
-/// snapshot. A store younger than what is known has another history.
-const fn resume_from(ours: Stamp, theirs: u64) -> u64 {
-    if ours.epoch > 0 && theirs >= ours.revision { ours.revision } else { 0 }
-}
-
 struct Session<'a> {
     config: &'a Config,
     mirror: &'a Mirror,
     programmer: &'a Programmer,
     master: &'a Master,
+    roster: &'a Roster,
     resume: Resume,
-    /// Instance of the netmaster that the known intent is from.
+    /// Instance that the known intent was last heard from.
     source: &'a AtomicU64,
 }
 
@@ -252,22 +259,39 @@ impl Session<'_> {
             Err(_elapsed) => return Err(Ended::Connect("no answer".to_owned())),
         };
         let mut node = NodeClient::new(channel.clone());
-        let reply = node.register(bounded(self.registration())).await?.into_inner();
-        let RegisterReply { revision: theirs, instance, .. } = reply;
         let ours = self.mirror.stamp();
-        let same_source = self.source.load(Ordering::Relaxed) == instance;
-        let from_revision = match self.resume {
-            Resume::Deltas if same_source => resume_from(ours, theirs),
-            Resume::Deltas | Resume::Snapshot => 0,
-        };
-        let least_epoch = if from_revision == 0 { ours.epoch + 1 } else { ours.epoch };
+        let reply = node.register(bounded(self.registration(ours))).await?.into_inner();
+        self.check_cluster(reply.cluster)?;
+        let from_revision = if reply.resumes { ours.revision } else { 0 };
+        let least_epoch = if reply.resumes { ours.epoch } else { ours.epoch + 1 };
         let request = WatchRequest { node_name: self.config.node.to_string(), from_revision };
         let stream = node.watch(request).await?.into_inner();
-        info!(netmaster = netmaster.url, from_revision, theirs, "session with netmaster");
+        info!(
+            netmaster = netmaster.url,
+            from_revision,
+            revision = reply.revision,
+            "session with netmaster"
+        );
+        // A netmaster of before there were clusters can't tell.
+        let is_other = ours.epoch > 0 && !reply.resumes && reply.cluster != 0;
+        let lineage =
+            if is_other && self.resume == Resume::Deltas { Lineage::Other } else { Lineage::Same };
+        let claims = Claims::new(self.config, self.roster, self.mirror, channel.clone(), lineage);
         tokio::select! {
-            ended = self.hear(stream, &node, least_epoch) => ended,
+            ended = self.hear(stream, &node, claims, least_epoch) => ended,
             ended = self.acknowledge(node.clone(), least_epoch) => ended,
-            never = self.open(channel, least_epoch, instance) => match never {},
+            never = self.open(channel, least_epoch, &reply) => match never {},
+        }
+    }
+
+    /// Containers are not handed from one cluster to another. A netmaster of before there were
+    /// clusters says 0.
+    fn check_cluster(&self, theirs: u64) -> Result<(), Ended> {
+        match self.roster.cluster() {
+            Some(ours) if theirs != 0 && theirs != ours && !self.roster.rows().is_empty() => {
+                Err(Ended::Foreign { ours, theirs })
+            }
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -275,20 +299,35 @@ impl Session<'_> {
         &self,
         mut stream: Streaming<WatchEvent>,
         node: &NodeClient<Channel>,
+        mut claims: Claims<'_>,
         least_epoch: u64,
     ) -> Result<Infallible, Ended> {
         loop {
-            let event = stream.message().await?.ok_or(Ended::Stream)?;
-            match self.mirror.hear(event).map_err(Ended::Garbled)? {
-                Heard::Changed | Heard::Collecting => {}
-                Heard::Stats(id) => self.answer_stats(node.clone(), id, least_epoch),
+            let event = tokio::select! {
+                event = stream.message() => Some(event?.ok_or(Ended::Stream)?),
+                () = sleep_until(claims.next()), if self.mirror.is_complete() => None,
+            };
+            if let Some(event) = event
+                && let Heard::Stats(id) =
+                    self.mirror.hear(event).map_err(|e| Ended::Garbled(Box::new(e)))?
+            {
+                self.answer_stats(node.clone(), id, least_epoch);
+            }
+            if let Some(error) = claims.settle().await {
+                let node_name = self.config.node.to_string();
+                let ack = AckRequest { node_name, error, ..AckRequest::default() };
+                node.clone().ack(bounded(ack)).await?;
             }
         }
     }
 
-    fn registration(&self) -> RegisterRequest {
+    fn registration(&self, ours: Stamp) -> RegisterRequest {
+        let knows = ours.epoch > 0 && self.resume == Resume::Deltas;
         RegisterRequest {
             api_version: API_VERSION,
+            cluster: self.roster.cluster().unwrap_or_default(),
+            known_instance: self.source.load(Ordering::Relaxed),
+            known_revision: if knows { ours.revision } else { 0 },
             features: 0,
             node_name: self.config.node.to_string(),
             vtep_ip: self.config.vtep.map(|ip| ip.to_string()).unwrap_or_default(),
@@ -297,10 +336,13 @@ impl Session<'_> {
     }
 
     /// Lets CNI calls use the session, once intent is this netmaster's.
-    async fn open(&self, channel: Channel, least_epoch: u64, instance: u64) -> Infallible {
+    async fn open(&self, channel: Channel, least_epoch: u64, reply: &RegisterReply) -> Infallible {
         let mut known = self.mirror.watch();
         if known.wait_for(|known| known.epoch >= least_epoch).await.is_ok() {
-            self.source.store(instance, Ordering::Relaxed);
+            self.source.store(reply.instance, Ordering::Relaxed);
+            if let Err(error) = self.roster.set_cluster(reply.cluster).await {
+                warn!(%error, "whose intent this is may be forgotten at a restart");
+            }
             self.master.channel.send_replace(Some(channel));
         }
         std::future::pending().await

@@ -1,25 +1,28 @@
 //! Intent as this node knows it: netmaster's objects with the revision they are of.
 //!
-//! A snapshot is collected aside and takes effect at its end, so that a reconnect never shows a
-//! half-filled intent; so is a write of many objects, which is in force as a whole or not. When netmaster goes away the last known intent stays in force.
+//! A snapshot is collected aside, with what changes meanwhile, and takes effect when it is taken over
+//! as a whole, so that a reconnect never shows a half-filled intent; so is a write of many objects,
+//! which is in force as a whole or not. When netmaster goes away the last known intent stays in
+//! force. Objects of kinds that this version does not know are a newer netmaster's and left out.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use control_api::convert;
 use control_api::v1::watch_event::Kind as Event;
-use control_api::v1::{Removed, WatchEvent};
+use control_api::v1::{Kind, Object, Removed, WatchEvent};
 use control_model::{
     EndpointId, Intent, Key, NodeName, Object as Stored, Placement, Refused, Tag, compile,
 };
 use flowtable::entry::Entry;
 use tokio::sync::watch;
+use tracing::debug;
 
 /// What became of one event of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Heard {
     /// The intent is another one now.
     Changed,
-    /// It will be once the snapshot, or the write, has ended.
+    /// It will be once the write has ended, or the snapshot has and was taken over.
     Collecting,
     /// netmaster wants this node's rule counters, under this id.
     Stats(u64),
@@ -28,8 +31,6 @@ pub(crate) enum Heard {
 /// An event this version cannot take in.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Garbled {
-    #[error("an event without a kind")]
-    NoKind,
     #[error("an object of revision {revision}: {source}")]
     Object { revision: u64, source: Refused },
     #[error("a removed key of revision {revision}: {source}")]
@@ -57,7 +58,7 @@ pub(crate) struct Compiled {
 struct Known {
     intent: Intent,
     stamp: Stamp,
-    collecting: Option<Intent>,
+    collecting: Option<Collected>,
     /// What has been heard of a write whose end has not.
     begun: Vec<Step>,
 }
@@ -66,6 +67,14 @@ struct Known {
 enum Step {
     Put(Box<Stored>),
     Remove(Key),
+}
+
+/// A snapshot that is not in force.
+#[derive(Debug, Default)]
+struct Collected {
+    intent: Intent,
+    /// What it is of, once it has ended.
+    revision: Option<u64>,
 }
 
 /// The shared copy.
@@ -103,35 +112,38 @@ impl Mirror {
     pub(crate) fn hear(&self, event: WatchEvent) -> Result<Heard, Garbled> {
         let WatchEvent { revision, more, kind } = event;
         let mut known = self.lock();
-        match kind.ok_or(Garbled::NoKind)? {
-            Event::SnapshotBegin(_) => {
+        match kind {
+            Some(Event::SnapshotBegin(_)) => {
                 known.begun.clear();
-                known.collecting = Some(Intent::default());
+                known.collecting = Some(Collected::default());
                 return Ok(Heard::Collecting);
             }
-            Event::Put(object) => {
-                let object = convert::to_model(&object)
+            Some(Event::Put(Object { kind: Some(kind) })) => {
+                let object = convert::to_model(&Object { kind: Some(kind) })
                     .map_err(|source| Garbled::Object { revision, source })?;
                 known.begun.push(Step::Put(Box::new(object)));
             }
-            Event::Removed(Removed { kind, key }) => {
+            Some(Event::Removed(Removed { kind, key })) if Kind::try_from(kind).is_ok() => {
                 let key = convert::to_key(kind, &key)
                     .map_err(|source| Garbled::Key { revision, source })?;
                 known.begun.push(Step::Remove(key));
             }
-            Event::SnapshotEnd(_) => {
-                if let Some(intent) = known.collecting.take() {
-                    known.intent = intent;
-                    known.stamp.epoch += 1;
+            Some(Event::SnapshotEnd(_)) => {
+                if let Some(collected) = &mut known.collecting {
+                    collected.revision = Some(revision);
                 }
             }
-            Event::StatsRequest(request) => return Ok(Heard::Stats(request.id)),
+            Some(Event::StatsRequest(request)) => return Ok(Heard::Stats(request.id)),
+            Some(Event::Put(_) | Event::Removed(_)) | None => {
+                debug!(revision, "of a kind that this version does not know");
+            }
         }
         if more {
             return Ok(Heard::Collecting);
         }
         known.finish_write();
-        if known.collecting.is_some() {
+        if let Some(collected) = &mut known.collecting {
+            collected.revision = collected.revision.map(|_earlier| revision);
             return Ok(Heard::Collecting);
         }
         known.stamp.revision = revision;
@@ -139,6 +151,29 @@ impl Mirror {
         drop(known);
         self.stamp.send_replace(stamp);
         Ok(Heard::Changed)
+    }
+
+    /// Whether there is a snapshot to be taken over.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.lock().collecting.as_ref().is_some_and(|collected| collected.revision.is_some())
+    }
+
+    /// Whether the snapshot that is not in force has an endpoint.
+    pub(crate) fn has_collected(&self, id: &EndpointId) -> bool {
+        let known = self.lock();
+        known.collecting.as_ref().is_some_and(|collected| collected.intent.endpoint(id).is_some())
+    }
+
+    /// Puts a complete snapshot in force.
+    pub(crate) fn take_over(&self) {
+        let mut known = self.lock();
+        let complete = known.collecting.take_if(|collected| collected.revision.is_some());
+        let Some(Collected { intent, revision: Some(revision) }) = complete else { return };
+        known.intent = intent;
+        known.stamp = Stamp { epoch: known.stamp.epoch + 1, revision };
+        let stamp = known.stamp;
+        drop(known);
+        self.stamp.send_replace(stamp);
     }
 
     /// Forgets a snapshot or a write whose stream broke before its end.
@@ -197,7 +232,10 @@ impl Mirror {
 
 impl Known {
     fn finish_write(&mut self) {
-        let target = self.collecting.as_mut().unwrap_or(&mut self.intent);
+        let target = match &mut self.collecting {
+            Some(collected) => &mut collected.intent,
+            None => &mut self.intent,
+        };
         for step in self.begun.drain(..) {
             match step {
                 Step::Put(object) => target.put(*object),
@@ -293,7 +331,8 @@ pub(crate) mod tests {
             mirror.hear(event).unwrap();
         }
         let end = mirror.hear(event(revision, Event::SnapshotEnd(SnapshotEnd {}))).unwrap();
-        assert_eq!(end, Heard::Changed);
+        assert_eq!(end, Heard::Collecting);
+        mirror.take_over();
     }
 
     fn node() -> NodeName {
@@ -312,7 +351,10 @@ pub(crate) mod tests {
         mirror.hear(event(0, Event::SnapshotBegin(SnapshotBegin {}))).unwrap();
         assert_eq!(mirror.hear(tenant(3)).unwrap(), Heard::Collecting);
         assert_eq!(entries(&mirror), None);
+        assert!(!mirror.is_complete());
         mirror.hear(event(3, Event::SnapshotEnd(SnapshotEnd {}))).unwrap();
+        assert_eq!((mirror.is_complete(), entries(&mirror)), (true, None));
+        mirror.take_over();
         assert_eq!(entries(&mirror), Some((3, 1)));
         assert_eq!(mirror.stamp().revision, 3);
     }
@@ -393,6 +435,46 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_snapshot_that_waits_hears_what_changes_and_the_intent_stays() {
+        let mirror = Mirror::new();
+        snapshot(&mirror, 30, vec![tenant(30)]);
+        mirror.hear(event(0, Event::SnapshotBegin(SnapshotBegin {}))).unwrap();
+        mirror.hear(tenant(0)).unwrap();
+        mirror.hear(event(3, Event::SnapshotEnd(SnapshotEnd {}))).unwrap();
+        let id = EndpointId::parse("endpointID", "c1:eth0").unwrap();
+        assert!(!mirror.has_collected(&id));
+        mirror.hear(network(4, "b", "vxlan", 40)).unwrap();
+        mirror.hear(endpoint(5, "c1:eth0", "b", "10.40.0.5")).unwrap();
+        assert!(mirror.has_collected(&id));
+        assert_eq!(
+            (mirror.stamp(), entries(&mirror)),
+            (Stamp { epoch: 1, revision: 30 }, Some((30, 1)))
+        );
+        mirror.take_over();
+        assert_eq!(mirror.stamp(), Stamp { epoch: 2, revision: 5 });
+        assert!(mirror.read(|intent| intent.endpoint(&id).is_some()));
+    }
+
+    #[test]
+    fn what_a_newer_netmaster_tells_of_unknown_kinds_is_left_out() {
+        let mirror = Mirror::new();
+        snapshot(&mirror, 3, vec![tenant(3), event(0, Event::Put(Object { kind: None }))]);
+        let removed = Removed { kind: 4711, key: "x".into() };
+        for unknown in [
+            event(4, Event::Put(Object { kind: None })),
+            event(5, Event::Removed(removed)),
+            WatchEvent { revision: 6, ..WatchEvent::default() },
+        ] {
+            let revision = unknown.revision;
+            assert_eq!(mirror.hear(unknown).unwrap(), Heard::Changed);
+            assert_eq!(
+                (mirror.stamp().revision, entries(&mirror)),
+                (revision, Some((revision, 1)))
+            );
+        }
+    }
+
+    #[test]
     fn a_snapshot_is_later_than_what_was_known_even_with_a_lower_revision() {
         let mirror = Mirror::new();
         snapshot(&mirror, 30, vec![tenant(30)]);
@@ -415,7 +497,6 @@ pub(crate) mod tests {
     fn what_cannot_be_read_is_named_and_not_taken_in() {
         let mirror = Mirror::new();
         snapshot(&mirror, 3, vec![tenant(3)]);
-        assert!(matches!(mirror.hear(WatchEvent::default()), Err(Garbled::NoKind)));
         let refused = mirror.hear(network(4, "bad name", "vxlan", 40)).unwrap_err();
         assert!(matches!(refused, Garbled::Object { revision: 4, .. }), "{refused}");
         assert_eq!(mirror.stamp().revision, 3);

@@ -30,6 +30,8 @@ pub(crate) struct Roster {
     rows: Mutex<BTreeMap<AttachmentId, Attachment>>,
     pool: Mutex<PortPool>,
     turns: Mutex<BTreeMap<AttachmentId, Weak<AsyncMutex<()>>>>,
+    /// Whose intent the rows are of.
+    cluster: Mutex<Option<u64>>,
 }
 
 impl Roster {
@@ -38,6 +40,7 @@ impl Roster {
         let rows = store.load()?;
         let used: BTreeSet<PortId> = rows.iter().filter_map(port_of).collect();
         Ok(Self {
+            cluster: Mutex::new(store.cluster()?),
             store: Arc::new(store),
             rows: Mutex::new(rows.into_iter().map(|row| (row.id.clone(), row)).collect()),
             pool: Mutex::new(PortPool::new(used)),
@@ -61,6 +64,22 @@ impl Roster {
 
     pub(crate) fn rows(&self) -> Vec<Attachment> {
         held(&self.rows).values().cloned().collect()
+    }
+
+    /// The cluster whose intent the node has taken over.
+    pub(crate) fn cluster(&self) -> Option<u64> {
+        *held(&self.cluster)
+    }
+
+    /// On disk when this returns. 0, from a netmaster of before there were clusters, is none.
+    pub(crate) async fn set_cluster(&self, cluster: u64) -> Result<(), Error> {
+        if cluster == 0 || self.cluster() == Some(cluster) {
+            return Ok(());
+        }
+        let store = Arc::clone(&self.store);
+        tokio::task::spawn_blocking(move || store.set_cluster(cluster)).await??;
+        *held(&self.cluster) = Some(cluster);
+        Ok(())
     }
 
     /// Writes a row; on disk when this returns.

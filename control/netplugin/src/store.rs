@@ -62,6 +62,21 @@ impl Store {
         Ok(Self { database })
     }
 
+    /// The cluster whose intent the node has taken over; `None`: of none, or of one that did not say.
+    pub(crate) fn cluster(&self) -> Result<Option<u64>, Error> {
+        let transaction = self.database.begin_read()?;
+        let meta = transaction.open_table(META)?;
+        Ok(meta.get("cluster")?.map(|value| value.value()))
+    }
+
+    /// On disk when this returns.
+    pub(crate) fn set_cluster(&self, cluster: u64) -> Result<(), Error> {
+        let transaction = self.database.begin_write()?;
+        transaction.open_table(META)?.insert("cluster", cluster)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
     /// Every row, in order of the key.
     pub(crate) fn load(&self) -> Result<Vec<Attachment>, Error> {
         let transaction = self.database.begin_read()?;
@@ -109,6 +124,8 @@ mod tests {
         let (one, mut two) = (example("c1"), example("c2"));
         {
             let store = Store::open(&path).unwrap();
+            assert_eq!(store.cluster().unwrap(), None);
+            store.set_cluster(7).unwrap();
             store.put(&one).unwrap();
             store.put(&two).unwrap();
             two.state = State::Releasing;
@@ -116,6 +133,7 @@ mod tests {
         }
         let store = Store::open(&path).unwrap();
         assert_eq!(store.load().unwrap(), [one.clone(), two.clone()]);
+        assert_eq!(store.cluster().unwrap(), Some(7));
         store.remove(&one.id).unwrap();
         store.remove(&one.id).unwrap();
         assert_eq!(store.load().unwrap(), [two]);
