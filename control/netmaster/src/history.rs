@@ -62,6 +62,8 @@ struct Term {
     /// Where the term before it ended. A store that shares its revisions with others, as in etcd,
     /// has gaps: the revision that began this term says nothing of that.
     after: u64,
+    /// The revision that began it.
+    at: u64,
 }
 
 /// The identity of a store and its latest terms, by number.
@@ -85,7 +87,7 @@ impl History {
             return false;
         };
         let (Ok(instance), Ok(after)) = (instance.parse(), after.parse()) else { return false };
-        self.terms.insert(number, Term { instance, after });
+        self.terms.insert(number, Term { instance, after, at: value.revision });
         true
     }
 
@@ -105,6 +107,13 @@ impl History {
         let surplus = (self.terms.len() + 1).saturating_sub(TERMS_MAX);
         ops.extend(self.terms.keys().take(surplus).map(|number| Op::Delete(key(*number))));
         ops
+    }
+
+    /// Where a store at `revision` was before terms began that nothing was written in: what a node can
+    /// have in force. The beginning of a term is told to nobody.
+    pub(crate) fn written(&self, revision: u64) -> u64 {
+        let last = |revision, term: &Term| if term.at == revision { term.after } else { revision };
+        self.terms.values().rev().fold(revision, last)
     }
 
     /// Whether what a node knows happened in this history, which has come to `revision`.
@@ -170,6 +179,16 @@ mod tests {
         ] {
             assert!(!has(cluster, instance, revision), "{what}");
         }
+    }
+
+    #[test]
+    fn a_node_is_not_behind_for_the_beginning_of_a_term() {
+        let history = example();
+        assert_eq!((history.written(25), history.written(20)), (25, 19));
+        let mut idle = example();
+        let ops = idle.begin(4, Cluster(7), 20);
+        written(&mut idle, ops, 23);
+        assert_eq!(idle.written(23), 19);
     }
 
     #[test]

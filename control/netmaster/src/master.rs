@@ -49,6 +49,13 @@ pub(crate) struct State {
     pub(crate) left_at: LeftAt,
 }
 
+impl State {
+    /// The revision a node has in force when it has everything.
+    pub(crate) fn written(&self) -> u64 {
+        self.history.written(self.revision)
+    }
+}
+
 /// What a write left behind.
 #[derive(Debug)]
 pub(crate) struct Written<T = Option<Object>> {

@@ -117,7 +117,7 @@ impl Observer {
             objects(into, &state.ledger);
             tags(into, &state.ledger);
             addresses(into, &state.ledger);
-            self.nodes(into, &state.ledger, state.revision);
+            self.nodes(into, &state.ledger, state.written());
         });
         let is_readable = u64::from(read.await.is_ok());
         sample(into, "store_readable", "1 if the store answers", is_readable);

@@ -22,7 +22,7 @@ pub(crate) fn shown(object: &Object, state: &State, sessions: &Sessions) -> v1::
             let standing = sessions.standing(name);
             shown.acked_revision = standing.in_force;
             shown.connected = standing.connected;
-            shown.lag = state.revision.saturating_sub(standing.in_force);
+            shown.lag = state.written().saturating_sub(standing.in_force);
             shown.dead = standing.dead;
         }
         (Some(v1::object::Kind::AddressLease(shown)), Object::AddressLease(lease)) => {

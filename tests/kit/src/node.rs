@@ -61,6 +61,7 @@ pub struct Node {
     purpose: Purpose,
     vtep: Ipv4Addr,
     netmaster: Ipv4Addr,
+    netmasters: Vec<String>,
     extra_args: DaemonArgs,
 }
 
@@ -78,8 +79,25 @@ impl Node {
         for sub in ["run", "state", "log", "etc"] {
             fs::create_dir(dir.path().join(sub))?;
         }
-        let running = BTreeMap::new();
-        Ok(Self { running, netns, dir, name: name.into(), purpose, vtep, netmaster, extra_args })
+        Ok(Self {
+            running: BTreeMap::new(),
+            netns,
+            dir,
+            name: name.into(),
+            purpose,
+            vtep,
+            netmaster,
+            netmasters: vec![format!("http://{netmaster}:{NETMASTER_PORT}")],
+            extra_args,
+        })
+    }
+
+    /// The node with other netmasters, unless there are none.
+    pub(crate) fn with_netmasters(mut self, urls: &[String]) -> Self {
+        if !urls.is_empty() {
+            self.netmasters = urls.to_vec();
+        }
+        self
     }
 
     /// Its name, as it registers with netmaster.
@@ -136,10 +154,10 @@ impl Node {
         self.run_dir().join("vrouterd.sock")
     }
 
-    /// Where netmaster listens, for clients.
+    /// Where netmaster listens, for clients: the first, if there are several.
     #[must_use]
     pub fn netmaster_url(&self) -> String {
-        format!("http://{}:{NETMASTER_PORT}", self.netmaster)
+        self.netmasters.first().cloned().unwrap_or_default()
     }
 
     /// Starts a daemon and waits until it answers.
@@ -151,6 +169,16 @@ impl Node {
             node.probe_socket(daemon)?;
             if daemon == Daemon::Netplugin { node.cni_status() } else { Ok(()) }
         })
+    }
+
+    /// As [`Node::start`], with flags beside its own, from now on.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn start_with(&mut self, daemon: Daemon, args: &[&str]) -> Result<()> {
+        let all = self.extra_args.entry(daemon).or_default();
+        all.extend(args.iter().map(|arg| (*arg).to_owned()));
+        self.start(daemon)
     }
 
     fn launch(&mut self, daemon: Daemon, probe: impl Fn(&Self) -> Result<()>) -> Result<()> {
@@ -273,7 +301,7 @@ impl Node {
             }
             Daemon::Vrouterd => {}
             Daemon::Netplugin => {
-                command.args(["--node", &self.name, "--netmaster", &self.netmaster_url()]);
+                command.args(["--node", &self.name, "--netmaster", &self.netmasters.join(",")]);
                 command.args(["--vtep", &self.vtep.to_string()]);
                 command.args(["--uplink", UPLINK, "--uplink-mode", "dedicated"]);
             }

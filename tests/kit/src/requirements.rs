@@ -11,7 +11,7 @@ const CAPABILITIES: [(&str, u32); 3] =
     [("CAP_NET_ADMIN", 12), ("CAP_NET_RAW", 13), ("CAP_SYS_ADMIN", 21)];
 
 /// The Debian package of each program that tests use.
-const PACKAGES: [(&str, &str); 20] = [
+const PACKAGES: [(&str, &str); 22] = [
     ("/usr/lib/cni/portmap", "containernetworking-plugins"),
     ("/usr/share/gocode/src/github.com/containernetworking/cni", "golang-github-appc-cni-dev"),
     ("bpftool", "bpftool"),
@@ -19,6 +19,8 @@ const PACKAGES: [(&str, &str); 20] = [
     ("clang", "clang"),
     ("containerd", "containerd"),
     ("ctr", "containerd"),
+    ("etcd", "etcd-server"),
+    ("etcdctl", "etcd-client"),
     ("ethtool", "ethtool"),
     ("go", "golang-go"),
     ("ip", "iproute2"),

@@ -29,19 +29,28 @@ pub struct Topology {
     purpose: Purpose,
     underlay_mtu: u32,
     extra_args: DaemonArgs,
+    netmasters: Vec<String>,
 }
 
 impl Topology {
     /// An underlay of 1500 bytes, daemons with their ordinary flags.
     #[must_use]
     pub const fn new(purpose: Purpose) -> Self {
-        Self { purpose, underlay_mtu: 1500, extra_args: DaemonArgs::new() }
+        let extra_args = DaemonArgs::new();
+        Self { purpose, underlay_mtu: 1500, extra_args, netmasters: Vec::new() }
     }
 
     /// MTU of the underlay in bytes.
     #[must_use]
     pub const fn underlay_mtu(mut self, mtu: u32) -> Self {
         self.underlay_mtu = mtu;
+        self
+    }
+
+    /// Where the nodes find netmasters that are none of the topology's own.
+    #[must_use]
+    pub fn netmasters(mut self, urls: Vec<String>) -> Self {
+        self.netmasters = urls;
         self
     }
 
@@ -71,7 +80,10 @@ impl Topology {
     /// # Errors
     /// Without root.
     pub fn two_nodes_stopped(self) -> Result<TwoNodes> {
-        let node = |name, vtep| Node::new(self.purpose, name, vtep, FIRST, self.extra_args.clone());
+        let node = |name, vtep| {
+            let node = Node::new(self.purpose, name, vtep, FIRST, self.extra_args.clone())?;
+            Ok::<_, anyhow::Error>(node.with_netmasters(&self.netmasters))
+        };
         let nodes = TwoNodes { one: node("node1", FIRST)?, two: node("node2", SECOND)? };
         nodes.join(self.underlay_mtu)?;
         Ok(nodes)

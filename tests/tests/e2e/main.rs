@@ -13,6 +13,7 @@ mod explain;
 mod features;
 mod files;
 mod foreign;
+mod ha;
 mod hostile;
 mod job;
 mod lessons;
@@ -86,16 +87,18 @@ fn main() -> ExitCode {
         metrics::tests,
         files::tests,
         explain::tests,
+        ha::without_etcd,
     ];
     let ours =
         modules.into_iter().flat_map(|tests| tests()).map(|test| trial(test, missing.as_deref()));
-    let foreign = foreign::SUITES.into_iter().flat_map(|(programs, tests)| {
+    let suites = foreign::SUITES.into_iter().chain([ha::SUITE]);
+    let more = suites.flat_map(|(programs, tests)| {
         let needs = Needs { programs, ..Needs::default() };
         let absent = requirements(&needs).err().map(|missing| missing.to_string());
         let reason = missing.clone().or(absent);
         tests().into_iter().map(move |test| trial(test, reason.as_deref()))
     });
-    let trials = ours.chain(foreign).collect();
+    let trials = ours.chain(more).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

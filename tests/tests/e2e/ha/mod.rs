@@ -1,0 +1,327 @@
+//! Several netmasters on an etcd of three members: what is killed, stopped, paused, cut off or
+//! restored costs no acknowledged write and no packet. And the loss of a store that is one file.
+
+mod file;
+mod sites;
+mod writer;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use kit::{Container, Daemon, Flow, Node, Purpose, Topology, TwoNodes, wait_until};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::Test;
+use crate::foreign::Suite;
+use crate::shared::sharing;
+use crate::site::{BOUND, attach, links, reach_soon};
+use sites::{SITES, Sites, netmaster_urls};
+use writer::Writer;
+
+pub(crate) use file::tests as without_etcd;
+
+/// What runs where etcd is installed.
+pub(crate) const SUITE: Suite = (&["etcd", "etcdctl"], tests);
+
+/// The lease is 5 s, and etcd looks for ended ones twice a second.
+const KILLED: Duration = Duration::from_secs(10);
+const RESIGNED: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_millis(20);
+const ALL: [usize; SITES] = [0, 1, 2];
+
+fn tests() -> Vec<Test> {
+    sharing(
+        build,
+        &[
+            ("ha_4_a_killed_leader_is_replaced_within_ten_seconds", leader_killed),
+            ("ha_4_a_stopped_leader_is_replaced_within_a_second", leader_stopped),
+            ("ha_4_a_leader_paused_past_its_lease_answers_and_writes_nothing", leader_paused),
+            ("ha_5_a_leader_cut_off_with_a_minority_of_etcd_is_replaced", minority),
+            ("ha_5_a_store_that_was_paused_loses_nothing", store_paused),
+            ("ha_5_a_store_restored_from_a_backup_gets_its_containers_back", restored),
+            ("ha_1_every_netmaster_and_the_store_down_costs_no_packet", all_down),
+        ],
+    )
+}
+
+/// Containers a and b on node 1, c on node 2; the control plane on three machines of its own.
+#[derive(Debug)]
+struct Scene {
+    a: Container,
+    b: Container,
+    c: Container,
+    nodes: TwoNodes,
+    sites: Sites,
+    /// Names objects that a sentence makes and leaves.
+    serial: u32,
+}
+
+fn build() -> Result<Scene> {
+    let mut sites = Sites::new()?;
+    sites.start()?;
+    let topology = Topology::new(Purpose::Test).netmasters(netmaster_urls());
+    let mut nodes = topology.two_nodes_stopped()?;
+    for (node, number) in [(&mut nodes.one, 11), (&mut nodes.two, 12)] {
+        sites.join(node.namespace(), number)?;
+        node.start(Daemon::Vrouterd)?;
+        node.start(Daemon::Netplugin)?;
+    }
+    for line in [
+        "tenant create blue",
+        "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 front",
+        "policy create -t blue guard",
+        "policy rule-add -t blue -d in -l tcp -P 80 -j deny guard 1",
+        "group create -t blue -p guard front web",
+    ] {
+        sites.all[0].netctl(line)?;
+    }
+    let a = attach(&nodes.one, "a", "front")?;
+    let b = attach(&nodes.one, "b", "front")?;
+    let c = attach(&nodes.two, "c", "front")?;
+    reach_soon(&a, c.address())?;
+    Ok(Scene { a, b, c, nodes, sites, serial: 0 })
+}
+
+impl Scene {
+    /// Does something to the control plane under traffic on node 1 and to node 2, and with a client
+    /// that writes all the time: no packet is lost, no acknowledged write is, none is done twice.
+    fn harmless(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let near = Flow::start(self.a.namespace(), self.b.address(), INTERVAL)?;
+        let far = Flow::start(self.c.namespace(), self.a.address(), INTERVAL)?;
+        self.serial += 1;
+        let writer = Writer::start(&netmaster_urls(), &self.nodes.one, self.serial);
+        let worked = work(self);
+        let followed = worked.and_then(|()| self.followed()).and_then(|()| writer.goes_on());
+        let acknowledged = writer.stop()?;
+        followed?;
+        self.same()?;
+        for flow in [near, far] {
+            let report = flow.stop()?;
+            ensure!(report.received == report.sent, "{report:?}");
+        }
+        acknowledged.check(&self.sites.all[0].netctl_json("network ls -t blue")?)?;
+        self.sound()
+    }
+
+    /// Waits until every node follows a leader.
+    fn followed(&self) -> Result<()> {
+        self.sites.leader()?;
+        let connected = || {
+            let nodes = self.sites.all[0].netctl_json("node ls").ok()?;
+            let nodes = nodes.as_array()?;
+            (nodes.len() == 2 && nodes.iter().all(|node| node["connected"] == true)).then_some(())
+        };
+        wait_until(BOUND, "both nodes to follow", connected)?;
+        Ok(())
+    }
+
+    /// Waits until every site shows the same.
+    fn same(&self) -> Result<()> {
+        let same = || self.sites.configuration(&ALL).ok();
+        wait_until(BOUND, "every site to show the same", same)
+            .with_context(|| format!("{:?}", self.sites.configuration(&ALL)))
+            .map(drop)
+    }
+
+    fn sound(&self) -> Result<()> {
+        for (from, to) in [(&self.a, &self.b), (&self.a, &self.c), (&self.c, &self.b)] {
+            reach_soon(from, to.address())?;
+        }
+        let d = attach(&self.nodes.two, "d", "front")?;
+        reach_soon(&d, self.a.address())?;
+        d.detach(&self.nodes.two)
+    }
+
+    fn others(leader: usize) -> Vec<usize> {
+        ALL.into_iter().filter(|site| *site != leader).collect()
+    }
+
+    /// A write that nobody has made before.
+    fn fresh_write(&mut self) -> String {
+        self.serial += 1;
+        format!("tenant create t{}", self.serial)
+    }
+}
+
+fn leader_killed(scene: &mut Scene) -> Result<()> {
+    scene.harmless(|scene| {
+        let leader = scene.sites.leader()?;
+        let others = Scene::others(leader);
+        let stable = scene.sites.all[leader].netctl_json("endpoint ls -a")?;
+        scene.sites.all[leader].kill_netmaster()?;
+        let write = scene.fresh_write();
+        let (took, site) = scene.sites.accepted(&others, &write)?;
+        ensure!(took <= KILLED, "the next leader accepted a write after {took:?}");
+        let now = scene.sites.all[site].netctl_json("endpoint ls -a")?;
+        ensure!(now == stable, "{now}, before {stable}");
+        scene.sites.all[leader].start_netmaster()
+    })?;
+    for node in [&scene.nodes.one, &scene.nodes.two] {
+        resumed(node)?;
+    }
+    Ok(())
+}
+
+/// The last session that netplugin began went on from the revision it knew.
+fn resumed(node: &Node) -> Result<()> {
+    let log = node.log(Daemon::Netplugin)?;
+    let mut sessions = log.lines().filter(|line| line.contains("session with netmaster"));
+    let last = sessions.next_back().context("no session in the log")?;
+    ensure!(!last.contains("from_revision=0 "), "everything was sent again: {last}");
+    Ok(())
+}
+
+fn leader_stopped(scene: &mut Scene) -> Result<()> {
+    scene.harmless(|scene| {
+        let leader = scene.sites.leader()?;
+        let others = Scene::others(leader);
+        let write = scene.fresh_write();
+        let start = Instant::now();
+        scene.sites.all[leader].stop_netmaster()?;
+        let (_, site) = scene.sites.accepted(&others, &write)?;
+        let took = start.elapsed();
+        ensure!(took <= RESIGNED, "site {} accepted a write after {took:?}", site + 1);
+        scene.sites.all[leader].start_netmaster()
+    })
+}
+
+fn leader_paused(scene: &mut Scene) -> Result<()> {
+    scene.harmless(|scene| {
+        let old = scene.sites.leader()?;
+        let others = Scene::others(old);
+        scene.sites.all[old].signal_netmaster(Signal::SIGSTOP)?;
+        let (first, second) = (scene.fresh_write(), scene.fresh_write());
+        // Waits in the old leader's socket and is what it sees first when it wakes up.
+        let asked = thread::scope(|scope| -> Result<_> {
+            let site = &scene.sites.all[old];
+            let asking = scope.spawn(|| site.netctl_run(&format!("--timeout 30s {second}")));
+            let accepted = scene.sites.accepted(&others, &first);
+            let woken = site.wake();
+            let asked = asking.join().map_err(|_panic| anyhow!("a panic"))?;
+            let (took, _) = accepted?;
+            ensure!(took <= KILLED, "the next leader accepted a write after {took:?}");
+            woken?;
+            asked
+        })?;
+        let name = second.rsplit(' ').next().unwrap_or_default();
+        let leader = scene.sites.leader()?;
+        let tenants = scene.sites.all[leader].netctl_json("tenant ls")?;
+        let is_there = tenants.as_array().into_iter().flatten().any(|t| t["tenantName"] == name);
+        // It may have been passed on to the new leader: then it is there. Refused, it is not.
+        ensure!(is_there == (asked.code == Some(0)), "{asked:?}, and there: {is_there}");
+        Ok(())
+    })
+}
+
+fn minority(scene: &mut Scene) -> Result<()> {
+    scene.harmless(|scene| {
+        let cut = scene.sites.leader()?;
+        let others = Scene::others(cut);
+        scene.sites.cut(cut)?;
+        let write = scene.fresh_write();
+        let (took, _) = scene.sites.accepted(&others, &write)?;
+        // etcd may have to elect a leader as well, which gives every lease its whole time again.
+        ensure!(took <= KILLED, "the majority accepted a write after {took:?}");
+        let write = scene.fresh_write();
+        let refused = scene.sites.all[cut].netctl_run(&write)?;
+        ensure!(refused.code == Some(2), "the minority accepts a write: {refused:?}");
+        let read = scene.sites.all[cut].netctl_run("tenant ls")?;
+        ensure!(read.code == Some(2), "the minority answers what may be old: {read:?}");
+        scene.sites.mend(cut)
+    })
+}
+
+/// Longer than every lease, keep-alive and time limit on the way; `WEIR_SOAK`: as the criterion says.
+fn store_paused(scene: &mut Scene) -> Result<()> {
+    let pause = Duration::from_secs(if is_soak() { 25 } else { 8 });
+    scene.harmless(|scene| {
+        scene.sites.signal_etcds(Signal::SIGSTOP)?;
+        let start = Instant::now();
+        let write = format!("--timeout 6s {}", scene.fresh_write());
+        let refused = scene.sites.all[0].netctl_run(&write);
+        let over = wait_until(pause * 2, "the pause", || (start.elapsed() >= pause).then_some(()));
+        scene.sites.signal_etcds(Signal::SIGCONT)?;
+        over?;
+        ensure!(refused?.code == Some(2), "a write without a store is accepted");
+        let write = scene.fresh_write();
+        scene.sites.accepted(&ALL, &write).map(drop)
+    })
+}
+
+/// The backup knows nothing of the container that came later, and of a network that was removed.
+fn restored(scene: &mut Scene) -> Result<()> {
+    let backup = scene.sites.save()?;
+    let later = attach(&scene.nodes.two, "later", "front")?;
+    let lost = scene.fresh_write();
+    scene.sites.all[0].netctl(&lost)?;
+    let before = scene.sites.all[0].netctl_json("endpoint ls -a")?;
+    let flow = Flow::start(later.namespace(), scene.a.address(), INTERVAL)?;
+    let near = Flow::start(scene.a.namespace(), scene.b.address(), INTERVAL)?;
+    scene.sites.kill()?;
+    scene.sites.restore(&backup)?;
+    scene.sites.start()?;
+    scene.followed()?;
+    scene.same()?;
+    let back = || {
+        let now = scene.sites.all[0].netctl_json("endpoint ls -a").ok()?;
+        (places(&now) == places(&before)).then_some(())
+    };
+    wait_until(BOUND, "the later container's endpoint to be back", back).with_context(|| {
+        let log = scene.nodes.two.log(Daemon::Netplugin).unwrap_or_default();
+        let now = scene.sites.all[0].netctl_json("endpoint ls -a").map(|now| places(&now));
+        format!("{now:?}, before {:?}; {log}", places(&before))
+    })?;
+    // An address that runs is not handed out again.
+    let next = attach(&scene.nodes.one, "next", "front")?;
+    ensure!(next.address() != later.address(), "{} is there twice", next.address());
+    reach_soon(&next, later.address())?;
+    for flow in [flow, near] {
+        let report = flow.stop()?;
+        ensure!(report.received == report.sent, "{report:?}");
+    }
+    next.detach(&scene.nodes.one)?;
+    later.detach(&scene.nodes.two)?;
+    scene.sound()
+}
+
+/// Who has which address where.
+fn places(endpoints: &Value) -> Vec<[Value; 4]> {
+    let rows = endpoints.as_array().into_iter().flatten();
+    let fields = ["endpointID", "ipAddress", "macAddress", "homingHost"];
+    rows.map(|row| fields.map(|field| row[field].clone())).collect()
+}
+
+/// `WEIR_SOAK`: for as long as the criterion says.
+fn all_down(scene: &mut Scene) -> Result<()> {
+    let length = Duration::from_secs(if is_soak() { 600 } else { 12 });
+    let gone = attach(&scene.nodes.one, "gone", "front")?;
+    let before = links(&scene.nodes.one)?;
+    let near = Flow::start(scene.a.namespace(), scene.b.address(), INTERVAL)?;
+    let far = Flow::start(scene.c.namespace(), scene.a.address(), INTERVAL)?;
+    scene.sites.kill()?;
+    let start = Instant::now();
+    let id = format!("{}:{}", gone.id(), kit::CONTAINER_IFNAME);
+    gone.detach(&scene.nodes.one).context("DEL without a control plane")?;
+    ensure!(links(&scene.nodes.one)?.len() == before.len() - 1, "DEL left its link");
+    wait_until(length * 2, "the outage", || (start.elapsed() >= length).then_some(()))?;
+    scene.sites.start()?;
+    scene.followed()?;
+    scene.same()?;
+    let cleaned = || {
+        let now = scene.sites.all[0].netctl_json("endpoint ls -a").ok()?;
+        let mut rows = now.as_array()?.iter();
+        rows.all(|row| row["endpointID"] != id.as_str()).then_some(())
+    };
+    wait_until(BOUND, "the endpoint of the deleted container to go", cleaned)?;
+    for flow in [near, far] {
+        let report = flow.stop()?;
+        ensure!(report.received == report.sent, "{report:?}");
+    }
+    scene.sound()
+}
+
+fn is_soak() -> bool {
+    std::env::var_os("WEIR_SOAK").is_some()
+}

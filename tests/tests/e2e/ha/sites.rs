@@ -1,0 +1,333 @@
+//! Three machines of a control plane: an etcd member and a netmaster each, in a namespace of its own,
+//! joined with the nodes by a switch whose ports can be pulled.
+//!
+//! ```text
+//! site 1: 10.251.0.1   site 2: 10.251.0.2   site 3: 10.251.0.3     node1: .11   node2: .12
+//!            └───────────────────┴─────── hub ─────┴──────────────────┴───────────┘
+//! ```
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use kit::{DirGuard, Finished, NetnsGuard, ProcessGuard, Purpose, binary, wait_until};
+use netdev::{Namespace, Netlink, VethSpec};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::site::BOUND;
+
+const DEVICE: &str = "ctl0";
+const PREFIX_LEN: u8 = 24;
+const NETMASTER_PORT: u16 = 9999;
+const READY: Duration = Duration::from_secs(30);
+const STOP: Duration = Duration::from_secs(10);
+/// Kinds whose lists are a configuration, as netctl names them.
+const LISTS: [&str; 7] = [
+    "tenant ls",
+    "network ls -a",
+    "group ls -a",
+    "netprofile ls -a",
+    "policy ls -a",
+    "policy rule-ls -t blue guard",
+    "endpoint ls -a",
+];
+
+/// Number of sites.
+pub(crate) const SITES: usize = 3;
+
+/// One machine of the control plane.
+#[derive(Debug)]
+pub(crate) struct Site {
+    etcd: Option<ProcessGuard>,
+    netmaster: Option<ProcessGuard>,
+    netns: NetnsGuard,
+    dir: DirGuard,
+    number: usize,
+    /// Counts restores: each has a data directory of its own.
+    restored: u32,
+}
+
+/// The control plane.
+#[derive(Debug)]
+pub(crate) struct Sites {
+    pub(crate) all: Vec<Site>,
+    hub: NetnsGuard,
+}
+
+fn address(number: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 251, 0, u8::try_from(number).unwrap_or(u8::MAX))
+}
+
+fn ip(namespace: &Namespace, line: &str) -> Result<()> {
+    let mut command = Command::new("ip");
+    command.args(line.split_whitespace());
+    kit::run(namespace, command)?.success().with_context(|| format!("ip {line}")).map(drop)
+}
+
+fn cluster() -> String {
+    let member = |number| format!("s{number}=http://{}:2380", address(number));
+    (1..=SITES).map(member).collect::<Vec<_>>().join(",")
+}
+
+/// The netmasters' addresses, for nodes.
+pub(crate) fn netmaster_urls() -> Vec<String> {
+    (1..=SITES).map(|number| format!("http://{}:{NETMASTER_PORT}", address(number))).collect()
+}
+
+impl Sites {
+    /// The machines, with nothing running on them.
+    pub(crate) fn new() -> Result<Self> {
+        let hub = NetnsGuard::new(Purpose::Test, "hub")?;
+        ip(hub.namespace(), "link add br0 type bridge")?;
+        ip(hub.namespace(), "link set br0 up")?;
+        let mut sites = Self { all: Vec::new(), hub };
+        for number in 1..=SITES {
+            let netns = NetnsGuard::new(Purpose::Test, &format!("site{number}"))?;
+            sites.join(netns.namespace(), number)?;
+            let dir = DirGuard::new(Purpose::Test, &format!("site{number}"))?;
+            let site = Site { etcd: None, netmaster: None, netns, dir, number, restored: 0 };
+            sites.all.push(site);
+        }
+        Ok(sites)
+    }
+
+    /// Plugs a namespace into the switch, as 10.251.0.NUMBER.
+    pub(crate) fn join(&self, namespace: &Namespace, number: usize) -> Result<()> {
+        let port = format!("p{number}");
+        let spec = VethSpec {
+            name: DEVICE,
+            mac: None,
+            mtu: 1500,
+            peer_name: &port,
+            peer_mac: None,
+            peer_mtu: 1500,
+            peer_netns: Some(self.hub.namespace()),
+        };
+        let netlink = Netlink::open_in(namespace)?;
+        netlink.create_veth(&spec)?;
+        let index = netlink.link_by_name(DEVICE)?.context("the link to the hub")?.index;
+        netlink.add_address(index, address(number).into(), PREFIX_LEN)?;
+        netlink.set_up(index)?;
+        ip(self.hub.namespace(), &format!("link set {port} master br0"))?;
+        ip(self.hub.namespace(), &format!("link set {port} up"))
+    }
+
+    /// Pulls a site's plug.
+    pub(crate) fn cut(&self, site: usize) -> Result<()> {
+        ip(self.hub.namespace(), &format!("link set p{} down", site + 1))
+    }
+
+    /// Puts it back.
+    pub(crate) fn mend(&self, site: usize) -> Result<()> {
+        ip(self.hub.namespace(), &format!("link set p{} up", site + 1))
+    }
+
+    /// Starts every etcd, then every netmaster, and waits for one to lead.
+    pub(crate) fn start(&mut self) -> Result<()> {
+        self.start_etcds()?;
+        for site in &mut self.all {
+            site.start_netmaster()?;
+        }
+        self.leader().map(drop)
+    }
+
+    /// Starts every etcd and waits until they have a majority.
+    pub(crate) fn start_etcds(&mut self) -> Result<()> {
+        for site in &mut self.all {
+            site.spawn_etcd()?;
+        }
+        let first = self.all.first().context("no sites")?;
+        wait_until(READY, "etcd to have a leader", || {
+            let health = first.etcdctl(&["endpoint", "health"]).ok()?;
+            (health.code == Some(0)).then_some(())
+        })?;
+        Ok(())
+    }
+
+    /// The site that leads; waits for it.
+    pub(crate) fn leader(&self) -> Result<usize> {
+        let leads = || (0..SITES).find(|site| self.all[*site].leads());
+        Ok(wait_until(BOUND, "a netmaster to lead", leads)?)
+    }
+
+    /// How long it takes until a write is accepted at one of `sites`; the site.
+    pub(crate) fn accepted(&self, sites: &[usize], line: &str) -> Result<(Duration, usize)> {
+        let start = Instant::now();
+        let accepted = || sites.iter().copied().find(|site| self.all[*site].netctl(line).is_ok());
+        let site = wait_until(BOUND, format!("netctl {line} to be accepted"), accepted)?;
+        Ok((start.elapsed(), site))
+    }
+
+    /// The configuration as each of `sites` shows it, which must be the same.
+    pub(crate) fn configuration(&self, sites: &[usize]) -> Result<Vec<Value>> {
+        let mut seen: Option<Vec<Value>> = None;
+        for site in sites {
+            let lists = LISTS.iter().map(|line| self.all[*site].netctl_json(line));
+            let lists = lists.collect::<Result<Vec<_>>>()?;
+            if let Some(seen) = &seen {
+                ensure!(*seen == lists, "site {} shows {lists:?}, another {seen:?}", site + 1);
+            }
+            seen = Some(lists);
+        }
+        seen.context("no sites")
+    }
+
+    /// Sends a signal to every etcd.
+    pub(crate) fn signal_etcds(&mut self, signal: Signal) -> Result<()> {
+        let mut etcds = self.all.iter_mut().filter_map(|site| site.etcd.as_mut());
+        etcds.try_for_each(|etcd| etcd.signal(signal))
+    }
+
+    /// Kills everything, netmasters first.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        for site in &mut self.all {
+            if let Some(netmaster) = site.netmaster.take() {
+                netmaster.kill()?;
+            }
+        }
+        for site in &mut self.all {
+            if let Some(etcd) = site.etcd.take() {
+                etcd.kill()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A backup of the store.
+    pub(crate) fn save(&self) -> Result<PathBuf> {
+        let first = self.all.first().context("no sites")?;
+        let path = first.dir.path().join("backup.db");
+        let text = path.to_str().context("a path")?;
+        first.etcdctl(&["snapshot", "save", text])?.success()?;
+        Ok(path)
+    }
+
+    /// Gives every member the backup's content for its next start.
+    pub(crate) fn restore(&mut self, backup: &PathBuf) -> Result<()> {
+        for site in &mut self.all {
+            site.restored += 1;
+            let mut command = Command::new("etcdctl");
+            command.env("ETCDCTL_API", "3").args(["snapshot", "restore"]).arg(backup);
+            command.arg("--name").arg(site.member()).arg("--data-dir").arg(site.data());
+            command.args(["--initial-cluster", &cluster()]);
+            command.args(["--initial-advertise-peer-urls", &site.peer_url()]);
+            kit::run(site.netns.namespace(), command)?.success().context("etcdctl restore")?;
+        }
+        Ok(())
+    }
+}
+
+impl Site {
+    fn member(&self) -> String {
+        format!("s{}", self.number)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join(format!("data{}", self.restored))
+    }
+
+    fn peer_url(&self) -> String {
+        format!("http://{}:2380", address(self.number))
+    }
+
+    fn spawn_etcd(&mut self) -> Result<()> {
+        let (client, peer) = (format!("http://{}:2379", address(self.number)), self.peer_url());
+        let mut command = Command::new("etcd");
+        command.arg("--name").arg(self.member()).arg("--data-dir").arg(self.data());
+        command.args(["--logger", "zap", "--log-level", "warn"]);
+        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        command.args(["--initial-cluster", &cluster()]);
+        let (name, log) =
+            (format!("etcd of site {}", self.number), self.dir.path().join("etcd.log"));
+        self.etcd = Some(ProcessGuard::spawn(self.netns.namespace(), &name, command, &log)?);
+        Ok(())
+    }
+
+    /// Starts its netmaster and waits until it listens.
+    pub(crate) fn start_netmaster(&mut self) -> Result<()> {
+        let config = self.dir.path().join("netmaster.toml");
+        fs::write(&config, "")?;
+        let listen = SocketAddr::from((address(self.number), NETMASTER_PORT));
+        let members = (1..=SITES).map(|number| format!("http://{}:2379", address(number)));
+        // Its own member first: a machine that is cut off takes both with it.
+        let (before, own) = members
+            .clone()
+            .partition::<Vec<_>, _>(|url| !url.contains(&format!("//{}:", address(self.number))));
+        let store = format!("etcd:{}", [own, before].concat().join(","));
+        let mut command = Command::new(binary("netmaster")?);
+        command.arg("--config").arg(config).arg("--plaintext");
+        command.arg("--run-dir").arg(self.dir.path()).arg("--state-dir").arg(self.dir.path());
+        command.args(["--listen", &listen.to_string(), "--store", &store]);
+        let name = format!("netmaster of site {}", self.number);
+        let log = self.dir.path().join("netmaster.log");
+        let mut started = ProcessGuard::spawn(self.netns.namespace(), &name, command, &log)?;
+        let bound = Duration::from_millis(200);
+        started.wait_ready(READY, || {
+            Ok(self.netns.run(|| TcpStream::connect_timeout(&listen, bound))?.map(drop)?)
+        })?;
+        self.netmaster = Some(started);
+        Ok(())
+    }
+
+    /// Kills its netmaster.
+    pub(crate) fn kill_netmaster(&mut self) -> Result<()> {
+        self.netmaster.take().context("no netmaster")?.kill().map(drop)
+    }
+
+    /// Ends its netmaster by SIGTERM.
+    pub(crate) fn stop_netmaster(&mut self) -> Result<()> {
+        let status = self.netmaster.take().context("no netmaster")?.stop(STOP)?;
+        ensure!(status.success(), "SIGTERM: {status}");
+        Ok(())
+    }
+
+    /// Sends its netmaster a signal.
+    pub(crate) fn signal_netmaster(&mut self, signal: Signal) -> Result<()> {
+        self.netmaster.as_mut().context("no netmaster")?.signal(signal)
+    }
+
+    /// Lets its netmaster go on.
+    pub(crate) fn wake(&self) -> Result<()> {
+        let netmaster = self.netmaster.as_ref().context("no netmaster")?;
+        Ok(kill(Pid::from_raw(netmaster.pid().cast_signed()), Signal::SIGCONT)?)
+    }
+
+    /// Whether its netmaster says that it leads.
+    pub(crate) fn leads(&self) -> bool {
+        let listen = SocketAddr::from((address(self.number), NETMASTER_PORT));
+        let leads = || kit::pages::scrape(self.netns.namespace(), listen)?.value("weir_leader");
+        self.netmaster.is_some() && leads().is_ok_and(|leads| leads == 1)
+    }
+
+    /// Runs netctl at its own netmaster.
+    pub(crate) fn netctl_run(&self, line: &str) -> Result<Finished> {
+        let mut command = Command::new(binary("netctl")?);
+        command.env("NETMASTER", format!("http://{}:{NETMASTER_PORT}", address(self.number)));
+        command.args(line.split_whitespace());
+        kit::run(self.netns.namespace(), command)
+    }
+
+    /// As [`Self::netctl_run`], which must succeed; its stdout.
+    pub(crate) fn netctl(&self, line: &str) -> Result<String> {
+        self.netctl_run(line)?.success().with_context(|| format!("netctl {line}"))
+    }
+
+    /// As [`Self::netctl`], as JSON.
+    pub(crate) fn netctl_json(&self, line: &str) -> Result<Value> {
+        let text = self.netctl(&format!("{line} --output json"))?;
+        serde_json::from_str(&text).with_context(|| text.clone())
+    }
+
+    fn etcdctl(&self, args: &[&str]) -> Result<Finished> {
+        let mut command = Command::new("etcdctl");
+        let endpoint = format!("http://{}:2379", address(self.number));
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoint]).args(args);
+        kit::run(self.netns.namespace(), command)
+    }
+}
