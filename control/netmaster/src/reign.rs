@@ -40,11 +40,8 @@ pub(crate) async fn lead(
     let reclaim = Reclaim { master: master.clone(), sessions: sessions.clone() };
     // It ends with the term.
     tokio::spawn(reclaim.clone().run(stopping.clone()));
-    let node_api = NodeApi {
-        master: master.clone(),
-        sessions: sessions.clone(),
-        stopping: stopping.clone(),
-    };
+    let node_api =
+        NodeApi { master: master.clone(), sessions: sessions.clone(), stopping: stopping.clone() };
     let observer = Observer { master: master.clone(), sessions: sessions.clone() };
     let viewers = Arc::new(Semaphore::new(VIEWERS_MAX));
     let routes =
