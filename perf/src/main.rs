@@ -5,6 +5,7 @@
 mod classbench;
 mod classify;
 mod cpu;
+mod duel;
 mod engine;
 mod meter;
 mod scale;
@@ -29,6 +30,10 @@ enum Command {
     Engine(engine::Options),
     /// A limited container that sends as fast as it can.
     Meter(meter::Options),
+    /// TCP in bulk between two containers, by Weir and by something else (root).
+    Tcp(duel::Options),
+    /// Round trips between two containers, by Weir and by something else (root).
+    Rr(duel::EchoOptions),
     /// Many tenants and networks in one engine.
     Scale(scale::Options),
     /// Through AF_XDP and veth, from a generator to a counting sink (root).
@@ -41,6 +46,8 @@ fn main() -> Result<()> {
         Command::Engine(options) => serde_json::to_string(&engine::run(&options)?)?,
         Command::Meter(options) => serde_json::to_string(&meter::run(&options)?)?,
         Command::Scale(options) => serde_json::to_string(&scale::run(&options)?)?,
+        Command::Tcp(options) => serde_json::to_string(&duel::tcp(&options)?)?,
+        Command::Rr(options) => serde_json::to_string(&duel::rr(&options)?)?,
         Command::Throughput(options) => serde_json::to_string(&throughput::run(&options)?)?,
     };
     println!("{report}");

@@ -1,0 +1,301 @@
+//! A node with two containers, joined by vrouterd or by a bridge. All of it goes when it is dropped.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use datapath_api::convert::ops_to_proto;
+use datapath_api::v1;
+use datapath_api::v1::datapath_client::DatapathClient;
+use flowtable::entry::{
+    Direction, Entry, Ipv6, MacEntry, NetworkEntry, NextHop, Op, Permit, PortEntry, PortRange,
+    Prefix, RouteEntry, RuleEntry,
+};
+use flowtable::ids::{Bd, Group, Mac, PortId, RuleId, Vrf};
+use netdev::{Namespace, Netlink, VethSpec};
+use tokio::runtime::Runtime;
+use tonic::transport::{Channel, Endpoint};
+
+use super::float;
+
+const CONTAINERS: [u8; 2] = [5, 6];
+const READY: Duration = Duration::from_secs(20);
+/// Rules from here on are those that change.
+const CHANGING: u64 = 1 << 20;
+
+/// Two containers that reach each other.
+pub(super) struct Pair {
+    pub(super) from: Namespace,
+    pub(super) to: Namespace,
+    /// Of the second one.
+    pub(super) address: IpAddr,
+}
+
+/// A bridge between two containers.
+pub(super) struct BridgeNode {
+    pair: Pair,
+    _node: Namespace,
+}
+
+/// A vrouterd between two containers.
+pub(super) struct WeirNode {
+    pair: Pair,
+    daemon: Daemon,
+    _node: Namespace,
+}
+
+/// The process and its directory.
+struct Daemon {
+    child: Child,
+    dir: PathBuf,
+    runtime: Runtime,
+    client: DatapathClient<Channel>,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // What has ended already cannot be killed, and what is gone not removed.
+        self.child.kill().ok();
+        self.child.wait().ok();
+        std::fs::remove_dir_all(&self.dir).ok();
+    }
+}
+
+impl Pair {
+    /// Containers with default offloads, their host ends `vph<n>` in `node`.
+    fn new(node: &Namespace) -> Result<Self> {
+        let [from, to] = [Namespace::anonymous()?, Namespace::anonymous()?];
+        for (n, inside) in CONTAINERS.into_iter().zip([&from, &to]) {
+            let spec = VethSpec {
+                name: &host_end(n),
+                mac: None,
+                mtu: 1500,
+                peer_name: "eth0",
+                peer_mac: Some(mac(n).0),
+                peer_mtu: 1500,
+                peer_netns: Some(inside),
+            };
+            Netlink::open_in(node)?.create_veth(&spec)?;
+            netdev::set_disable_ipv6(Some(node), &host_end(n))?;
+            netdev::set_disable_ipv6(Some(inside), "eth0")?;
+            let netlink = Netlink::open_in(inside)?;
+            let eth0 = netlink.link_by_name("eth0")?.context("a veth pair without its peer")?;
+            netlink.add_address(eth0.index, address(n), 24)?;
+            netlink.set_up(eth0.index)?;
+        }
+        Ok(Self { from, to, address: address(CONTAINERS[1]) })
+    }
+}
+
+fn host_end(n: u8) -> String {
+    format!("vph{n}")
+}
+
+fn mac(n: u8) -> Mac {
+    Mac([2, 0, 10, 9, 9, n])
+}
+
+fn address(n: u8) -> IpAddr {
+    Ipv4Addr::new(10, 9, 9, n).into()
+}
+
+fn set_up_host_ends(node: &Namespace) -> Result<()> {
+    let netlink = Netlink::open_in(node)?;
+    for n in CONTAINERS {
+        let link = netlink.link_by_name(&host_end(n))?.context("a host end is gone")?;
+        netlink.set_up(link.index)?;
+    }
+    Ok(())
+}
+
+impl BridgeNode {
+    pub(super) fn new() -> Result<Self> {
+        let node = Namespace::anonymous()?;
+        let pair = Pair::new(&node)?;
+        ip(&node, "link add vpbr type bridge")?;
+        for n in CONTAINERS {
+            ip(&node, &format!("link set {} master vpbr", host_end(n)))?;
+        }
+        ip(&node, "link set vpbr up")?;
+        set_up_host_ends(&node)?;
+        Ok(Self { pair, _node: node })
+    }
+
+    pub(super) const fn pair(&self) -> &Pair {
+        &self.pair
+    }
+}
+
+/// Bridges are made by iproute2.
+fn ip(node: &Namespace, arguments: &str) -> Result<()> {
+    let run = || Command::new("ip").args(arguments.split(' ')).output();
+    let output = node.run(run)?.context("running ip (iproute2)")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "ip {arguments}: {said}");
+    Ok(())
+}
+
+impl WeirNode {
+    /// Its policy has so many rules.
+    pub(super) fn new(offload: &str, rules: u32) -> Result<Self> {
+        let node = Namespace::anonymous()?;
+        let netlink = Netlink::open_in(&node)?;
+        let lo = netlink.link_by_name("lo")?.context("a namespace without lo")?;
+        netlink.set_up(lo.index)?;
+        let pair = Pair::new(&node)?;
+        let daemon = Daemon::start(&node, offload)?;
+        let mut ops = tables()?;
+        ops.extend((0..rules).map(|number| rule(number.into())));
+        for n in CONTAINERS {
+            daemon.add_port(n)?;
+        }
+        daemon.write(&ops)?;
+        set_up_host_ends(&node)?;
+        Ok(Self { pair, daemon, _node: node })
+    }
+
+    pub(super) const fn pair(&self) -> &Pair {
+        &self.pair
+    }
+
+    /// Does `work` while a rule that concerns nobody changes so many times a second.
+    pub(super) fn changing<T>(
+        &self,
+        per_second: u32,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let Some(pause) = Duration::from_secs(1).checked_div(per_second) else { return work() };
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let changes = scope.spawn(|| self.daemon.change(pause, &stop));
+            let result = work();
+            stop.store(true, Ordering::Relaxed);
+            match changes.join() {
+                Ok(changed) => changed.and(result),
+                Err(_panic) => bail!("the thread that changes rules panicked"),
+            }
+        })
+    }
+
+    /// Of all packets of the containers, in percent.
+    pub(super) fn offloaded_pct(&self) -> Result<f64> {
+        let mut client = self.daemon.client.clone();
+        let (ports, offload) = self.daemon.runtime.block_on(async {
+            let counters = client.counters(v1::CountersRequest {}).await?;
+            let offload = client.offload(v1::OffloadRequest::default()).await?;
+            anyhow::Ok((counters.into_inner().ports, offload.into_inner()))
+        })?;
+        let all: u64 = ports.iter().map(|port| port.rx_packets).sum();
+        Ok(100.0 * float(offload.packets) / float(all.max(1)))
+    }
+}
+
+impl Daemon {
+    /// The vrouterd beside this program.
+    fn start(node: &Namespace, offload: &str) -> Result<Self> {
+        let program = std::env::current_exe()?.with_file_name("vrouterd");
+        ensure!(program.is_file(), "{} is not there: `make build`", program.display());
+        let dir = std::env::temp_dir().join(format!("vrperf-{}", std::process::id()));
+        std::fs::create_dir_all(&dir)?;
+        let config = dir.join("vrouterd.toml");
+        std::fs::write(&config, "")?;
+        let mut command = Command::new(program);
+        command.arg("--config").arg(config).arg("--run-dir").arg(&dir);
+        // The limits of a port protect the engine from floods; here is one sender.
+        command.args(["--log-level", "warn", "--port-pps", "0", "--port-mbps", "0"]);
+        command.args(["--metrics", "off", "--offload", offload]);
+        command.stdout(Stdio::null());
+        let child = node.run(|| command.spawn())??;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let endpoint =
+            Endpoint::from_shared(format!("unix:{}", dir.join("vrouterd.sock").display()))?;
+        let started = Instant::now();
+        let channel = loop {
+            match runtime.block_on(endpoint.connect()) {
+                Ok(channel) => break channel,
+                Err(error) if started.elapsed() > READY => {
+                    return Err(error).context("vrouterd does not answer");
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+            }
+        };
+        Ok(Self { child, dir, runtime, client: DatapathClient::new(channel) })
+    }
+
+    fn write(&self, ops: &[Op]) -> Result<()> {
+        let mut client = self.client.clone();
+        self.runtime.block_on(client.write(ops_to_proto(ops)))?;
+        Ok(())
+    }
+
+    /// Adds rules until `stop` is set.
+    fn change(&self, pause: Duration, stop: &AtomicBool) -> Result<()> {
+        for number in CHANGING.. {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            let next = Instant::now() + pause;
+            self.write(&[rule(number)])?;
+            std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        }
+        Ok(())
+    }
+
+    fn add_port(&self, n: u8) -> Result<()> {
+        let request = v1::AddPortRequest {
+            port: n.into(),
+            name: host_end(n),
+            kind: v1::PortKind::Container.into(),
+            ..Default::default()
+        };
+        let mut client = self.client.clone();
+        self.runtime.block_on(client.add_port(request))?;
+        Ok(())
+    }
+}
+
+/// One network with both containers.
+fn tables() -> Result<Vec<Op>> {
+    let (vrf, bd) = (Vrf::MIN, Bd::MIN);
+    let subnet = Prefix::new(Ipv4Addr::new(10, 9, 9, 0).into(), 24).context("a subnet")?;
+    let mut entries = vec![Entry::Network(NetworkEntry {
+        bd,
+        vrf,
+        subnets: vec![subnet],
+        gateways: vec![address(254)],
+        wire: None,
+    })];
+    for n in CONTAINERS {
+        let (port, mac, ip) = (PortId::new(n.into())?, mac(n), address(n));
+        let next_hop = NextHop::Local(port);
+        entries.push(Entry::Port(PortEntry {
+            port,
+            vrf,
+            bd,
+            group: Group::NONE,
+            mac,
+            ips: vec![ip],
+            ipv6: Ipv6::Off,
+            sample_rate: 0,
+        }));
+        let prefix = Prefix::host(ip);
+        entries.push(Entry::Route(RouteEntry { vrf, prefix, bd, mac, next_hop }));
+        entries.push(Entry::Mac(MacEntry { bd, mac, next_hop }));
+    }
+    Ok(entries.into_iter().map(Op::Put).collect())
+}
+
+/// Denies one UDP port of an address that nobody has.
+fn rule(number: u64) -> Op {
+    let port = (number % 60_000) as u16 + 1;
+    Op::Put(Entry::Rule(RuleEntry {
+        priority: 10,
+        protocol: Some(17),
+        dst: Some(Prefix::host(address(200))),
+        dst_ports: Some(PortRange { first: port, last: port }),
+        ..RuleEntry::any(RuleId(number + 1), Vrf::MIN, Direction::Out, Permit::Deny)
+    }))
+}
