@@ -56,6 +56,17 @@ pub(crate) enum Failure {
         /// What the system says.
         source: io::Error,
     },
+    /// A file that can't be written.
+    #[error("cannot write {name}: {source}")]
+    Write {
+        /// Its name.
+        name: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Contiv's `login`.
+    #[error("there is nothing to log in to: netmaster has no users in this version")]
+    NoLogin,
     /// Standard output or the runtime.
     #[error("{0}")]
     Io(#[source] io::Error),
@@ -81,9 +92,13 @@ impl Failure {
         match self {
             Self::Rule(_) => EXIT_USAGE,
             Self::Status(status) => status_exit_code(status.code()),
-            Self::Manifest(_) => EXIT_REFUSED,
+            Self::Manifest(_) | Self::NoLogin => EXIT_REFUSED,
             Self::Unreachable { .. } | Self::Reply(_) => EXIT_FAILED,
-            Self::Data(_) | Self::Io(_) | Self::File { .. } | Self::Pages { .. } => EXIT_IO,
+            Self::Data(_)
+            | Self::Io(_)
+            | Self::File { .. }
+            | Self::Write { .. }
+            | Self::Pages { .. } => EXIT_IO,
         }
     }
 
@@ -107,6 +122,10 @@ impl Failure {
                 vec![("next", step.to_owned())]
             }
             Self::Status(status) => status_details(status, message),
+            Self::NoLogin => {
+                let step = "let netmaster listen where only you reach it";
+                vec![("next", step.to_owned())]
+            }
             Self::Manifest(_) => {
                 vec![("next", "compare it with what `netctl get -o yaml` prints".to_owned())]
             }
@@ -115,6 +134,7 @@ impl Failure {
             | Self::Data(_)
             | Self::Io(_)
             | Self::File { .. }
+            | Self::Write { .. }
             | Self::Pages { .. } => Vec::new(),
         }
     }

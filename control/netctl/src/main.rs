@@ -7,11 +7,13 @@
 #![expect(clippy::print_stderr, reason = "errors and warnings of a command line go to stderr")]
 
 mod args;
+mod cleaned;
 mod data;
 mod failure;
 mod ip;
 mod manifest;
 mod out;
+mod page;
 mod pages;
 mod rewrite;
 mod rule;

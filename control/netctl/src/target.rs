@@ -31,6 +31,17 @@ pub(crate) enum TargetError {
 }
 
 impl Target {
+    /// The socket's path, of a unix address.
+    pub(crate) fn socket(&self) -> Option<&str> {
+        self.0.strip_prefix("unix:")
+    }
+
+    /// Host and port, of another address.
+    pub(crate) fn authority(&self) -> Option<String> {
+        let uri: Uri = self.0.parse().ok()?;
+        Some(format!("{}:{}", uri.host()?, uri.port_u16().unwrap_or(80)))
+    }
+
     /// Connects within `timeout`, which is also the time each call may take.
     pub(crate) async fn connect(
         &self,

@@ -50,8 +50,8 @@ pub(crate) fn tests() -> Vec<Test> {
             ("dbg_trace_of_text_and_of_bytes_agree_and_explain", trace),
             ("dbg_a_trace_changes_no_counter", trace_is_silent),
             ("vrctl_refuses_wrong_input_with_the_right_exit_code", exit_codes),
-            ("cli_completion_and_manual_pages_are_complete", pages),
-            ("cli_tables_have_contivs_columns", tables),
+            ("cli_1_completion_and_manual_pages_are_complete", pages),
+            ("cli_1_tables_have_contivs_columns", tables),
             ("every_daemon_answers_health_checks_and_describes_its_services", services),
             ("sockets_belong_to_their_owner_alone", private_sockets),
         ],
@@ -326,7 +326,13 @@ fn pages(scene: &mut Scene) -> Result<()> {
         kit::run(namespace, command)?.success().with_context(|| format!("{program} {args:?}"))
     };
     for (program, nouns) in [
-        ("netctl", &["tenant", "network", "group", "policy", "endpoint", "global"][..]),
+        (
+            "netctl",
+            &[
+                "tenant", "network", "group", "policy", "endpoint", "global", "service", "bgp",
+                "apply", "explain",
+            ][..],
+        ),
         ("vrctl", &["port", "flow", "route", "drops", "trace"]),
     ] {
         for shell in ["bash", "zsh", "fish"] {

@@ -2,6 +2,8 @@
 //! BGP settings, against running daemons.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -27,6 +29,7 @@ pub(crate) fn tests() -> Vec<Test> {
             ("cli_1_explain_names_rules_groups_and_what_it_cannot_answer", names_rules),
             ("cli_1_a_watched_list_shows_every_change", watched),
             ("cli_1_status_names_nodes_in_trouble", status),
+            ("cli_1_a_support_bundle_has_everything_and_no_secret", bundle),
             ("cli_1_services_profiles_and_bgp_have_contivs_commands", commands),
         ],
     )
@@ -286,5 +289,46 @@ fn commands(scene: &mut Scene) -> Result<()> {
         let text = netctl(node, line)?;
         ensure!(text == printed, "netctl {line}: {text}");
     }
+    Ok(())
+}
+
+fn bundle(scene: &mut Scene) -> Result<()> {
+    let node = &scene.one.node;
+    let dir = DirGuard::new(Purpose::Test, "bundle")?;
+    let (tar, log) = (dir.path().join("bundle.tar"), dir.path().join("netplugin.toml"));
+    fs::write(&log, "node = \"n1\"\npassword = \"hunter2\"\n")?;
+    let line = format!(
+        "support-bundle -f {} --include {} --include /nonexistent --metrics http://127.0.0.1:9090",
+        tar.display(),
+        log.display()
+    );
+    let words: Vec<&str> = line.split(' ').collect();
+    let done = node.netctl_run(&words)?;
+    ensure!(done.code == Some(0), "{done:?}");
+    ensure!(done.stderr.contains("files/1-nonexistent is missing: "), "{done:?}");
+    ensure!(tar.metadata()?.permissions().mode() & 0o777 == 0o600, "others may read it");
+    let mut list = Command::new("tar");
+    list.arg("-xOf").arg(&tar);
+    let text = kit::run(node.namespace(), list)?.success()?;
+    for part in [
+        "kind: rule",
+        "endpointID: ",
+        "weir_store_revision",
+        "weir_watch_revision",
+        " 200 OK\nready",
+        "\"connected\": true",
+        "node = \"n1\"\npassword (removed)\n",
+        "files/1-nonexistent is missing",
+    ] {
+        ensure!(text.contains(part), "no {part:?}: {text}");
+    }
+    ensure!(!text.contains("hunter2"), "a secret: {text}");
+    let again = node.netctl_run(&words)?;
+    ensure!(again.code == Some(4) && again.stderr.contains("cannot write"), "{again:?}");
+    let elsewhere = dir.path().join("alone.tar");
+    let line = format!("--netmaster http://127.0.0.1:1 support-bundle -f {}", elsewhere.display());
+    let alone = node.netctl_run(&line.split(' ').collect::<Vec<_>>())?;
+    ensure!(alone.code == Some(0), "without netmaster it is needed most: {alone:?}");
+    ensure!(alone.stderr.contains("status.json is missing: cannot reach"), "{alone:?}");
     Ok(())
 }

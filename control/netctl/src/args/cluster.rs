@@ -1,8 +1,11 @@
 //! Verbs of endpoints, nodes and the settings of the whole cluster.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 
 use super::{ListArgs, NameArgs, OutputArgs, ScopedListArgs, VersionArgs};
+use crate::target::Target;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum EndpointVerb {
@@ -86,4 +89,17 @@ pub(crate) struct ExplainArgs {
     pub(crate) port: u32,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BundleArgs {
+    /// The file to write; there must be none yet
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) filename: PathBuf,
+    /// A log or configuration file to put in, without passwords, tokens and keys; repeatable
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) include: Vec<PathBuf>,
+    /// A daemon whose metrics to put in, http://HOST:PORT or unix:PATH; repeatable
+    #[arg(short, long, value_name = "URL")]
+    pub(crate) metrics: Vec<Target>,
 }

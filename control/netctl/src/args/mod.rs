@@ -154,6 +154,11 @@ pub(crate) enum Noun {
     Explain(ExplainArgs),
     /// How netmaster and the nodes are
     Status(VersionArgs),
+    /// Writes what somebody who helps needs to see to a tar file
+    SupportBundle(BundleArgs),
+    /// Not in this version: netmaster has no users
+    #[command(hide = true)]
+    Login,
     /// The version of this program
     Version(VersionArgs),
     /// Prints a completion script
@@ -245,6 +250,8 @@ mod tests {
 
     use super::{Cli, Data, Format, ListForm, NetworkVerb, Noun, PolicyVerb};
 
+    use crate::rewrite::contiv_flags;
+
     fn parse(line: &str) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(line.split(' '))
     }
@@ -302,5 +309,73 @@ mod tests {
     fn https_is_refused_before_anything_is_sent() {
         let error = parse("netctl tenant ls --netmaster https://n:9999").unwrap_err().to_string();
         assert!(error.contains("built without TLS"), "{error}");
+    }
+
+    /// Reference section 2, without the commands of ACI.
+    #[test]
+    fn cli_1_every_command_of_the_reference_is_taken() {
+        for line in [
+            "version",
+            "login",
+            "tenant create blue",
+            "tenant rm blue",
+            "tenant delete blue",
+            "tenant ls -q",
+            "tenant list -j",
+            "tenant inspect blue",
+            "network create -t blue -n data -e vxlan -p 7 -s 10.1.1.0/24 -g 10.1.1.254 -s6 2001:db8::/64 -g6 2001:db8::1 -tag x web",
+            "net create --tenant blue --nw-type data --encap vlan --pkt-tag 7 --subnet 10.1.1.0/24 --gateway 10.1.1.254 --subnetv6 2001:db8::/64 --gatewayv6 2001:db8::1 --nw-tag x web",
+            "net ls -t blue -a -j",
+            "net list -q",
+            "net rm -t blue web",
+            "net delete web",
+            "net inspect -t blue web",
+            "group create -t blue -p a -p b -n gold -r 10.36.0.1-10.36.0.10 -tag x web front",
+            "group create --policy a --networkprofile gold --ip-pool 10.36.0.1-10.36.0.10 --epg-tag x web front",
+            "group ls -t blue -a -q",
+            "group rm -t blue front",
+            "group inspect -t blue front",
+            "endpoint inspect c1:eth0",
+            "ep inspect c1:eth0",
+            "netprofile create -t blue -b 10kbps -d 10 -s 80 gold",
+            "netprofile create --bandwidth 1gbps --dscp 10 --burst 80 gold",
+            "netprofile rm -t blue gold",
+            "netprofile ls -t blue -a -j",
+            "netprofile inspect -t blue gold",
+            "policy create -t blue guard",
+            "policy rm -t blue guard",
+            "policy ls -t blue -a -q",
+            "policy inspect -t blue guard",
+            "policy rule-add -t blue -p 2 -d in -g web -n net -i 10.1.1.1 -s 10.1.1.2 -l tcp -P 80 -j deny guard 1",
+            "policy rule-add -t blue -d out -e web -o net -s 10.1.1.2 guard 1",
+            "policy rule-add --priority 2 --direction out --to-group web --to-network net --to-ip-address 10.1.1.2 --protocol udp --port 53 --action allow guard 1",
+            "policy rule-add --from-group web --from-network net --from-ip-address 10.1.1.1 guard 1",
+            "policy rule-ls -t blue -j -q guard",
+            "policy rule-rm -t blue guard 1",
+            "global info -t blue -a -j",
+            "global inspect",
+            "global set -f default -v 1-4094 -x 1-10000 -b routing -a proxy -s 172.19.0.0/16",
+            "global set --fabric-mode default --vlan-range 1-10 --vxlan-range 1-10 --fwd-mode bridge --arp-mode flood --private-subnet 172.19.0.0/16",
+            "bgp create leaf --router-ip 10.9.0.1/24 --as 65001 --neighbor-as 65002 --neighbor 10.9.0.2",
+            "bgp ls -j",
+            "bgp list -q",
+            "bgp rm leaf",
+            "bgp inspect leaf",
+            "app-profile create -t blue -g front,back shop",
+            "app-profile update -t blue --group front shop",
+            "app-profile rm -t blue shop",
+            "app-profile ls -t blue -a -j",
+            "app-profile group-ls -t blue -a -q shop",
+            "app-profile group-list shop",
+            "service create -t blue -s web -l app=x -p 80:80:TCP -ip 10.1.1.9 shop",
+            "service create --network web --selector app=x --port 80:80:TCP --preferred-ip 10.1.1.9 shop",
+            "service ls -t blue -a -j",
+            "service inspect -t blue shop",
+            "service rm -t blue shop",
+        ] {
+            let words = ["netctl"].into_iter().chain(line.split(' ')).map(Into::into).collect();
+            let parsed = Cli::try_parse_from(contiv_flags(words));
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+        }
     }
 }

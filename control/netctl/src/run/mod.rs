@@ -4,6 +4,7 @@
 //! line on standard output always means that it was done. Commands that print nothing in Contiv
 //! (`group rm`, `policy rule-add`, `policy rule-rm`, `global set`) print nothing here.
 
+mod bundle;
 mod explain;
 mod manifest;
 mod services;
@@ -68,6 +69,8 @@ pub(crate) async fn run(cli: Cli) -> Done {
         Noun::Ip(verb) => ip::run(verb, &runner.global, &runner.output).await,
         Noun::Explain(args) => runner.explain(args).await,
         Noun::Status(args) => runner.status(&args.output).await,
+        Noun::SupportBundle(args) => runner.bundle(args).await,
+        Noun::Login => Err(Failure::NoLogin),
         Noun::Version(args) => version(runner.format(&args.output)),
         Noun::Completion { shell } => Ok(pages::completion(shell).into()),
         Noun::Man { dir } => pages::manual(&dir).map(|()| Outcome::default()),

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{Done, Runner};
 use crate::args::{Format, KindName, OutputArgs};
+use crate::failure::Failure;
 use crate::session::Session;
 
 /// The cluster, as programs read it.
@@ -44,7 +45,8 @@ impl Runner {
         }
     }
 
-    async fn look(&self, session: &mut Session) -> Result<Status, crate::failure::Failure> {
+    /// Asks netmaster for everything that is shown.
+    pub(super) async fn look(&self, session: &mut Session) -> Result<Status, Failure> {
         let mut objects = Vec::new();
         for name in KindName::EVERY {
             let count = session.objects(name.kind(), None).await?.len();
