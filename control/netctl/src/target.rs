@@ -1,4 +1,5 @@
-//! Where netmaster is: `http://HOST:PORT` or `unix:PATH`.
+//! Where netmaster is: `http://HOST:PORT` or `unix:PATH`; several, separated by commas, where there are
+//! several.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,9 +8,9 @@ use std::time::Duration;
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 
-/// A checked `--netmaster`, kept as the user wrote it.
+/// A checked `--netmaster`, its addresses kept as the user wrote them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Target(String);
+pub(crate) struct Target(Vec<String>);
 
 /// Why a text is no address of netmaster.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,24 +32,36 @@ pub(crate) enum TargetError {
 }
 
 impl Target {
-    /// The socket's path, of a unix address.
+    /// The socket's path, if the first address is one's.
     pub(crate) fn socket(&self) -> Option<&str> {
-        self.0.strip_prefix("unix:")
+        self.0.first()?.strip_prefix("unix:")
     }
 
-    /// Host and port, of another address.
+    /// Host and port of the first address.
     pub(crate) fn authority(&self) -> Option<String> {
-        let uri: Uri = self.0.parse().ok()?;
+        let uri: Uri = self.0.first()?.parse().ok()?;
         Some(format!("{}:{}", uri.host()?, uri.port_u16().unwrap_or(80)))
     }
 
-    /// Connects within `timeout`, which is also the time each call may take.
+    /// Connects to the first that answers, within `timeout`, which is also the time each call may
+    /// take. Any will do: those that do not lead pass on to the one that does.
     pub(crate) async fn connect(
         &self,
         timeout: Duration,
     ) -> Result<Channel, tonic::transport::Error> {
-        let endpoint = Endpoint::from_shared(self.0.clone())?;
-        endpoint.connect_timeout(timeout).timeout(timeout).connect().await
+        let share = timeout / u32::try_from(self.0.len()).unwrap_or(u32::MAX).max(1);
+        let connect = async |address: &String| {
+            let endpoint = Endpoint::from_shared(address.clone())?;
+            endpoint.connect_timeout(share).timeout(timeout).connect().await
+        };
+        let mut last = connect(&self.0[0]).await;
+        for address in &self.0[1..] {
+            if last.is_ok() {
+                break;
+            }
+            last = connect(address).await;
+        }
+        last
     }
 }
 
@@ -56,30 +69,31 @@ impl FromStr for Target {
     type Err = TargetError;
 
     fn from_str(text: &str) -> Result<Self, TargetError> {
-        let found =
-            |accepted| if accepted { Ok(Self(text.to_owned())) } else { Err(TargetError::Address) };
-        if let Some(path) = text.strip_prefix("unix:") {
-            return found(!path.trim_start_matches('/').is_empty());
-        }
-        if text.starts_with("https://") {
-            return Err(TargetError::Tls);
-        }
-        if !text.starts_with("http://") {
-            return Err(TargetError::Scheme);
-        }
-        match text.parse::<Uri>() {
-            Ok(uri) if !matches!(uri.path(), "" | "/") => {
-                Err(TargetError::Path(uri.path().to_owned()))
-            }
-            Ok(uri) => found(uri.host().is_some_and(|host| !host.is_empty())),
-            Err(_) => Err(TargetError::Address),
-        }
+        text.split(',').map(address).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+fn address(text: &str) -> Result<String, TargetError> {
+    let found = |accepted| if accepted { Ok(text.to_owned()) } else { Err(TargetError::Address) };
+    if let Some(path) = text.strip_prefix("unix:") {
+        return found(!path.trim_start_matches('/').is_empty());
+    }
+    if text.starts_with("https://") {
+        return Err(TargetError::Tls);
+    }
+    if !text.starts_with("http://") {
+        return Err(TargetError::Scheme);
+    }
+    match text.parse::<Uri>() {
+        Ok(uri) if !matches!(uri.path(), "" | "/") => Err(TargetError::Path(uri.path().to_owned())),
+        Ok(uri) => found(uri.host().is_some_and(|host| !host.is_empty())),
+        Err(_) => Err(TargetError::Address),
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.0.join(","))
     }
 }
 
@@ -111,7 +125,12 @@ mod tests {
 
     #[test]
     fn http_and_unix_addresses_are_taken_as_written() {
-        for text in ["http://127.0.0.1:9999", "http://netmaster:9999/", "unix:/run/weir/n.sock"] {
+        for text in [
+            "http://127.0.0.1:9999",
+            "http://netmaster:9999/",
+            "unix:/run/weir/n.sock",
+            "http://m1:9999,http://m2:9999,unix:/run/weir/n.sock",
+        ] {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
         }
     }
@@ -125,7 +144,21 @@ mod tests {
         assert_eq!(refused("unix:"), TargetError::Address);
         assert_eq!(refused("http://"), TargetError::Address);
         assert_eq!(refused("http://a b"), TargetError::Address);
+        assert_eq!(refused("http://n:9999,m2:9999"), TargetError::Scheme);
+        assert_eq!(refused("http://n:9999,"), TargetError::Scheme);
         assert_eq!(refused("http://n:9999/api"), TargetError::Path("/api".into()));
+    }
+
+    #[tokio::test]
+    async fn the_first_that_answers_is_taken() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let here = listener.local_addr().unwrap();
+        let target: Target = format!("http://127.0.0.1:1,http://{here}").parse().unwrap();
+        let (connected, accepted) =
+            tokio::join!(target.connect(Duration::from_secs(5)), listener.accept());
+        assert!(connected.is_ok() && accepted.is_ok());
+        let nobody: Target = "http://127.0.0.1:1,http://127.0.0.1:1".parse().unwrap();
+        assert!(nobody.connect(Duration::from_secs(5)).await.is_err());
     }
 
     #[test]

@@ -41,7 +41,7 @@ const CONNECTION: &str = "Connection";
 
 #[derive(Debug, Args)]
 pub(crate) struct GlobalArgs {
-    /// Address of netmaster: http://HOST:PORT or unix:PATH
+    /// Address of netmaster: http://HOST:PORT or unix:PATH; of several, separated by commas, the first that answers
     #[arg(long, env = "NETMASTER", default_value = "http://127.0.0.1:9999")]
     #[arg(global = true, help_heading = CONNECTION)]
     pub(crate) netmaster: Target,
