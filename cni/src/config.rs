@@ -1,7 +1,7 @@
 //! The network configuration on stdin, read once into values that hold.
 //!
 //! Unknown keys are ignored, as runtimes send more than a plugin declares. What the configuration
-//! asks for and this version does not do (delegated IPAM, port mappings, chaining) is
+//! asks for and this version does not do (port mappings, ranges, chaining) is
 //! refused, since a container without the limit or port it asked for looks like one that has it.
 
 use std::path::PathBuf;
@@ -47,6 +47,8 @@ pub(crate) struct Config {
     pub(crate) prev_result: Option<Value>,
     /// The attachments a GC keeps; `None` when the runtime did not say.
     pub(crate) valid: Option<Vec<Attachment>>,
+    /// The plugin that chooses addresses in netmaster's place.
+    pub(crate) ipam: Option<Value>,
     /// A key with its value that ADD refuses.
     pub(crate) unsupported: Option<(&'static str, String)>,
 }
@@ -178,7 +180,8 @@ impl Config {
             journal: raw.log_file.map(|file| Journal { file, level: raw.log_level }),
             args_ips: args_ips(&raw.args),
             dns: raw.dns.with(raw.runtime_config.dns.clone()),
-            unsupported: unsupported(&raw.ipam, &raw.runtime_config),
+            unsupported: unsupported(&raw.runtime_config),
+            ipam: Some(raw.ipam).filter(|ipam| !is_empty(ipam)),
             runtime: raw.runtime_config,
             prev_result: raw.prev_result.filter(|p| !p.is_null()),
             valid,
@@ -223,14 +226,13 @@ fn args_ips(args: &Value) -> Vec<String> {
     ips.into_iter().flatten().filter_map(|ip| ip.as_str().map(str::to_owned)).collect()
 }
 
-fn unsupported(ipam: &Value, runtime: &Runtime) -> Option<(&'static str, String)> {
+fn unsupported(runtime: &Runtime) -> Option<(&'static str, String)> {
     let capabilities = [
         ("runtimeConfig.portMappings", runtime.port_mappings.as_ref()),
         ("runtimeConfig.ipRanges", runtime.ip_ranges.as_ref()),
     ];
-    [("ipam", Some(ipam))]
+    capabilities
         .into_iter()
-        .chain(capabilities)
         .filter_map(|(key, value)| Some((key, value?)))
         .find(|(_, value)| !is_empty(value))
         .map(|(key, value)| (key, value.to_string()))

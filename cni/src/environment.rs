@@ -1,6 +1,6 @@
 //! The `CNI_*` environment: which variables each command needs, and what they may hold.
 //!
-//! `CNI_PATH` is not asked for, because nothing is delegated to another plugin.
+//! `CNI_PATH` is not asked for here: only a configuration that delegates needs it.
 
 use std::collections::BTreeMap;
 
@@ -104,6 +104,16 @@ impl Environment {
 
     pub(crate) fn netns(&self) -> &str {
         self.value("CNI_NETNS")
+    }
+
+    /// Directories of plugins, separated by colons.
+    pub(crate) fn path(&self) -> &str {
+        self.value("CNI_PATH")
+    }
+
+    /// All of them, for a plugin that is delegated to.
+    pub(crate) const fn variables(&self) -> &BTreeMap<String, String> {
+        &self.0
     }
 
     /// Whether the caller insists on a namespace that is the plugin's own.

@@ -11,6 +11,7 @@ mod config;
 mod environment;
 mod failure;
 mod install;
+mod ipam;
 mod journal;
 mod queue;
 mod success;

@@ -15,6 +15,7 @@ use crate::call::Call;
 use crate::config::{self, Config, stated_version};
 use crate::environment::{Command, Environment};
 use crate::failure::Failure;
+use crate::ipam::Delegate;
 use crate::journal::Event;
 use crate::queue::{NotQueued, enqueue};
 use crate::success::{Sandbox, added, versions};
@@ -46,7 +47,8 @@ pub(crate) fn run(env: &Environment, stdin: &[u8]) -> Output {
         Ok(config) => config,
         Err(failure) => return failure.into_output(),
     };
-    let outcome = operate(command, env, &config).map_err(|f| f.in_version(config.version));
+    let given = Given { env, config: &config, stdin };
+    let outcome = operate(command, &given).map_err(|f| f.in_version(config.version));
     journal(command, env, &config, outcome)
 }
 
@@ -93,24 +95,54 @@ fn journal(
     output
 }
 
-fn operate(command: Command, env: &Environment, config: &Config) -> Result<Option<Value>, Failure> {
-    match command {
-        Command::Add => add(env, config).map(Some),
-        Command::Del => del(env, config).map(|()| None),
-        Command::Check => check(env, config).map(|()| None),
-        Command::Gc => gc(config).map(|()| None),
-        Command::Status => status(config).map(|()| None),
-        Command::Version => Ok(Some(versions(Some(config.version.text().to_owned())))),
-    }
+/// What the runtime gave.
+struct Given<'a> {
+    env: &'a Environment,
+    config: &'a Config,
+    stdin: &'a [u8],
 }
 
-fn add(env: &Environment, config: &Config) -> Result<Value, Failure> {
-    let request = add_request(env, config)?;
+fn operate(command: Command, given: &Given<'_>) -> Result<Option<Value>, Failure> {
+    let Given { env, config, stdin } = *given;
+    let delegate = Delegate::of(config, env, stdin);
+    let ours = match command {
+        Command::Add => return add(env, config, delegate?.as_ref()).map(Some),
+        Command::Del => del(env, config),
+        Command::Check => check(env, config),
+        Command::Gc => gc(config),
+        Command::Status => status(config),
+        Command::Version => {
+            return Ok(Some(versions(Some(config.version.text().to_owned()))));
+        }
+    };
+    // Whatever became of ours: an address that is not given back is lost.
+    let theirs = delegate.and_then(|d| d.map_or(Ok(()), |delegate| delegate.forward(command)));
+    ours.and(theirs).map(|()| None)
+}
+
+fn add(
+    env: &Environment,
+    config: &Config,
+    delegate: Option<&Delegate<'_>>,
+) -> Result<Value, Failure> {
+    let mut request = add_request(env, config)?;
     if !env.overrides_netns() {
         refuse_own_netns(env.netns())?;
     }
     let attachment = env.attachment();
-    let reply = Call::connect(&config.socket, config.timeout)?.add(request)?;
+    if let Some(delegate) = delegate {
+        request.ips = delegate.add()?;
+    }
+    let reply = Call::connect(&config.socket, config.timeout)
+        .and_then(|call| call.add(request))
+        .map_err(|failure| match delegate.map(|delegate| delegate.forward(Command::Del)) {
+            None | Some(Ok(())) => failure,
+            Some(Err(kept)) => {
+                let details =
+                    format!("{}; its address is not given back: {}", failure.details, kept.msg);
+                failure.details(details)
+            }
+        })?;
     let sandbox = Sandbox { ifname: &attachment.ifname, netns: env.netns() };
     Ok(added(&reply, sandbox, &config.dns, config.version))
 }

@@ -140,10 +140,6 @@ fn a_chained_add_is_refused() {
 
 #[test]
 fn unsupported_requests_are_refused_with_key_and_value() {
-    let ipam = config_with("ipam", json!({"type": "host-local"}));
-    let error = refused(&env_with(&[]), &ipam);
-    assert_eq!(error["code"], json!(2));
-    assert_eq!(error["msg"], json!("unsupported field ipam: {\"type\":\"host-local\"}"));
     let ports = json!({"portMappings": [{"hostPort": 8080, "containerPort": 80}]});
     let error = refused(&env_with(&[]), &config_with("runtimeConfig", ports));
     assert_eq!(error["code"], json!(2));

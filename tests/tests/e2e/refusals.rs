@@ -83,7 +83,7 @@ const WRONG: &[Wrong] = &[
         let port = json!({"hostPort": 8080, "containerPort": 80, "protocol": "tcp"});
         plug.config["runtimeConfig"] = json!({"portMappings": [port]});
     }),
-    ("an ipam plugin", 2, |plug| plug.config["ipam"] = json!({"type": "host-local"})),
+    ("an ipam plugin that is not there", 7, |plug| plug.config["ipam"] = json!({"type": "x"})),
     ("no container id", 4, |plug| plug.id = String::new()),
     ("a bad container id", 4, |plug| plug.id = "../etc".into()),
     ("no interface name", 4, |plug| plug.ifname = ""),

@@ -1,5 +1,7 @@
 //! libcni, the library under podman, containerd and kubelet, through a small client of ours.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -24,6 +26,8 @@ pub(super) fn tests() -> Vec<Test> {
             ("cni_1_stock_plugins_chained_behind_ours_get_what_they_need", chained),
             ("cni_1_stock_bandwidth_behind_ours_fails_the_add_and_leaves_nothing", stock_bandwidth),
             ("cni_1_ours_chained_behind_a_stock_plugin_refuses_and_harms_nothing", behind),
+            ("cni_1_a_delegated_ipam_plugin_chooses_and_netmaster_grants", delegated),
+            ("cni_1_what_a_delegated_ipam_plugin_chose_in_vain_is_given_back", delegated_in_vain),
             ("cni_1_a_second_add_by_libcni_gives_the_same_result", twice),
         ],
     )
@@ -124,6 +128,51 @@ fn deletes(site: &mut Site) -> Result<()> {
     site.again(&before)
 }
 
+/// Stock host-local, choosing from `first` to `last`; the directory of what it has reserved.
+fn host_local(site: &Site, name: &str, [subnet, first, last]: [&str; 3]) -> Result<PathBuf> {
+    let dir = site.dir.path().join("host-local");
+    let ipam = json!({ "type": "host-local", "dataDir": dir, "routes": [{ "dst": "0.0.0.0/0" }],
+        "ranges": [[{ "subnet": subnet, "rangeStart": first, "rangeEnd": last }]] });
+    site.configure(name, &json!({ "ipam": ipam }), &[])?;
+    Ok(dir.join(name))
+}
+
+fn reserved(dir: &Path) -> Result<Vec<String>> {
+    let names =
+        fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    let mut names = names.collect::<Result<Vec<_>>>()?;
+    names.retain(|name| name.starts_with("10."));
+    Ok(names)
+}
+
+fn delegated(site: &mut Site) -> Result<()> {
+    let before = site.traces()?;
+    let dir = host_local(site, "lent", ["10.1.1.0/24", "10.1.1.200", "10.1.1.203"])?;
+    let guest = Guest::new()?;
+    let result = guest.add(site, "lent")?;
+    ensure!(result["ips"][0]["address"] == "10.1.1.200/24", "{result}");
+    ensure!(reserved(&dir)? == ["10.1.1.200"], "{:?}", reserved(&dir)?);
+    let seen = ping(guest.netns.namespace(), "10.1.1.254".parse()?, 1)?;
+    ensure!(seen.received == 1, "the gateway is silent");
+    guest.call(site, "check", "lent")?.success().context("CHECK")?;
+    for _ in 0..2 {
+        guest.call(site, "del", "lent")?.success().context("DEL")?;
+    }
+    ensure!(reserved(&dir)?.is_empty(), "{:?} is still reserved", reserved(&dir)?);
+    site.again(&before)
+}
+
+/// The network does not have these addresses.
+fn delegated_in_vain(site: &mut Site) -> Result<()> {
+    let before = site.traces()?;
+    let dir = host_local(site, "alien", ["10.77.0.0/24", "10.77.0.2", "10.77.0.9"])?;
+    let guest = Guest::new()?;
+    let refused = guest.call(site, "add", "alien")?;
+    ensure!(refused.code == Some(1) && refused.stdout.contains("10.77.0.2"), "{refused:?}");
+    ensure!(reserved(&dir)?.is_empty(), "{:?} is still reserved", reserved(&dir)?);
+    site.again(&before)
+}
+
 fn twice(site: &mut Site) -> Result<()> {
     let guest = Guest::new()?;
     let first = guest.add(site, "plain")?;
@@ -172,7 +221,7 @@ fn behind(site: &mut Site) -> Result<()> {
         { "type": "ptp", "ipam": { "type": "static", "addresses": [{ "address": "10.9.9.2/24", "gateway": "10.9.9.1" }] } },
         { "type": "weir-cni", "socket": site.node().cni_socket(), "stateDir": site.node().state_dir(), "tenant": "blue", "network": "front" },
     ] });
-    std::fs::write(site.configurations().join("behind.conflist"), list.to_string())?;
+    fs::write(site.configurations().join("behind.conflist"), list.to_string())?;
     let guest = Guest::new()?;
     let refused = guest.call(site, "add", "behind")?;
     ensure!(refused.code == Some(1), "{refused:?}");
