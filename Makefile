@@ -46,7 +46,7 @@ soak: deps build ## property tests with 10,000 cases each, end-to-end tests at f
 accept: deps build ## ID=POL-3: the tests named pol_3_*
 	$(step) "accept $(ID)" .ci/accept "$(ID)"
 
-bench: deps ## vrperf's figures, one JSON object each, and instructions per packet (as root)
+bench: deps ## vrperf's figures and those of attaching, one JSON object each, and instructions per packet (as root)
 	$(step) "build" cargo build --profile perf --package perf --locked
 	$(step) "engine, 1 flow" $(vrperf) engine --flows 1 --json
 	$(step) "engine, 1,000 flows" $(vrperf) engine --flows 1000 --json
@@ -69,6 +69,8 @@ bench: deps ## vrperf's figures, one JSON object each, and instructions per pack
 	$(step) "veth to veth, 64 bytes" $(vrperf) throughput --topology veth --frame 64 --json
 	$(step) "veth to veth, 1,514 bytes" $(vrperf) throughput --topology veth --frame 1514 --json
 	$(step) "instructions per packet" perf/instructions.sh
+	$(step) "programs" cargo build --workspace --bins --release --locked
+	$(step) "attaching containers" target/release/cni-pace
 
 clean: ## removes what was built
 	cargo clean

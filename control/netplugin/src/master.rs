@@ -13,8 +13,9 @@ use std::time::Duration;
 use control_api::v1::net_master_client::NetMasterClient;
 use control_api::v1::node_client::NodeClient;
 use control_api::v1::{
-    AckRequest, CreateRequest, DeleteRequest, Endpoint as EndpointObject, ErrorDetail, Kind,
-    Object, RegisterReply, RegisterRequest, RuleCounter, WatchEvent, WatchRequest, object,
+    AckRequest, ApplyRequest, CreateRequest, DeleteRequest, Endpoint as EndpointObject,
+    ErrorDetail, Kind, Object, ObjectKey, RegisterReply, RegisterRequest, RuleCounter, WatchEvent,
+    WatchRequest, object,
 };
 use prost::Message as _;
 use tokio::sync::watch;
@@ -155,6 +156,18 @@ impl Master {
             Err(status) if status.code() == Code::NotFound => Ok(()),
             Err(status) => Err(status.into()),
         }
+    }
+
+    /// Deletes endpoints, all or none: one that is not there is a refusal.
+    pub(crate) async fn delete_endpoints(&self, ids: &[String]) -> Result<(), MasterError> {
+        let mut client = self.client(Instant::now()).await?;
+        let key = |id: &String| ObjectKey { kind: Kind::Endpoint.into(), key: id.clone() };
+        let deletes = ids.iter().map(key).collect();
+        let mut request =
+            Request::new(ApplyRequest { deletes, no_wait: true, ..Default::default() });
+        request.set_timeout(CALL_TIMEOUT);
+        client.apply(request).await?;
+        Ok(())
     }
 
     async fn client(&self, deadline: Instant) -> Result<NetMasterClient<Channel>, MasterError> {

@@ -84,10 +84,15 @@ impl Roster {
 
     /// Writes a row; on disk when this returns.
     pub(crate) async fn put(&self, row: Attachment) -> Result<(), Error> {
+        self.put_all(vec![row]).await
+    }
+
+    /// Writes rows, all or none; on disk when this returns.
+    pub(crate) async fn put_all(&self, rows: Vec<Attachment>) -> Result<(), Error> {
         let store = Arc::clone(&self.store);
-        let stored = row.clone();
+        let stored = rows.clone();
         tokio::task::spawn_blocking(move || store.put(&stored)).await??;
-        held(&self.rows).insert(row.id.clone(), row);
+        held(&self.rows).extend(rows.into_iter().map(|row| (row.id.clone(), row)));
         Ok(())
     }
 

@@ -91,13 +91,18 @@ impl Store {
         Ok(rows)
     }
 
-    /// Inserts or replaces a row; on disk when this returns.
-    pub(crate) fn put(&self, row: &Attachment) -> Result<(), Error> {
-        let key = row.id.to_string();
-        let value =
-            serde_json::to_vec(row).map_err(|source| Error::Row { key: key.clone(), source })?;
+    /// Inserts or replaces rows, all or none; on disk when this returns.
+    pub(crate) fn put(&self, rows: &[Attachment]) -> Result<(), Error> {
         let transaction = self.database.begin_write()?;
-        transaction.open_table(ATTACHMENTS)?.insert(key.as_str(), value.as_slice())?;
+        {
+            let mut table = transaction.open_table(ATTACHMENTS)?;
+            for row in rows {
+                let key = row.id.to_string();
+                let value = serde_json::to_vec(row)
+                    .map_err(|source| Error::Row { key: key.clone(), source })?;
+                table.insert(key.as_str(), value.as_slice())?;
+            }
+        }
         transaction.commit()?;
         Ok(())
     }
@@ -126,10 +131,9 @@ mod tests {
             let store = Store::open(&path).unwrap();
             assert_eq!(store.cluster().unwrap(), None);
             store.set_cluster(7).unwrap();
-            store.put(&one).unwrap();
-            store.put(&two).unwrap();
+            store.put(&[one.clone(), two.clone()]).unwrap();
             two.state = State::Releasing;
-            store.put(&two).unwrap();
+            store.put(std::slice::from_ref(&two)).unwrap();
         }
         let store = Store::open(&path).unwrap();
         assert_eq!(store.load().unwrap(), [one.clone(), two.clone()]);

@@ -19,6 +19,7 @@ mod job;
 mod lessons;
 mod metrics;
 mod offloads;
+mod pace;
 mod packet;
 mod policy;
 mod qos;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         features::tests,
         atomic::tests,
         starts::tests,
+        pace::tests,
         state::tests,
         qos::tests,
         wire::tests,

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cni_api::v1::Attachment as Named;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -20,13 +19,14 @@ use crate::master::MasterError;
 use crate::naming::host_ifname;
 use crate::node::Node;
 use crate::refusal::Refusal;
-use crate::roster::port_of;
+use crate::roster::{Turn, port_of};
 
 /// How long an engine that is there may take to fence a port. The link's removal fences it too.
 const FENCE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How many DELs a garbage collection runs at once: enough for their passes and commits to share.
-const DELS_AT_ONCE: usize = 32;
+/// How many attachments a garbage collection releases at once. While it does, nothing else happens to
+/// them.
+const DELS_AT_ONCE: usize = 256;
 
 /// How much of an attachment is undone.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ pub(crate) enum Released {
 /// Undoes an attachment to its end. The caller holds its turn.
 pub(crate) async fn release(node: &Arc<Node>, row: Attachment) -> Result<Released, Refusal> {
     let row = Attachment { state: State::Releasing, ..row };
-    fence(node, &row).await?;
+    fence(node, std::slice::from_ref(&row)).await?;
     unlink(node, &row).await?;
     match node.master.delete_endpoint(&row.id.to_string()).await {
         Ok(()) => {
@@ -60,19 +60,20 @@ enum Fence {
     Unknown,
 }
 
-/// Has the engine let go of the port.
-async fn fence(node: &Node, row: &Attachment) -> Result<Fence, Refusal> {
+/// Has the engine let go of the ports.
+async fn fence(node: &Node, rows: &[Attachment]) -> Result<Fence, Refusal> {
     // Without the durable mark a crash from here on would re-adopt half an attachment.
-    node.roster.put(row.clone()).await?;
-    let Some(port) = port_of(row) else { return Ok(Fence::Up) };
-    let generation = node.programmer.unplace(port);
+    node.roster.put_all(rows.to_vec()).await?;
+    let last = rows.iter().filter_map(port_of).map(|port| node.programmer.unplace(port)).last();
+    let Some(generation) = last else { return Ok(Fence::Up) };
     let mut applied = node.programmer.watch();
     // The filter on the host end drops what no engine takes.
     let fenced = applied.wait_for(|now| now.engine.is_none() || now.generation >= generation);
     if timeout(FENCE_TIMEOUT, fenced).await.is_ok() {
         return Ok(Fence::Up);
     }
-    warn!(id = %row.id, %port, "vrouterd has not fenced the port; removing its link");
+    let ids: Vec<_> = rows.iter().map(|row| row.id.to_string()).collect();
+    warn!(?ids, "vrouterd has not fenced the ports; removing their links");
     Ok(Fence::Unknown)
 }
 
@@ -84,28 +85,59 @@ async fn unlink(node: &Node, row: &Attachment) -> Result<(), Refusal> {
     blocking(move || links::remove(&host_end)).await
 }
 
-/// DEL: fine with an attachment that is not there, or not any more. Returns once the port is fenced
-/// and netmaster has freed the address: the kernel takes some 20 ms for the link, which is removed
-/// behind the answer, and before the next operation on this attachment.
+/// DEL: fine with an attachment that is not there, or not any more.
 pub(crate) async fn del(node: &Arc<Node>, id: &AttachmentId) -> Result<(), Refusal> {
     let turn = node.roster.turn(id).await;
-    let Some(row) = node.roster.row(id) else { return del_unknown(node, id).await };
-    let row = Attachment { state: State::Releasing, ..row };
-    if fence(node, &row).await? == Fence::Unknown {
-        unlink(node, &row).await?;
+    match node.roster.row(id) {
+        Some(row) => release_behind(node, vec![(turn, row)]).await,
+        None => del_unknown(node, id).await,
     }
-    let freed = node.master.delete_endpoint(&id.to_string()).await;
-    if let Err(error) = &freed {
-        warn!(%id, %error, "netmaster does not know of the DEL yet; telling it later");
-    }
-    let node = Arc::clone(node);
-    tokio::spawn(async move {
-        let _turn = turn;
-        if let Err(error) = finish(&node, &row, freed).await {
-            warn!(id = %row.id, %error, "cannot release to the end yet; trying again later");
+}
+
+/// Returns once the ports are fenced and netmaster has freed the addresses: the kernel takes some
+/// 20 ms for a link, which is removed behind the answer, and before the next operation on its
+/// attachment. Many share one commit, one pass of the engine and one request to netmaster.
+async fn release_behind(
+    node: &Arc<Node>,
+    attachments: Vec<(Turn, Attachment)>,
+) -> Result<(), Refusal> {
+    let (turns, rows): (Vec<Turn>, Vec<Attachment>) = attachments.into_iter().unzip();
+    let releasing = |row| Attachment { state: State::Releasing, ..row };
+    let rows: Vec<Attachment> = rows.into_iter().map(releasing).collect();
+    if fence(node, &rows).await? == Fence::Unknown {
+        for row in &rows {
+            unlink(node, row).await?;
         }
-    });
+    }
+    let freed = free(node, &rows).await;
+    for ((turn, row), freed) in turns.into_iter().zip(rows).zip(freed) {
+        let node = Arc::clone(node);
+        tokio::spawn(async move {
+            let _turn = turn;
+            if let Err(error) = finish(&node, &row, freed).await {
+                warn!(id = %row.id, %error, "cannot release to the end yet; trying again later");
+            }
+        });
+    }
     Ok(())
+}
+
+/// Has netmaster free the addresses; what became of each.
+async fn free(node: &Node, rows: &[Attachment]) -> Vec<Result<(), MasterError>> {
+    let ids: Vec<String> = rows.iter().map(|row| row.id.to_string()).collect();
+    if ids.len() > 1 && node.master.delete_endpoints(&ids).await.is_ok() {
+        return ids.iter().map(|_| Ok(())).collect();
+    }
+    // One of many that is not there refuses all.
+    let mut freed = Vec::new();
+    for id in &ids {
+        let outcome = node.master.delete_endpoint(id).await;
+        if let Err(error) = &outcome {
+            warn!(id, %error, "netmaster does not know of the DEL yet; telling it later");
+        }
+        freed.push(outcome);
+    }
+    freed
 }
 
 /// What is left of a DEL. The row stays when netmaster did not hear of it.
@@ -146,24 +178,21 @@ pub(crate) async fn gc(
 ) -> Result<Vec<Named>, Refusal> {
     let rows = node.roster.rows().into_iter();
     let stale = rows.filter(|row| row.config_name == config_name && !valid.contains(&row.id));
+    let stale: Vec<AttachmentId> = stale.map(|row| row.id).collect();
     let (mut removed, mut failures) = (Vec::new(), Vec::new());
-    let mut stale = stale.map(|row| row.id);
-    let mut dels = JoinSet::new();
-    loop {
-        while dels.len() < DELS_AT_ONCE
-            && let Some(id) = stale.next()
-        {
-            let node = Arc::clone(node);
-            dels.spawn(async move { del(&node, &id).await.map(|()| id) });
+    for some in stale.chunks(DELS_AT_ONCE) {
+        let mut attachments = Vec::new();
+        for id in some {
+            let turn = node.roster.turn(id).await;
+            // One that was released meanwhile is as good.
+            attachments.extend(node.roster.row(id).map(|row| (turn, row)));
         }
-        match dels.join_next().await {
-            Some(Ok(Ok(id))) => removed.push(Named {
+        match release_behind(node, attachments).await {
+            Ok(()) => removed.extend(some.iter().map(|id| Named {
                 container_id: id.container_id().to_owned(),
                 ifname: id.ifname().to_owned(),
-            }),
-            Some(Ok(Err(failure))) => failures.push(failure),
-            Some(Err(died)) => failures.push(died.into()),
-            None => break,
+            })),
+            Err(failure) => failures.push(failure),
         }
     }
     if failures.is_empty() { Ok(removed) } else { Err(Refusal::Several(failures)) }
