@@ -10,6 +10,7 @@ mod api;
 mod config;
 mod explain;
 mod gate;
+mod greeting;
 mod history;
 mod layout;
 mod master;

@@ -12,6 +12,7 @@ use telemetry::Requests;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -20,6 +21,7 @@ use tonic::transport::server::TcpIncoming;
 use crate::api::Api;
 use crate::config::Listen;
 use crate::gate::{Gate, Role};
+use crate::greeting::Greeted;
 use crate::metrics::{Standpoint, Transactions};
 use crate::node_api::NodeApi;
 
@@ -145,10 +147,12 @@ async fn serve_one(
     match bound {
         Bound::Tcp(listener) => {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let incoming = incoming.map(|stream| stream.map(Greeted::new));
             router.serve_with_incoming_shutdown(incoming, stop).await?;
         }
         Bound::Unix(listener) => {
             let incoming = UnixListenerStream::new(listener);
+            let incoming = incoming.map(|stream| stream.map(Greeted::new));
             router.serve_with_incoming_shutdown(incoming, stop).await?;
         }
     }

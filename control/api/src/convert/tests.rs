@@ -1,5 +1,7 @@
 //! Objects survive the wire, and every refused field is named.
 
+use prost::Message as _;
+
 use super::*;
 use crate::v1::object::Kind as Wire;
 
@@ -336,4 +338,30 @@ fn an_empty_request_is_refused() {
     assert_eq!(to_spec(&v1::Object { kind: None }).unwrap_err().field, "object");
     assert_eq!(to_key(0, "x").unwrap_err().field, "kind");
     assert_eq!(to_key(77, "x").unwrap_err().field, "kind");
+}
+
+#[test]
+fn a_message_with_any_byte_changed_is_refused_or_read_as_what_it_says() {
+    let all = configuration().into_iter().chain(globals()).chain(grouping()).chain(living());
+    for object in all {
+        let bytes = object.encode_to_vec();
+        for at in 0..bytes.len() {
+            for value in [0, 1, 0x7f, 0x80, 0xff, bytes[at] ^ 1] {
+                let mut changed = bytes.clone();
+                changed[at] = value;
+                read_or_refuse(&changed);
+            }
+            read_or_refuse(&bytes[..at]);
+        }
+    }
+}
+
+fn read_or_refuse(bytes: &[u8]) {
+    let Ok(read) = v1::Object::decode(bytes) else { return };
+    if let Err(refused) = to_spec(&read) {
+        assert!(!refused.field.is_empty());
+    }
+    if let Ok(model) = to_model(&read) {
+        assert_eq!(to_model(&from_model(&model)), Ok(model));
+    }
 }

@@ -4,6 +4,7 @@ mod addresses;
 mod apply;
 mod gate;
 mod history;
+mod hostile;
 mod nodes;
 mod objects;
 mod vectors;
