@@ -204,6 +204,20 @@ impl Intent {
         }
     }
 
+    /// Forgets a tenant and all that is of it.
+    pub fn forget_tenant(&mut self, name: &TenantName) {
+        self.tenants.remove(name);
+        self.networks.retain(|key, _| key.tenant != *name);
+        self.groups.retain(|key, _| key.tenant != *name);
+        self.policies.retain(|key| key.tenant != *name);
+        self.rules.retain(|key, _| key.tenant != *name);
+        self.endpoints.retain(|_, endpoint| endpoint.network.tenant != *name);
+        self.leases.retain(|key, _| key.network.tenant != *name);
+        self.profiles.retain(|key, _| key.tenant != *name);
+        self.services.retain(|key, _| key.tenant != *name);
+        self.app_profiles.retain(|key, _| key.tenant != *name);
+    }
+
     /// The object with this key.
     #[must_use]
     pub fn object(&self, key: &Key) -> Option<Object> {

@@ -243,6 +243,23 @@ impl Key {
         })
     }
 
+    /// The tenant it names; an endpoint's key names none.
+    #[must_use]
+    pub const fn tenant(&self) -> Option<&TenantName> {
+        match self {
+            Self::Tenant(name) => Some(name),
+            Self::Network(key) => Some(&key.tenant),
+            Self::EndpointGroup(key) => Some(&key.tenant),
+            Self::Policy(key) => Some(&key.tenant),
+            Self::Rule(key) => Some(&key.tenant),
+            Self::AddressLease(key) => Some(&key.network.tenant),
+            Self::NetProfile(key) => Some(&key.tenant),
+            Self::Service(key) => Some(&key.tenant),
+            Self::AppProfile(key) => Some(&key.tenant),
+            Self::Global | Self::Endpoint(_) | Self::Node(_) | Self::Bgp(_) => None,
+        }
+    }
+
     /// What it names.
     #[must_use]
     pub const fn kind(&self) -> Kind {

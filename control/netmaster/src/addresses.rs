@@ -56,7 +56,10 @@ impl Selection {
 fn used(endpoint: &Endpoint, reclaim: &Reclaim) -> v1::Address {
     let node = &endpoint.host.node;
     let leak = if reclaim.sessions.standing(node).dead {
-        format!("node {node} is dead: delete the endpoint if the node does not come back")
+        let id = &endpoint.id;
+        format!("node {node} is dead: release it with --owner {id} if the node does not come back")
+    } else if reclaim.sessions.is_missing(node, &endpoint.id) {
+        format!("node {node} does not have it: deleted when it says so once more")
     } else {
         String::new()
     };

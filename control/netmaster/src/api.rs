@@ -5,8 +5,8 @@ use std::sync::Arc;
 use control_api::v1::net_master_server::NetMaster;
 use control_api::{convert, v1};
 use control_model::{
-    GroupName, Key, Kind, LeaseKey, LeaseSpec, NetworkKey, NetworkName, NodeName, Object, Owner,
-    Reason, Refused, Spec, TenantName, Ttl,
+    EndpointId, GroupName, Key, Kind, LeaseKey, LeaseSpec, NetworkKey, NetworkName, NodeName,
+    Object, Owner, Reason, Refused, Spec, TenantName, Ttl,
 };
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -158,6 +158,10 @@ impl NetMaster for Api {
         request: Request<v1::ReleaseAddressRequest>,
     ) -> Result<Response<v1::ReleaseAddressReply>, Status> {
         let (key, owner) = lease_key(&request.into_inner()).map_err(refused)?;
+        if let Some(orphan) = self.orphan(&key, owner.as_ref()).await? {
+            self.master.delete(Key::Endpoint(orphan)).await?;
+            return Ok(Response::new(v1::ReleaseAddressReply {}));
+        }
         let release = Box::new(move |ledger: &mut control_model::Ledger| {
             Ok(((), ledger.release(&key, owner.as_ref())?))
         });
@@ -250,6 +254,21 @@ impl Api {
             tracing::warn!(revision, late = late_nodes.join(","), "nodes have not acknowledged");
         }
         late_nodes
+    }
+
+    /// The endpoint that has an address, when that is whose release is asked for and its node is dead.
+    async fn orphan(
+        &self,
+        key: &LeaseKey,
+        owner: Option<&Owner>,
+    ) -> Result<Option<EndpointId>, Status> {
+        let found = self.master.read(|state| {
+            let endpoint = state.ledger.intent().endpoint_at(&key.network, key.address)?;
+            let is_dead = self.sessions.standing(&endpoint.host.node).dead;
+            let is_its = owner.is_some_and(|owner| owner.as_str() == endpoint.id.as_str());
+            (is_dead && is_its).then(|| endpoint.id.clone())
+        });
+        Ok(found.await?)
     }
 
     /// A node that is there would only be half deleted.

@@ -19,6 +19,7 @@ mod node_api;
 mod oper;
 mod reclaim;
 mod reign;
+mod scope;
 mod selection;
 mod server;
 mod sessions;

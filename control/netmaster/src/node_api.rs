@@ -1,15 +1,16 @@
 //! The service `control.v1.Node`: nodes register, follow intent and say what they have in force.
 //!
-//! Each stream reads the store's own log. One that is too slow for its length is not queued for: it
+//! A node is told of what is its concern ([`Scope`]). Each stream reads the store's own log. One that is too slow for its length is not queued for: it
 //! gets a new snapshot. Only the last event of a write carries the write's revision, so that a node
 //! that acknowledges it has the whole write.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 use control_api::v1::node_server::Node as NodeService;
 use control_api::v1::watch_event::Kind as Event;
 use control_api::{convert, v1};
-use control_model::{Node, NodeName, Reason, Refused, Spec};
+use control_model::{Change, EndpointId, Key, Ledger, Node, NodeName, Reason, Refused, Spec};
 use control_store::{AnyStore, Op, Watch, WatchEvent};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,7 +18,8 @@ use tonic::{Request, Response, Status};
 
 use crate::history::{Cluster, Known};
 use crate::layout;
-use crate::master::{Failure, Master};
+use crate::master::{Failure, Master, State};
+use crate::scope::Scope;
 use crate::sessions::{Session, Sessions};
 use crate::status::status;
 
@@ -73,17 +75,27 @@ impl NodeService for NodeApi {
         &self,
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let v1::WatchRequest { node_name, from_revision } = request.into_inner();
+        let v1::WatchRequest { node_name, from_revision, scoped } = request.into_inner();
         let node = self.known(&node_name).await?;
         let (events, stream) = mpsc::channel(EVENTS_MAX);
+        let mut concern = if scoped { Concern::Unknown } else { Concern::All };
+        let mut start = from_revision;
+        if scoped {
+            // Only what is known to be the node's concern can be added to.
+            start = 0;
+            if let Some((scope, position)) = self.sessions.resumed(&node, from_revision) {
+                (concern, start) = (Concern::Scope(scope), position);
+            }
+        }
         let follower = Follower {
             master: self.master.clone(),
-            session: self.sessions.open(node, from_revision),
+            session: self.sessions.open(node, start),
             stopping: self.stopping.clone(),
             events,
-            sent: from_revision,
+            sent: from_revision.min(start),
+            concern,
         };
-        tokio::spawn(follower.run(from_revision));
+        tokio::spawn(follower.run(start));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
@@ -99,6 +111,44 @@ impl NodeService for NodeApi {
         self.sessions.acknowledge(node, &ack);
         Ok(Response::new(v1::AckReply {}))
     }
+
+    async fn inventory(
+        &self,
+        request: Request<v1::InventoryRequest>,
+    ) -> Result<Response<v1::InventoryReply>, Status> {
+        let v1::InventoryRequest { node_name, endpoint_ids } = request.into_inner();
+        let node = self.known(&node_name).await?;
+        let listed: BTreeSet<String> = endpoint_ids.into_iter().collect();
+        let missing = self.master.read(|state| {
+            let homed = state.ledger.intent().endpoints().filter(|e| e.host.node == node);
+            let missing = homed.filter(|endpoint| !listed.contains(endpoint.id.as_str()));
+            missing.map(|endpoint| endpoint.id.clone()).collect()
+        });
+        let leaked = self.sessions.missing(&node, missing.await?);
+        if leaked.is_empty() {
+            return Ok(Response::new(v1::InventoryReply { deleted: Vec::new() }));
+        }
+        let deleted: Vec<String> = leaked.iter().map(ToString::to_string).collect();
+        tracing::info!(%node, ?deleted, "deleting endpoints that their node does not have");
+        let delete = move |ledger: &mut Ledger| Ok(((), delete_leaked(ledger, &node, &leaked)?));
+        self.master.write(Box::new(delete)).await?;
+        Ok(Response::new(v1::InventoryReply { deleted }))
+    }
+}
+
+/// One that has gone, or to another node, meanwhile stays as it is.
+fn delete_leaked(
+    ledger: &mut Ledger,
+    node: &NodeName,
+    leaked: &BTreeSet<EndpointId>,
+) -> Result<Vec<Change>, Refused> {
+    let mut changes = Vec::new();
+    for id in leaked {
+        if ledger.intent().endpoint(id).is_some_and(|endpoint| endpoint.host.node == *node) {
+            changes.extend(ledger.delete(&Key::Endpoint(id.clone()))?);
+        }
+    }
+    Ok(changes)
 }
 
 fn registration(request: v1::RegisterRequest) -> Result<Node, Status> {
@@ -155,6 +205,17 @@ struct Follower {
     events: mpsc::Sender<Result<v1::WatchEvent, Status>>,
     /// The last revision of which anything was sent.
     sent: u64,
+    concern: Concern,
+}
+
+/// What a node is told of.
+enum Concern {
+    /// Everything: a node of an earlier version.
+    All,
+    /// What it needs, which its snapshot will tell.
+    Unknown,
+    /// What it needs.
+    Scope(Scope),
 }
 
 /// What a stream has to do next.
@@ -182,6 +243,9 @@ impl From<Failure> for End {
 impl Follower {
     async fn run(mut self, from_revision: u64) {
         let Err(end) = self.follow(from_revision).await;
+        if let Concern::Scope(scope) = self.concern {
+            self.session.keep(scope);
+        }
         match end {
             End::Gone => {}
             // A full queue belongs to a node that does not read: closing says it as well.
@@ -209,8 +273,7 @@ impl Follower {
                 }
                 Next::Events(WatchEvent::Compacted) => return self.snapshot().await,
                 Next::Events(WatchEvent::Batches { batches, up_to }) => {
-                    self.writes(batches, position).await?;
-                    position = up_to;
+                    position = self.writes(batches, position).await?.max(up_to);
                     self.session.advance(position, self.sent);
                 }
             }
@@ -229,19 +292,20 @@ impl Follower {
         }
     }
 
-    async fn writes(&mut self, batches: Vec<(u64, Vec<Op>)>, before: u64) -> Result<(), End> {
+    /// Sends writes; the session learns of each, so that what a broken stream has sent is known.
+    async fn writes(&mut self, batches: Vec<(u64, Vec<Op>)>, before: u64) -> Result<u64, End> {
         let mut position = before;
         for (revision, ops) in batches {
-            self.write(&ops, position, revision).await?;
+            let events = self.concerned(&ops, revision).await?;
+            self.write(events, position, revision).await?;
             position = revision;
+            self.session.advance(position, self.sent);
         }
-        Ok(())
+        Ok(position)
     }
 
-    async fn write(&mut self, ops: &[Op], before: u64, revision: u64) -> Result<(), End> {
-        let concern: Vec<&Op> = ops.iter().filter(|op| layout::is_for_nodes(op)).collect();
-        for (left, op) in (0..concern.len()).rev().zip(concern) {
-            let event = layout::event(op).map_err(Failure::Unreadable)?;
+    async fn write(&mut self, events: Vec<Event>, before: u64, revision: u64) -> Result<(), End> {
+        for (left, event) in (0..events.len()).rev().zip(events) {
             let (more, kind) = (left > 0, Some(event));
             let shown = if more { before } else { revision };
             self.send_event(v1::WatchEvent { revision: shown, more, kind }).await?;
@@ -250,22 +314,50 @@ impl Follower {
         Ok(())
     }
 
+    /// What of the write of `revision` is the node's concern.
+    async fn concerned(&mut self, ops: &[Op], revision: u64) -> Result<Vec<Event>, End> {
+        let told = ops.iter().filter(|op| layout::is_for_nodes(op)).map(layout::event);
+        let told: Vec<Event> = told.collect::<Result<_, _>>().map_err(Failure::Unreadable)?;
+        let Concern::Scope(scope) = &mut self.concern else { return Ok(told) };
+        let steps = |state: &State| {
+            told.into_iter().flat_map(|event| scope.step(event, revision, state)).collect()
+        };
+        Ok(self.master.read(steps).await?)
+    }
+
     async fn snapshot(&mut self) -> Result<u64, End> {
-        let listing = self.master.snapshot().await.map_err(Failure::Store)?;
+        let (puts, revision) = match self.concern {
+            Concern::All => self.everything().await?,
+            Concern::Unknown | Concern::Scope(_) => self.needed().await?,
+        };
         self.send(0, Event::SnapshotBegin(v1::SnapshotBegin {})).await?;
-        for (key, value) in listing.items {
-            let put = Op::Put(key, value.bytes);
-            if !layout::is_for_nodes(&put) {
-                continue;
-            }
-            let event = layout::event(&put).map_err(Failure::Unreadable)?;
+        for put in puts {
             // Before the end of the snapshot nothing is complete.
-            self.send(0, event).await?;
+            self.send(0, put).await?;
         }
-        self.send(listing.revision, Event::SnapshotEnd(v1::SnapshotEnd {})).await?;
-        self.sent = listing.revision;
-        self.session.advance(listing.revision, self.sent);
-        Ok(listing.revision)
+        self.send(revision, Event::SnapshotEnd(v1::SnapshotEnd {})).await?;
+        self.sent = revision;
+        self.session.advance(revision, self.sent);
+        Ok(revision)
+    }
+
+    async fn everything(&self) -> Result<(Vec<Event>, u64), End> {
+        let listing = self.master.snapshot().await.map_err(Failure::Store)?;
+        let puts = listing.items.into_iter().map(|(key, value)| Op::Put(key, value.bytes));
+        let told = puts.filter(layout::is_for_nodes).map(|put| layout::event(&put));
+        Ok((told.collect::<Result<_, _>>().map_err(Failure::Unreadable)?, listing.revision))
+    }
+
+    async fn needed(&mut self) -> Result<(Vec<Event>, u64), End> {
+        let node = self.session.node().clone();
+        let read = self.master.read(|state| {
+            let scope = Scope::of(node, state);
+            let objects = scope.objects(state.ledger.intent());
+            (scope, objects.into_iter().map(Event::Put).collect(), state.revision)
+        });
+        let (scope, puts, revision) = read.await?;
+        self.concern = Concern::Scope(scope);
+        Ok((puts, revision))
     }
 
     async fn send(&self, revision: u64, kind: Event) -> Result<(), End> {

@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use control_api::v1::{AckRequest, RuleCounter};
-use control_model::NodeName;
+use control_model::{EndpointId, NodeName};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+
+use crate::scope::Scope;
 
 /// How long a write or a list waits for nodes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
@@ -59,11 +61,23 @@ struct Node {
     stream: Option<OpenStream>,
     /// When it was heard of last, unless it is connected.
     seen: Instant,
+    /// What its last stream was about, at `position`.
+    scope: Option<Scope>,
+    /// Endpoints that its last inventory did not list.
+    missing: BTreeSet<EndpointId>,
 }
 
 impl Node {
     fn seen_now() -> Self {
-        Self { acked: 0, sent: 0, position: 0, stream: None, seen: Instant::now() }
+        Self {
+            acked: 0,
+            sent: 0,
+            position: 0,
+            stream: None,
+            seen: Instant::now(),
+            scope: None,
+            missing: BTreeSet::new(),
+        }
     }
 
     /// All intent of its concern up to this revision is in force on it. What was not sent, because it
@@ -111,6 +125,22 @@ impl Session {
     /// The id of the next question for counters; `None` when a newer stream has taken over.
     pub(crate) async fn question(&mut self) -> Option<u64> {
         self.questions.recv().await
+    }
+
+    /// Whose stream it is.
+    pub(crate) const fn node(&self) -> &NodeName {
+        &self.node
+    }
+
+    /// Keeps what the stream was about, for the next of the node, unless that has begun.
+    pub(crate) fn keep(&self, scope: Scope) {
+        let mut table = self.sessions.lock();
+        let ours = |stream: &OpenStream| stream.id == self.id;
+        if let Some(node) = table.nodes.get_mut(&self.node)
+            && node.stream.as_ref().is_some_and(ours)
+        {
+            node.scope = Some(scope);
+        }
     }
 
     /// The stream has sent everything up to `position`; `sent` is the last revision with something to
@@ -168,6 +198,35 @@ impl Sessions {
         }
         drop(table);
         self.shared.changed.send_replace(());
+    }
+
+    /// What the last stream of a node was about, and where the next can go on that has everything up
+    /// to `revision`.
+    pub(crate) fn resumed(&self, node: &NodeName, revision: u64) -> Option<(Scope, u64)> {
+        let mut table = self.lock();
+        let known = table.nodes.get_mut(node)?;
+        let scope = known.scope.take()?;
+        // Nothing of its concern came after what was sent last.
+        let start = if known.sent <= revision { known.position } else { revision };
+        scope.can_resume(revision, known.position).then_some((scope, start))
+    }
+
+    /// What a node's inventory lacks; what the one before lacked, too.
+    pub(crate) fn missing(
+        &self,
+        node: &NodeName,
+        missing: BTreeSet<EndpointId>,
+    ) -> BTreeSet<EndpointId> {
+        let mut table = self.lock();
+        let known = table.nodes.entry(node.clone()).or_insert_with(Node::seen_now);
+        let confirmed = missing.intersection(&known.missing).cloned().collect();
+        known.missing = missing;
+        confirmed
+    }
+
+    /// Whether a node's last inventory lacked an endpoint.
+    pub(crate) fn is_missing(&self, node: &NodeName, endpoint: &EndpointId) -> bool {
+        self.lock().nodes.get(node).is_some_and(|node| node.missing.contains(endpoint))
     }
 
     /// A node has registered; it opens its stream next.

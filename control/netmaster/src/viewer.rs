@@ -159,7 +159,10 @@ impl Viewer {
             Event::Removed(removed) => {
                 Ok((removed.kind() == wanted).then_some(Event::Removed(removed)))
             }
-            Event::SnapshotBegin(_) | Event::SnapshotEnd(_) | Event::StatsRequest(_) => Ok(None),
+            Event::SnapshotBegin(_)
+            | Event::SnapshotEnd(_)
+            | Event::StatsRequest(_)
+            | Event::TenantLeft(_) => Ok(None),
         }
     }
 

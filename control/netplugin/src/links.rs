@@ -7,7 +7,8 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use flowtable::ids::Mac;
@@ -52,7 +53,7 @@ pub(crate) struct Pair<'a> {
 }
 
 /// What a container's interface has.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) mac: Mac,
     pub(crate) addresses: Vec<netdev::Address>,
@@ -196,6 +197,69 @@ pub(crate) fn remove(host_ifname: &str) -> Result<(), Error> {
 pub(crate) fn host_ends() -> Result<BTreeSet<String>, Error> {
     let links = Netlink::open()?.links()?;
     Ok(links.into_iter().map(|link| link.name).filter(|name| is_host_ifname(name)).collect())
+}
+
+/// A container's end as it is found without knowing where.
+#[derive(Debug, Clone)]
+pub(crate) struct Inside {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) ifname: String,
+    index: u32,
+    peer_index: Option<u32>,
+    /// Bytes.
+    pub(crate) mtu: u32,
+    pub(crate) seen: Seen,
+}
+
+/// The other ends of veth pairs in all namespaces that have a name or a process. Namespaces that end
+/// meanwhile are left out.
+pub(crate) fn insides() -> Vec<Inside> {
+    let named = ["/run/netns", "/run/docker/netns"].into_iter().flat_map(entries);
+    let of_processes = entries("/proc").map(|process| process.join("ns/net"));
+    let mut known = BTreeSet::new();
+    let mut found = Vec::new();
+    for path in named.chain(of_processes) {
+        let Ok(meta) = std::fs::metadata(&path) else { continue };
+        if known.insert((meta.dev(), meta.ino()))
+            && let Ok(inside) = inside(&path)
+        {
+            found.extend(inside);
+        }
+    }
+    found
+}
+
+fn entries(dir: &str) -> impl Iterator<Item = PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten();
+    entries.filter_map(|entry| entry.ok().map(|entry| entry.path()))
+}
+
+fn inside(path: &Path) -> Result<Vec<Inside>, Error> {
+    let (namespace, sandbox) = open_sandbox(path)?;
+    let links = Netlink::open_in(&namespace)?.links()?;
+    let ends = links.into_iter().filter(|link| link.peer_netns_id.is_some());
+    let ends = ends.map(|link| {
+        let gone = || Error::Gone { link: link.name.clone() };
+        let seen = look(&namespace, &link.name)?.ok_or_else(gone)?;
+        let netdev::Link { index, peer_index, mtu, name: ifname, .. } = link;
+        Ok(Inside { sandbox: sandbox.clone(), ifname, index, peer_index, mtu, seen })
+    });
+    ends.collect()
+}
+
+/// The container's end of a pair, among all.
+pub(crate) fn other_end<'a>(
+    host_ifname: &str,
+    mac: Mac,
+    insides: &'a [Inside],
+) -> Result<Option<&'a Inside>, Error> {
+    let Some(host) = Netlink::open()?.link_by_name(host_ifname)? else { return Ok(None) };
+    let is_other = |inside: &&Inside| {
+        inside.seen.mac == mac
+            && inside.peer_index == Some(host.index)
+            && host.peer_index == Some(inside.index)
+    };
+    Ok(insides.iter().find(is_other))
 }
 
 /// What the container's interface has; `None` when it has no such interface.

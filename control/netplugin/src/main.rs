@@ -5,6 +5,7 @@
 //! It owns the node's attachments and nothing else: intent is netmaster's, packets are vrouterd's.
 //! When either is away, what runs keeps running, and this process catches up when it is back.
 
+mod adopt;
 mod attach;
 mod attachment;
 mod claim;

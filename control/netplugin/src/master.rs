@@ -14,8 +14,8 @@ use control_api::v1::net_master_client::NetMasterClient;
 use control_api::v1::node_client::NodeClient;
 use control_api::v1::{
     AckRequest, ApplyRequest, CreateRequest, DeleteRequest, Endpoint as EndpointObject,
-    ErrorDetail, Kind, Object, ObjectKey, RegisterReply, RegisterRequest, RuleCounter, WatchEvent,
-    WatchRequest, object,
+    ErrorDetail, InventoryRequest, Kind, Object, ObjectKey, RegisterReply, RegisterRequest,
+    RuleCounter, WatchEvent, WatchRequest, WriteReply, object,
 };
 use prost::Message as _;
 use tokio::sync::watch;
@@ -84,6 +84,16 @@ impl From<Status> for MasterError {
     }
 }
 
+/// An endpoint as netmaster made it.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) endpoint: EndpointObject,
+    /// At which it exists; more than this node hears of when it existed already.
+    pub(crate) revision: u64,
+    /// Nodes that had not acknowledged it.
+    pub(crate) late_nodes: Vec<String>,
+}
+
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
@@ -129,19 +139,22 @@ impl Master {
         self.client(deadline.min(Instant::now() + SESSION_PATIENCE)).await.map(drop)
     }
 
-    /// Creates an endpoint. Returns the revision in which it exists and the names of nodes that
-    /// had not yet acknowledged it.
+    /// Creates an endpoint. Returns what netmaster stored.
     pub(crate) async fn create_endpoint(
         &self,
         endpoint: EndpointObject,
         deadline: Instant,
-    ) -> Result<(u64, Vec<String>), MasterError> {
+    ) -> Result<Made, MasterError> {
         let mut client = self.client(deadline).await?;
         let object = Object { kind: Some(object::Kind::Endpoint(endpoint)) };
         let mut request = Request::new(CreateRequest { object: Some(object), no_wait: false });
         request.set_timeout(deadline.saturating_duration_since(Instant::now()));
-        let reply = client.create(request).await?.into_inner();
-        Ok((reply.revision, reply.late_nodes))
+        let WriteReply { object, revision, late_nodes } =
+            client.create(request).await?.into_inner();
+        let Some(object::Kind::Endpoint(endpoint)) = object.and_then(|object| object.kind) else {
+            return Err(MasterError::Unreachable("its answer has no endpoint".to_owned()));
+        };
+        Ok(Made { endpoint, revision, late_nodes })
     }
 
     /// Deletes an endpoint; one that is not there is fine. Does not wait for a netmaster that is
@@ -170,12 +183,28 @@ impl Master {
         Ok(())
     }
 
+    /// Tells which endpoints this node has; those that netmaster has deleted since it was told twice
+    /// that they are not among them.
+    pub(crate) async fn report(
+        &self,
+        node_name: String,
+        endpoint_ids: Vec<String>,
+    ) -> Result<Vec<String>, MasterError> {
+        let mut node = NodeClient::new(self.channel(Instant::now()).await?);
+        let inventory = InventoryRequest { node_name, endpoint_ids };
+        Ok(node.inventory(bounded(inventory)).await?.into_inner().deleted)
+    }
+
     async fn client(&self, deadline: Instant) -> Result<NetMasterClient<Channel>, MasterError> {
+        self.channel(deadline).await.map(NetMasterClient::new)
+    }
+
+    async fn channel(&self, deadline: Instant) -> Result<Channel, MasterError> {
         let mut channel = self.channel.subscribe();
         let connected = timeout_at(deadline, channel.wait_for(Option::is_some)).await;
         let found = connected.ok().and_then(Result::ok).and_then(|channel| channel.clone());
         let away = || MasterError::Unreachable("there is no session".to_owned());
-        found.map(NetMasterClient::new).ok_or_else(away)
+        found.ok_or_else(away)
     }
 }
 
@@ -277,7 +306,8 @@ impl Session<'_> {
         self.check_cluster(reply.cluster)?;
         let from_revision = if reply.resumes { ours.revision } else { 0 };
         let least_epoch = if reply.resumes { ours.epoch } else { ours.epoch + 1 };
-        let request = WatchRequest { node_name: self.config.node.to_string(), from_revision };
+        let node_name = self.config.node.to_string();
+        let request = WatchRequest { node_name, from_revision, scoped: true };
         let stream = node.watch(request).await?.into_inner();
         info!(
             netmaster = netmaster.url,

@@ -9,9 +9,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use control_api::convert;
 use control_api::v1::watch_event::Kind as Event;
-use control_api::v1::{Kind, Object, Removed, WatchEvent};
+use control_api::v1::{Kind, Object, Removed, TenantLeft, WatchEvent};
 use control_model::{
-    EndpointId, Intent, Key, NodeName, Object as Stored, Placement, Refused, Tag, compile,
+    EndpointId, Intent, Key, NodeName, Object as Stored, Placement, Refused, Tag, TenantName,
+    compile,
 };
 use flowtable::entry::Entry;
 use tokio::sync::watch;
@@ -67,6 +68,7 @@ struct Known {
 enum Step {
     Put(Box<Stored>),
     Remove(Key),
+    Forget(TenantName),
 }
 
 /// A snapshot that is not in force.
@@ -132,6 +134,11 @@ impl Mirror {
                 if let Some(collected) = &mut known.collecting {
                     collected.revision = Some(revision);
                 }
+            }
+            Some(Event::TenantLeft(TenantLeft { tenant_name })) => {
+                let tenant = TenantName::parse("tenantName", &tenant_name)
+                    .map_err(|source| Garbled::Key { revision, source })?;
+                known.begun.push(Step::Forget(tenant));
             }
             Some(Event::StatsRequest(request)) => return Ok(Heard::Stats(request.id)),
             Some(Event::Put(_) | Event::Removed(_)) | None => {
@@ -240,6 +247,7 @@ impl Known {
             match step {
                 Step::Put(object) => target.put(*object),
                 Step::Remove(key) => target.remove(&key),
+                Step::Forget(tenant) => target.forget_tenant(&tenant),
             }
         }
     }

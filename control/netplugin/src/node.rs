@@ -38,11 +38,14 @@ impl Node {
     pub(crate) fn new(config: Config, roster: Roster) -> Self {
         let attached = roster.rows().into_iter().filter(|row| row.state == State::Attached);
         let ports: BTreeMap<PortId, Wanted> = attached.filter_map(|row| wanted(&row)).collect();
+        let programmer = Programmer::new(ports);
+        // Until it is known whether rows were lost.
+        programmer.hold();
         Self {
             config,
             mirror: Mirror::new(),
             master: Master::new(),
-            programmer: Programmer::new(ports),
+            programmer,
             roster,
             adds: Semaphore::new(ADDS_AT_ONCE),
             removals: Semaphore::new(REMOVALS_AT_ONCE),

@@ -53,6 +53,16 @@ impl PortPool {
         Ok(port)
     }
 
+    /// Takes an id that a running engine knows; whether nobody else had it.
+    pub(crate) fn take(&mut self, port: PortId) -> bool {
+        if port == UPLINK || !self.used.insert(port) {
+            return false;
+        }
+        self.free.retain(|free| *free != port);
+        self.resting.retain(|(_, resting)| *resting != port);
+        true
+    }
+
     /// Gives an id back. One that is not in use stays as it is.
     pub(crate) fn release(&mut self, port: PortId, now: Instant) {
         if self.used.remove(&port) {
@@ -69,6 +79,16 @@ impl PortPool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_id_of_a_running_engine_is_taken_once() {
+        let mut pool = PortPool::new(BTreeSet::new());
+        let seven = PortId::new(7).unwrap();
+        assert!(pool.take(seven) && !pool.take(seven) && !pool.take(UPLINK));
+        let now = Instant::now();
+        let others: Vec<_> = (0..6).map(|_| pool.allocate(now).unwrap().get()).collect();
+        assert_eq!(others, [2, 3, 4, 5, 6, 8]);
+    }
 
     fn id(n: u32) -> PortId {
         PortId::new(n).unwrap()

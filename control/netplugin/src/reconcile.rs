@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
+use crate::adopt;
 use crate::attach::{Released, release};
 use crate::attachment::{Attachment, AttachmentId, State};
 use crate::links;
@@ -46,6 +47,7 @@ impl Suspects {
 /// Runs rounds for ever.
 #[expect(clippy::infinite_loop, reason = "a task for the life of the process")]
 pub(crate) async fn run(node: &Arc<Node>) -> Infallible {
+    adopt::at_start(node).await;
     let mut before = Suspects::default();
     let mut reported = String::new();
     loop {
@@ -125,11 +127,20 @@ async fn settle(node: &Arc<Node>, wrong: &Suspects) {
             undo(node, row).await;
         }
     }
-    for link in &wrong.links {
-        remove_orphan(node, link).await;
+    settle_links(node, &wrong.links).await;
+    if !wrong.endpoints.is_empty() {
+        report(node).await;
     }
-    for endpoint in &wrong.endpoints {
-        delete_homeless(node, endpoint).await;
+}
+
+/// Before netmaster was heard nobody knows whose they are.
+async fn settle_links(node: &Arc<Node>, orphans: &BTreeSet<String>) {
+    if orphans.is_empty() || !node.mirror.has_heard() {
+        return;
+    }
+    let claimed = adopt::adopt(node, orphans).await;
+    for link in orphans.difference(&claimed) {
+        remove_orphan(node, link).await;
     }
 }
 
@@ -138,7 +149,7 @@ async fn remove_orphan(node: &Arc<Node>, link: &str) {
         return;
     }
     node.measures.repaired("link");
-    info!(link, "removing a host end without attachment");
+    info!(link, "removing a host end without attachment and without endpoint");
     let name = link.to_owned();
     match tokio::task::spawn_blocking(move || links::remove(&name)).await {
         Ok(Ok(())) => {}
@@ -147,23 +158,27 @@ async fn remove_orphan(node: &Arc<Node>, link: &str) {
     }
 }
 
-/// Holds the attachment's turn meanwhile: an ADD that has just begun makes an endpoint of this
-/// very name.
-async fn delete_homeless(node: &Arc<Node>, endpoint: &str) {
-    let parts = endpoint.rsplit_once(':');
-    let id = parts.and_then(|(container, ifname)| AttachmentId::new(container, ifname).ok());
-    let turn = id.as_ref().map(|id| node.roster.try_turn(id));
-    // Somebody works on it right now.
-    if matches!(turn, Some(None)) {
-        return;
-    }
-    if id.is_some_and(|id| node.roster.row(&id).is_some()) {
-        return;
-    }
-    node.measures.repaired("endpoint");
-    info!(endpoint, "deleting an endpoint without attachment");
-    if let Err(error) = node.master.delete_endpoint(endpoint).await {
-        warn!(endpoint, %error, "cannot delete it yet");
+/// Lets netmaster delete the endpoints this node does not have. An endpoint is made after its row, so
+/// that no report can lack one whose ADD has begun for longer than it takes to tell; that it was told
+/// twice makes up for the rest. Host ends without row hold their endpoint.
+async fn report(node: &Arc<Node>) {
+    let claimed = match adopt::unadopted(node).await {
+        Ok(claimed) => claimed,
+        Err(error) => {
+            warn!(%error, "cannot look at this node's links");
+            return;
+        }
+    };
+    let rows = node.roster.rows().into_iter().map(|row| row.id.to_string());
+    let ids = rows.chain(claimed.into_iter().map(|id| id.to_string())).collect();
+    match node.master.report(node.config.node.to_string(), ids).await {
+        Ok(deleted) => {
+            for endpoint in deleted {
+                node.measures.repaired("endpoint");
+                info!(endpoint, "netmaster deleted an endpoint without attachment");
+            }
+        }
+        Err(error) => warn!(%error, "netmaster does not take what this node has"),
     }
 }
 

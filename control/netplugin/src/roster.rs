@@ -112,6 +112,15 @@ impl Roster {
         held(&self.pool).allocate(Instant::now())
     }
 
+    /// The id a running engine has for an attachment that lost its row, or another.
+    pub(crate) fn adopt_port(&self, known: Option<PortId>) -> Result<PortId, Exhausted> {
+        let mut pool = held(&self.pool);
+        match known.filter(|port| pool.take(*port)) {
+            Some(port) => Ok(port),
+            None => pool.allocate(Instant::now()),
+        }
+    }
+
     /// Gives back an id that no row holds.
     pub(crate) fn free_port(&self, port: PortId) {
         held(&self.pool).release(port, Instant::now());

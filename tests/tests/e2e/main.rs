@@ -4,6 +4,7 @@
 //! `WEIR_REQUIRE_ALL=1` (CI) that is a failure. Tests run one at a time: two cores carry two nodes.
 #![expect(clippy::print_stderr, reason = "a test harness")]
 
+mod addresses;
 mod api;
 mod atomic;
 mod cni;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         lessons::tests,
         refusals::tests,
         api::tests,
+        addresses::tests,
         policy::tests,
         features::tests,
         atomic::tests,

@@ -98,7 +98,7 @@ impl<V: View> List<V> {
                 let now = self.collecting.take().unwrap_or_default();
                 return self.replace(now).map(Some);
             }
-            Event::StatsRequest(_) => {}
+            Event::StatsRequest(_) | Event::TenantLeft(_) => {}
         }
         Ok(None)
     }

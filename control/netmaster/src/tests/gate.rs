@@ -23,7 +23,7 @@ async fn a_follower_passes_calls_refusals_and_streams_on() {
     assert_eq!(client.everything().await, at_leader.everything().await);
     let refused = refusal(client.create(tenant("in_valid")).await);
     assert_eq!((refused.0, refused.1.as_str()), (Code::InvalidArgument, "tenantName"));
-    let request = v1::WatchRequest { node_name: "n1".into(), from_revision: 0 };
+    let request = v1::WatchRequest { node_name: "n1".into(), ..Default::default() };
     let mut stream = client.node.watch(request).await.unwrap().into_inner();
     let mut last = 0;
     let reply = at_leader.create(tenant("blue")).await.unwrap();

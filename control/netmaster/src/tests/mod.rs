@@ -7,6 +7,7 @@ mod history;
 mod hostile;
 mod nodes;
 mod objects;
+mod scopes;
 mod vectors;
 
 use std::net::SocketAddr;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use control_api::v1::watch_event::Kind as Event;
-use control_model::{Intent, Kind};
+use control_model::{Intent, Kind, TenantName};
 use tonic::Streaming;
 
 use super::*;
@@ -13,20 +13,32 @@ pub(super) struct Follower {
     client: Client,
     name: String,
     stream: Streaming<v1::WatchEvent>,
-    intent: Intent,
+    pub(super) intent: Intent,
     pub(super) revision: u64,
     questions: Vec<u64>,
 }
 
 impl Follower {
+    /// As an earlier version: it is told of everything.
     pub(super) async fn start(server: &Server, name: &str, from_revision: u64) -> Self {
+        let node_name = name.into();
+        Self::follow(server, v1::WatchRequest { node_name, from_revision, scoped: false }).await
+    }
+
+    /// It is told of its concern.
+    pub(super) async fn scoped(server: &Server, name: &str, from_revision: u64) -> Self {
+        let node_name = name.into();
+        Self::follow(server, v1::WatchRequest { node_name, from_revision, scoped: true }).await
+    }
+
+    async fn follow(server: &Server, request: v1::WatchRequest) -> Self {
+        let (name, from_revision) = (request.node_name.clone(), request.from_revision);
         let mut client = server.client().await;
-        client.register(name, "").await;
-        let request = v1::WatchRequest { node_name: name.into(), from_revision };
+        client.register(&name, "").await;
         let stream = client.node.watch(request).await.unwrap().into_inner();
         Self {
             client,
-            name: name.into(),
+            name,
             stream,
             intent: Intent::default(),
             revision: from_revision,
@@ -53,6 +65,11 @@ impl Follower {
                 "removed"
             }
             Event::SnapshotEnd(_) => "end",
+            Event::TenantLeft(left) => {
+                let tenant = TenantName::parse("tenantName", &left.tenant_name).unwrap();
+                self.intent.forget_tenant(&tenant);
+                "left"
+            }
             Event::StatsRequest(request) => {
                 self.questions.push(request.id);
                 "question"
@@ -222,7 +239,7 @@ async fn rule_counters_are_summed_over_the_nodes() {
 async fn strangers_and_connected_nodes_are_refused() {
     let (server, mut client) = Server::memory().await;
     let watch =
-        client.node.watch(v1::WatchRequest { node_name: "n1".into(), from_revision: 0 }).await;
+        client.node.watch(v1::WatchRequest { node_name: "n1".into(), ..Default::default() }).await;
     assert_eq!(refusal(watch.map(|_| ())).0, Code::NotFound);
     let ack = v1::AckRequest { node_name: "n1".into(), ..Default::default() };
     assert_eq!(refusal(client.node.ack(ack).await).1, "nodeName");
@@ -239,7 +256,7 @@ async fn two_machines_under_one_name_are_not_taken_for_one_node() {
     let (server, mut client) = Server::memory().await;
     client.register("n1", "192.168.0.1").await;
     client.register("n1", "192.168.0.9").await;
-    let watch = v1::WatchRequest { node_name: "n1".into(), from_revision: 0 };
+    let watch = v1::WatchRequest { node_name: "n1".into(), ..Default::default() };
     let stream = server.client().await.node.watch(watch).await.unwrap().into_inner();
     let refused = refusal(client.try_register("n1", "192.168.0.2").await);
     let reason = "a node of this name is connected, with tunnel end point 192.168.0.9";

@@ -17,6 +17,7 @@ use super::blocking;
 use super::release::{Released, release};
 use crate::attachment::{Address, Attachment, AttachmentId, Interface, Limits, Sandbox, State};
 use crate::links::{self, Pair};
+use crate::master::Made;
 use crate::metrics::Step;
 use crate::mirror::Stamp;
 use crate::mtu::{MTU_WITHOUT_UPLINK, Wrapping, container_mtu};
@@ -75,6 +76,7 @@ pub(crate) async fn add(node: &Arc<Node>, wish: Wish, deadline: Instant) -> Resu
         return Ok(added);
     }
     node.master.connected(deadline).await?;
+    node.programmer.begun(deadline).await?;
     let row = begin(node, &wish, sandbox, &namespace).await?;
     match build(node, row.clone(), &wish, &namespace, deadline).await {
         Ok(added) => {
@@ -198,7 +200,7 @@ async fn build(
 ) -> Result<Added, Refusal> {
     let measures = &node.measures;
     let stamp = measures.step(Step::Endpoint, register(node, &row, wish, deadline)).await?;
-    let planned = plan(node, wish, stamp, deadline);
+    let planned = plan(node, wish);
     let mut interface = measures.step(Step::Plan, planned).await?;
     let (inside, of_row, of_plan) = (Arc::clone(namespace), row.clone(), interface.clone());
     let made = blocking(move || {
@@ -249,11 +251,12 @@ async fn register(
         container_name: wish.container_name.clone(),
         labels: Vec::new(),
     };
-    let (revision, late_nodes) = node.master.create_endpoint(endpoint, deadline).await?;
+    let made = node.master.create_endpoint(endpoint, deadline).await?;
+    let late_nodes = &made.late_nodes;
     if !late_nodes.is_empty() {
         warn!(id = %wish.id, ?late_nodes, "some nodes do not know the new endpoint yet");
     }
-    Ok(Stamp { epoch: node.mirror.stamp().epoch, revision })
+    hear_of(node, &made, deadline).await
 }
 
 /// An endpoint of this node whose row is gone: from a state directory that was lost.
@@ -262,14 +265,8 @@ fn is_left_over(node: &Node, id: &str) -> bool {
     node.mirror.read(|intent| intent.endpoint(&id).is_some_and(|e| e.host.node == node.config.node))
 }
 
-/// What the container's interface is to carry, from intent of at least `stamp`.
-async fn plan(
-    node: &Arc<Node>,
-    wish: &Wish,
-    stamp: Stamp,
-    deadline: Instant,
-) -> Result<Interface, Refusal> {
-    hear_of(node, stamp, deadline).await?;
+/// What the container's interface is to carry, from intent that has its endpoint.
+async fn plan(node: &Arc<Node>, wish: &Wish) -> Result<Interface, Refusal> {
     let id = EndpointId::parse("endpointID", &wish.id.to_string())
         .map_err(|refused| Refusal::Request { field: "attachment", reason: refused.to_string() })?;
     let found = node.mirror.read(|intent| {
@@ -295,13 +292,27 @@ async fn plan(
     Ok(Interface { mac, mtu, addresses, default_routes: Vec::new() })
 }
 
-/// Waits until this node's intent is at least `stamp`.
-async fn hear_of(node: &Node, stamp: Stamp, deadline: Instant) -> Result<(), Refusal> {
+/// Waits until this node's intent has the endpoint as netmaster made it; returns that intent. One that
+/// existed already was heard of before: no revision comes for it.
+async fn hear_of(node: &Node, made: &Made, deadline: Instant) -> Result<Stamp, Refusal> {
+    let wanted = Stamp { epoch: node.mirror.stamp().epoch, revision: made.revision };
+    let is_heard = |known: &Stamp| *known >= wanted || is_known(node, &made.endpoint);
     let mut known = node.mirror.watch();
-    match timeout_at(deadline, known.wait_for(|known| *known >= stamp)).await {
-        Ok(Ok(_)) => Ok(()),
+    match timeout_at(deadline, known.wait_for(is_heard)).await {
+        Ok(Ok(known)) => Ok(wanted.min(*known)),
         Ok(Err(_)) | Err(_) => Err(Refusal::Late("netmaster to announce the endpoint")),
     }
+}
+
+fn is_known(node: &Node, made: &EndpointObject) -> bool {
+    let Ok(id) = EndpointId::parse("endpointID", &made.endpoint_id) else { return false };
+    node.mirror.read(|intent| {
+        intent.endpoint(&id).is_some_and(|endpoint| {
+            endpoint.host.node == node.config.node
+                && endpoint.mac.to_string() == made.mac_address
+                && made.ip_address == [endpoint.address.to_string()]
+        })
+    })
 }
 
 fn wrapping(node: &Node, tag: Tag) -> Wrapping {

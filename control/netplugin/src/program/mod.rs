@@ -14,6 +14,7 @@ use datapath_api::convert::ip_to_proto;
 use datapath_api::v1::{AddPortRequest, Port, PortKind};
 use flowtable::ids::PortId;
 use tokio::sync::watch;
+use tokio::time::{Instant as Deadline, timeout_at};
 use tracing::{error, info, warn};
 
 use crate::config::Config;
@@ -21,6 +22,7 @@ use crate::diff::{Tables, delta, replacement, tables};
 use crate::engine::{Engine, EngineError};
 use crate::mirror::{Compiled, Mirror, Stamp};
 use crate::ports::UPLINK;
+use crate::refusal::Refusal;
 
 /// How soon a missing engine is looked for again: a restart costs at most this on top.
 const RECONNECT: Duration = Duration::from_millis(25);
@@ -61,6 +63,8 @@ pub(crate) struct Applied {
 #[derive(Debug)]
 pub(crate) struct Programmer {
     desired: Mutex<Desired>,
+    /// While false nothing is written: what the engine holds is all that is known of some ports.
+    begun: watch::Sender<bool>,
     asked: watch::Sender<u64>,
     applied: watch::Sender<Applied>,
 }
@@ -70,8 +74,30 @@ impl Programmer {
     pub(crate) fn new(ports: BTreeMap<PortId, Wanted>) -> Self {
         Self {
             desired: Mutex::new(Desired { generation: 1, ports }),
+            begun: watch::Sender::new(true),
             asked: watch::Sender::new(1),
             applied: watch::Sender::new(Applied::default()),
+        }
+    }
+
+    /// Leaves the engine as it is until [`Self::begin`].
+    pub(crate) fn hold(&self) {
+        self.begun.send_replace(false);
+    }
+
+    /// Every port of an earlier life is wanted again, or never will be.
+    pub(crate) fn begin(&self) {
+        if !self.begun.send_replace(true) {
+            self.change(|_| {});
+        }
+    }
+
+    /// Waits for that.
+    pub(crate) async fn begun(&self, deadline: Deadline) -> Result<(), Refusal> {
+        let mut begun = self.begun.subscribe();
+        match timeout_at(deadline, begun.wait_for(|begun| *begun)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Refusal::Late("containers of an earlier life to be found")),
         }
     }
 
@@ -149,7 +175,7 @@ impl Task<'_> {
         loop {
             changes.0.mark_unchanged();
             changes.1.mark_unchanged();
-            let retry = match self.pass(&engine, &mut held).await {
+            let retry = match self.pass_or_hold(&engine, &mut held).await {
                 Ok(retry) => retry,
                 Err(error) => return error,
             };
@@ -201,6 +227,18 @@ impl Task<'_> {
             }
         }
         Ok(held)
+    }
+
+    async fn pass_or_hold(
+        &mut self,
+        engine: &Engine,
+        held: &mut Held,
+    ) -> Result<Option<Duration>, EngineError> {
+        if *self.programmer.begun.borrow() {
+            return self.pass(engine, held).await;
+        }
+        self.programmer.applied.send_modify(|applied| applied.engine = Some(engine.clone()));
+        Ok(None)
     }
 
     /// Brings the engine up to date. Returns when to try again what it did not take.
