@@ -5,6 +5,7 @@ mod apply;
 mod gate;
 mod history;
 mod hostile;
+mod lists;
 mod nodes;
 mod objects;
 mod scopes;
