@@ -152,7 +152,7 @@ impl<'a> Claims<'a> {
                 info!(%id, "a running container was registered again");
                 Ok(())
             }
-            Err(MasterError::Refused(refusal)) if refusal.code != Code::NotFound => {
+            Err(MasterError::Refused(refusal)) if is_final(refusal.code) => {
                 let error = MasterError::Refused(refusal);
                 error!(%id, %error, "a running container lost its endpoint and is cut off");
                 self.waived.insert(row.id);
@@ -161,6 +161,12 @@ impl<'a> Claims<'a> {
             Err(error) => Err(format!("container {id} can't be registered again: {error}")),
         }
     }
+}
+
+/// Whether asking again can't help. What was not found may be restored, an address that is still
+/// leaving will have left, and a full store will have room.
+const fn is_final(code: Code) -> bool {
+    matches!(code, Code::AlreadyExists | Code::InvalidArgument)
 }
 
 fn endpoint(config: &Config, row: &Attachment) -> Endpoint {
@@ -179,5 +185,39 @@ fn endpoint(config: &Config, row: &Attachment) -> Endpoint {
         container_id: row.id.container_id().to_owned(),
         // What only the runtime knew is not kept in the row.
         ..Endpoint::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[test]
+    fn only_what_can_never_be_granted_costs_a_container_its_endpoint() {
+        assert!([Code::AlreadyExists, Code::InvalidArgument].into_iter().all(is_final));
+        for passing in [
+            Code::NotFound,
+            Code::ResourceExhausted,
+            Code::FailedPrecondition,
+            Code::Unavailable,
+            Code::Internal,
+        ] {
+            assert!(!is_final(passing), "{passing:?}");
+        }
+    }
+
+    #[test]
+    fn a_container_is_registered_with_what_it_has() {
+        let arguments = ["netplugin", "--node", "n1", "--config", "/dev/null"];
+        let config =
+            crate::config::Arguments::try_parse_from(arguments).unwrap().resolve().unwrap();
+        let claimed = endpoint(&config, &crate::attachment::tests::example("c1"));
+        assert_eq!(claimed.endpoint_id, "c1:eth0");
+        assert_eq!((claimed.tenant_name.as_str(), claimed.network_name.as_str()), ("red", "blue"));
+        assert_eq!(claimed.ip_address, ["10.1.1.5"]);
+        assert_eq!(claimed.mac_address, "02:02:0a:01:01:05");
+        assert_eq!((claimed.homing_host.as_str(), claimed.container_id.as_str()), ("n1", "c1"));
     }
 }
