@@ -5,7 +5,7 @@
 //! port that is there and removing one that is not are fine: callers repeat themselves after a
 //! restart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -117,11 +117,22 @@ pub(crate) struct Ports {
     open: Mutex<BTreeMap<PortId, Open>>,
     /// What the kernel counted on sockets that are closed.
     retired: Mutex<Vec<(QueueId, XskStats)>>,
+    takeover: Mutex<Takeover>,
+}
+
+/// Whether the ports of the engine before this one are this one's.
+#[derive(Debug)]
+enum Takeover {
+    /// There were no tables yet: these devices still have its programs.
+    Waiting(BTreeSet<u32>),
+    /// All of them are.
+    Done,
 }
 
 impl Ports {
     pub(crate) fn new(parts: Parts) -> Self {
-        Self { parts, open: Mutex::default(), retired: Mutex::default() }
+        let takeover = Mutex::new(Takeover::Waiting(BTreeSet::new()));
+        Self { parts, open: Mutex::default(), retired: Mutex::default(), takeover }
     }
 
     /// Opens a device and makes it a port; returns its interface index.
@@ -166,6 +177,40 @@ impl Ports {
         let Some(gone) = open.remove(&port) else { return Ok(()) };
         tracing::info!(%port, device = %gone.spec.name, "port removed");
         self.close(gone)
+    }
+
+    /// There are tables: containers whose host ends still have the program of the engine before this one
+    /// are taken over.
+    pub(crate) fn take_over(&self) {
+        let mut takeover = self.takeover();
+        if let Takeover::Waiting(devices) = &*takeover {
+            for ifindex in devices {
+                self.take_former(*ifindex);
+            }
+            *takeover = Takeover::Done;
+        }
+    }
+
+    fn take_former(&self, ifindex: u32) {
+        if let Err(error) = self.parts.offload.take_port(ifindex) {
+            let error: &dyn std::error::Error = &error;
+            // Most likely its device is gone, and nothing comes from it.
+            tracing::warn!(ifindex, error, "a port of the engine before this one");
+        }
+    }
+
+    /// A device of the engine before this one is not to be taken over any more: what it forwards ends.
+    fn forget_former(&self, ifindex: u32) {
+        if let Takeover::Waiting(devices) = &mut *self.takeover()
+            && devices.remove(&ifindex)
+        {
+            self.take_former(ifindex);
+        }
+    }
+
+    fn takeover(&self) -> MutexGuard<'_, Takeover> {
+        // A device is in the set or taken over; what a panic leaves in it is taken over twice.
+        self.takeover.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Fences ports whose device is gone and tells clients.
@@ -232,8 +277,20 @@ impl Ports {
             return Err(PortsError::NotContainer { port: id, name: link.name.clone() });
         }
         let spec = spec(id, link, PortKind::Container, Framing::Tagged);
-        self.parts.offload.attach_port(link.index, id, self.parts.limits)?;
-        if let Err(error) = self.parts.engine.add_port(spec.clone()) {
+        let Parts { engine, offload, limits, .. } = &self.parts;
+        // Until there are tables, flows that the engine before this one has offloaded are better off
+        // where they are; nothing else passes there.
+        match &mut *self.takeover() {
+            Takeover::Waiting(devices) if offload.has_program(link.index)? => {
+                offload.prepare_port(link.index, id, *limits)?;
+                devices.insert(link.index);
+            }
+            Takeover::Waiting(_) | Takeover::Done => {
+                offload.attach_port(link.index, id, *limits)?;
+            }
+        }
+        if let Err(error) = engine.add_port(spec.clone()) {
+            self.forget_former(link.index);
             self.parts.offload.detach_port(link.index, id)?;
             return Err(error.into());
         }
@@ -277,6 +334,7 @@ impl Ports {
         let forgotten;
         match device {
             Device::Container => {
+                self.forget_former(spec.ifindex);
                 forgotten = self.parts.engine.remove_port(spec.id);
                 self.parts.offload.detach_port(spec.ifindex, spec.id)?;
             }

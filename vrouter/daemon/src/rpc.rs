@@ -75,8 +75,8 @@ impl Datapath for Service {
         request: Request<v1::WriteRequest>,
     ) -> Result<Response<v1::WriteReply>, Status> {
         let ops = ops_from_proto(request.into_inner()).map_err(|e| invalid(&e))?;
-        let tables = Arc::clone(&self.tables);
-        let written = blocking(move || tables.write(ops)).await?;
+        let (tables, ports) = (Arc::clone(&self.tables), Arc::clone(&self.ports));
+        let written = blocking(move || tables.write(ops).inspect(|_| ports.take_over())).await?;
         let revision = written.map_err(|error| match error {
             vrouter::WriteError::Refused { .. } => invalid(&error),
             vrouter::WriteError::TooManyRules { .. }
@@ -299,6 +299,11 @@ impl Service {
             masked_entries: cache.masked_entries,
             masks: cache.masks,
         })
+    }
+
+    /// Offloaded flows in numbers; all zero without anything to offload to.
+    pub(crate) fn offloading(&self) -> v1::OffloadReply {
+        self.engine.offload_stats().map(|stats| listing::offload(&stats)).unwrap_or_default()
     }
 
     pub(crate) fn dropped(&self) -> Result<v1::DropsReply, Status> {

@@ -216,6 +216,21 @@ impl Offload {
         port: PortId,
         limits: Limits,
     ) -> Result<(), OffloadError> {
+        self.prepare_port(ifindex, port, limits)?;
+        self.take_port(ifindex)
+    }
+
+    /// The first half of [`Offload::attach_port`]: the port can be sent to, and a program that an engine
+    /// before this one has left on the device stays. It forwards the flows that were offloaded then.
+    ///
+    /// # Errors
+    /// See [`OffloadError`].
+    pub fn prepare_port(
+        &self,
+        ifindex: u32,
+        port: PortId,
+        limits: Limits,
+    ) -> Result<(), OffloadError> {
         let id = u32::from(port.get());
         self.retire(port)?;
         self.forget_devices_of(id)?;
@@ -224,7 +239,23 @@ impl Offload {
         self.put("ports", id, value.as_bytes())?;
         self.put("ids", ifindex, &id.to_ne_bytes())?;
         self.flows.begin_life(port, ifindex);
+        Ok(())
+    }
+
+    /// The second half: what the container sends is the engine's, or its offloaded flows', from now on.
+    ///
+    /// # Errors
+    /// [`OffloadError::Attach`].
+    pub fn take_port(&self, ifindex: u32) -> Result<(), OffloadError> {
         self.attach("from_port", ifindex)
+    }
+
+    /// Whether device `ifindex` has the program of a port, whichever engine attached it.
+    ///
+    /// # Errors
+    /// [`OffloadError::Missing`].
+    pub fn has_program(&self, ifindex: u32) -> Result<bool, OffloadError> {
+        Ok(self.hook("from_port", ifindex)?.query().is_ok())
     }
 
     /// Attaches the program of a port again when somebody removed it from device `ifindex`; returns

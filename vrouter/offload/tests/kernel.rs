@@ -30,7 +30,7 @@ fn main() {
     // Where nothing may be skipped, a test that can't run is to fail.
     let all = std::env::var_os("WEIR_REQUIRE_ALL").is_some_and(|value| value != "0");
     let runs = all || nix::unistd::geteuid().is_root();
-    let tests: [(&str, Test); 13] = [
+    let tests: [(&str, Test); 14] = [
         ("containers_reach_each_other_through_the_trunk", containers_reach_each_other),
         ("segments_of_large_packets_are_counted", segments_of_large_packets_are_counted),
         ("tags_of_containers_are_dropped", tags_of_containers_are_dropped),
@@ -43,6 +43,7 @@ fn main() {
             flows::unusual_packets_of_a_known_flow_are_the_engines,
         ),
         ("routed_and_marked_packets_are_rewritten", flows::routed_and_marked_packets_are_rewritten),
+        ("ipv6_is_forwarded_routed_and_marked_too", flows::ipv6_is_forwarded_routed_and_marked_too),
         (
             "a_stopped_flow_is_the_engines_until_it_is_put_again",
             flows::a_stopped_flow_is_the_engines_until_it_is_put_again,

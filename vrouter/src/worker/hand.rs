@@ -24,7 +24,7 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// Offers a flow that has carried enough. One whose packets keep coming was refused, or has come
-    /// back: it is offered again after as many.
+    /// back: it is offered again after as many, and at last after [`LATER`].
     #[cold]
     pub(super) fn offer(&mut self, slot: Slot, snapshot: &Snapshot, now: Seconds) {
         let key = *self.cache.key(slot);
@@ -34,7 +34,7 @@ impl<I: PacketIo> Worker<I> {
             let fits = hot::judge(&key, decided, (&self.shared, snapshot), now).is_ok();
             fits && hot.offer(Offer { key, decision: flow.decision, hit: flow.hit })
         });
-        let pause = if offered { self.first_offer() } else { LATER };
+        let pause = if offered { flow.count.packets.min(LATER) } else { LATER };
         self.cache.entry_mut(slot).offer_at = flow.count.packets.saturating_add(pause);
     }
 

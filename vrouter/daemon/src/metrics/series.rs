@@ -96,6 +96,7 @@ pub(super) struct Readings {
     counters: v1::CountersReply,
     drops: Vec<v1::Drop>,
     workers: Vec<v1::Worker>,
+    offload: v1::OffloadReply,
     samples_lost: u64,
 }
 
@@ -107,6 +108,7 @@ impl Readings {
             counters: service.counted()?,
             drops: service.dropped()?.drops,
             workers: service.working()?.workers,
+            offload: service.offloading(),
             samples_lost: service.engine.samples_lost(),
         })
     }
@@ -187,6 +189,27 @@ impl Readings {
         to.rows("connections_refused", "Connections refused, by cause", MetricType::Counter, rows)
     }
 
+    fn offload(&self, to: &mut Writer<'_>) -> fmt::Result {
+        let offload = &self.offload;
+        to.gauge("offload_on", "Whether flows are offloaded", offload.on.into())?;
+        to.gauge("offload_flows", "Flows that the kernel forwards", offload.flows)?;
+        to.gauge("offload_flows_max", "Most of them", offload.flows_max)?;
+        for (name, help, count) in [
+            ("offload_packets", "Packets that the kernel forwarded", offload.packets),
+            ("offload_bytes", "Bytes that the kernel forwarded", offload.bytes),
+            ("offload_flows_added", "Flows offloaded", offload.offloaded),
+            ("offload_flows_confirmed", "Flows decided the same again", offload.confirmed),
+        ] {
+            to.counter(name, help, count)?;
+        }
+        let ends = [("idle", offload.idle), ("ended", offload.ended), ("changed", offload.changed)];
+        let rows = ends.map(|(cause, count)| ([("cause", cause.to_owned())], count));
+        let help = "Flows taken back, by cause";
+        to.rows("offload_flows_removed", help, MetricType::Counter, rows)?;
+        let rows = offload.refused.iter().map(|r| ([("reason", r.reason.clone())], r.count));
+        to.rows("offload_refused", "Offers refused, by reason", MetricType::Counter, rows)
+    }
+
     fn work(&self, to: &mut Writer<'_>) -> fmt::Result {
         for reading in WORKER {
             to.counters(reading, &self.workers, |worker| [of_worker(worker)])?;
@@ -242,6 +265,7 @@ impl Collector for Readings {
         self.rules(&mut to)?;
         self.lookups(&mut to)?;
         self.connections(&mut to)?;
+        self.offload(&mut to)?;
         self.work(&mut to)?;
         self.queues(&mut to)?;
         to.counter("sflow_samples_lost", "Samples that found no room", self.samples_lost)
@@ -299,7 +323,7 @@ impl Writer<'_> {
         for worker in workers {
             let sizes = worker.bursts.iter().map(|b| (f64::from(b.packets_max), b.count));
             // What is above the last bound: no burst, but the format wants the bucket.
-            let sizes = sizes.chain([(f64::MAX, 0)]).collect::<Vec<_>>();
+            let sizes = sizes.chain([(f64::INFINITY, 0)]).collect::<Vec<_>>();
             let count = sizes.iter().map(|(_, count)| count).sum();
             let labels = [of_worker(worker)];
             let sum = worker.packets as f64;
@@ -349,7 +373,16 @@ mod tests {
         };
         let drops =
             vec![v1::Drop { reason: "policy-deny".into(), packets: 2, ..v1::Drop::default() }];
-        Readings { instance: "a1".into(), counters, drops, workers: vec![worker], samples_lost: 0 }
+        let refused = v1::offload_reply::Refusal { reason: "full".into(), count: 12 };
+        let offload = v1::OffloadReply {
+            on: true,
+            flows: 13,
+            idle: 14,
+            refused: vec![refused],
+            ..v1::OffloadReply::default()
+        };
+        let workers = vec![worker];
+        Readings { instance: "a1".into(), counters, drops, workers, offload, samples_lost: 0 }
     }
 
     #[test]
@@ -362,6 +395,10 @@ mod tests {
             r#"weir_rule_packets_total{rule="99"} 4"#,
             r#"weir_lookups_total{tier="exact"} 8"#,
             "weir_connections 6",
+            "weir_offload_on 1",
+            "weir_offload_flows 13",
+            r#"weir_offload_flows_removed_total{cause="idle"} 14"#,
+            r#"weir_offload_refused_total{reason="full"} 12"#,
             "weir_rules 1",
             r#"weir_worker_cycles_total{worker="0",stage="forward"} 900"#,
             r#"weir_worker_burst_packets_bucket{le="2.0",worker="0"} 8"#,

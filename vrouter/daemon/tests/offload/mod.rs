@@ -334,18 +334,63 @@ fn unrelated_changes_leave_offloaded_flows_where_they_are() {
     assert_eq!(passed(&pair), before, "packets came by the engine");
 }
 
-/// Offloaded connections talk while there is no engine, and with the next one.
+/// Offloaded connections talk while there is no engine, and with the next one; of a stream of datagrams
+/// none is lost.
 fn ha_3_offloaded_connections_outlive_the_engine() {
     let mut pair = Pair::new(&[]);
     let mut ends = offloaded(&pair);
-    pair.engine.end(Signal::SIGKILL);
-    (0..500).for_each(|_| echo(&mut ends));
-    let run_dir = pair.engine.run_dir.clone();
-    pair.engine = crate::Engine::start_in(&pair.node, run_dir, &[]);
-    (0..500).for_each(|_| echo(&mut ends));
-    pair.program();
-    until("them to be offloaded by the new engine", || {
-        echo(&mut ends);
-        stats(&pair).flows == 2
+    let (from, to) = talkers(&pair);
+    until("the datagrams to be offloaded", || {
+        from.send(&[0; 8]).unwrap();
+        to.send(&[0; 8]).unwrap();
+        stats(&pair).flows == 4
     });
+    to.set_nonblocking(true).unwrap();
+    while to.recv(&mut [0; 8]).is_ok() {}
+    to.set_nonblocking(false).unwrap();
+    let stop = AtomicBool::new(false);
+    let (sent, received) = std::thread::scope(|scope| {
+        let sender = scope.spawn(|| stream(&from, &stop));
+        let receiver = scope.spawn(|| count_until_quiet(&to, &stop));
+        for _ in 0..2 {
+            pair.engine.end(Signal::SIGKILL);
+            (0..200).for_each(|_| echo(&mut ends));
+            // The one before takes its directory with it.
+            pair.engine = crate::Engine::start(&pair.node, &[]);
+            (0..200).for_each(|_| echo(&mut ends));
+            pair.program();
+            until("them to be offloaded by the new engine", || {
+                echo(&mut ends);
+                to.send(b"answer").unwrap();
+                stats(&pair).flows == 4
+            });
+        }
+        stop.store(true, Ordering::Relaxed);
+        (sender.join().unwrap(), receiver.join().unwrap())
+    });
+    assert_eq!(received, sent);
+}
+
+/// A datagram every millisecond; how many it was.
+fn stream(socket: &UdpSocket, stop: &AtomicBool) -> u64 {
+    let mut sent = 0;
+    while !stop.load(Ordering::Relaxed) {
+        socket.send(&[7; 64]).unwrap();
+        sent += 1;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    sent
+}
+
+/// Datagrams until it is over and none has come for 300 ms.
+fn count_until_quiet(socket: &UdpSocket, stop: &AtomicBool) -> u64 {
+    socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let (mut count, mut bytes) = (0, [0; 64]);
+    loop {
+        match socket.recv(&mut bytes) {
+            Ok(_) => count += 1,
+            Err(_) if stop.load(Ordering::Relaxed) => return count,
+            Err(_) => {}
+        }
+    }
 }

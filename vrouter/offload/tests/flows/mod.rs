@@ -320,3 +320,47 @@ pub(crate) fn large_packets_are_forwarded_whole_and_counted_in_segments() {
     assert!((BYTES as u64..BYTES as u64 * 11 / 10).contains(&payload), "{packets} {bytes}");
     assert!(packets >= (BYTES / 1448) as u64, "{packets}");
 }
+
+/// UDP over IPv6 with this class, hop limit and next header.
+fn frame_v6(dst: [u8; 6], class: u8, hops: u8, next: u8) -> Vec<u8> {
+    let mut frame = [&dst[..], &A, &[0x86, 0xdd]].concat();
+    frame.extend([0x60 | class >> 4, class << 4 | 0x0a, 0xbc, 0xde, 0, 108, next, hops]);
+    for last in [1, 2] {
+        frame.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
+    }
+    frame.extend([0x13, 0x88, 0x17, 0x70, 0, 108, 0x12, 0x34]);
+    frame.resize(14 + 40 + 108, 0x5a);
+    frame
+}
+
+pub(crate) fn ipv6_is_forwarded_routed_and_marked_too() {
+    let scene = Scene::new();
+    let mut way = flow(ipproto::UDP);
+    let address = |last| [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last];
+    way.key = FlowKey { eth_type: ethertype::IPV6, src: address(1), dst: address(2), ..way.key };
+    scene.table().put(0, &way).unwrap();
+    let plain = frame_v6(B, 0x93, 64, ipproto::UDP);
+    scene.from.send(&plain);
+    assert_eq!(scene.container.receive(), Some((0, plain.clone())));
+    for (why, frame) in [
+        ("a hop limit that ends", frame_v6(B, 0x93, 1, ipproto::UDP)),
+        ("an extension header", frame_v6(B, 0x93, 64, ipproto::FRAGMENT)),
+        ("another MAC", frame_v6(GATEWAY, 0x93, 64, ipproto::UDP)),
+    ] {
+        scene.from.send(&frame);
+        assert_eq!(scene.trunk.receive(), Some((PORT_A, frame)), "{why}");
+    }
+    let count = scene.table().count(0);
+    assert_eq!(count, HotCount { packets: 1, bytes: plain.len() as u64 });
+    scene.table().stop(0);
+    scene.table().clear(0, &way).unwrap();
+    way.key.eth_dst = GATEWAY;
+    way.actions.route = Some(Rewrite { src: Mac(GATEWAY), dst: Mac(B) });
+    way.actions.dscp = Some(Dscp::new(0b10_1101).unwrap());
+    scene.table().put(0, &way).unwrap();
+    scene.from.send(&frame_v6(GATEWAY, 0x93, 64, ipproto::UDP));
+    // ECN and the flow label stay.
+    let mut wanted = frame_v6(B, 0b1011_0111, 63, ipproto::UDP);
+    wanted[6..12].copy_from_slice(&GATEWAY);
+    assert_eq!(scene.container.receive(), Some((0, wanted)));
+}
