@@ -38,6 +38,7 @@ async fn hear(stream: &mut Streaming<v1::WatchEvent>, wanted: &[&str]) -> usize 
                 }
                 Event::Put(other) => panic!("{other:?}"),
                 Event::StatsRequest(_) => panic!("a viewer has no counters"),
+                Event::TenantLeft(left) => panic!("a viewer sees all tenants: {left:?}"),
             }
             if snapshots > 0 && known.iter().eq(wanted) {
                 return snapshots;
