@@ -27,6 +27,7 @@ mod qos;
 mod refusals;
 mod restart;
 mod runtime;
+mod scale;
 mod shared;
 mod site;
 mod starts;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         refusals::tests,
         api::tests,
         addresses::tests,
+        scale::tests,
         policy::tests,
         features::tests,
         atomic::tests,
