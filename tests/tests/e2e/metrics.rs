@@ -79,7 +79,7 @@ fn netmaster_series(one: &mut OneNode) -> Result<()> {
     moved.at_least(&[
         (calls, &["method=\"control.v1.NetMaster/Create\"", "code=\"Ok\""], 2),
         (calls, &["method=\"control.v1.NetMaster/Delete\"", "code=\"NotFound\""], 1),
-        (calls, &["method=\"control.v1.Node/Ack\"", "code=\"Ok\""], 2),
+        (calls, &["method=\"control.v1.Node/Ack\"", "code=\"Ok\""], 1),
         ("weir_store_transaction_duration_seconds_count", &["outcome=\"committed\""], 2),
         ("weir_store_revision", &[], 2),
         ("weir_objects", &["kind=\"endpoint\""], 1),
