@@ -129,7 +129,11 @@ fn wrong_input(nodes: &mut TwoNodes) -> Result<()> {
             ("policy rule-add -t blue -l tcp -P 70000 guard x", "port", "a port is 1 to 65535"),
             ("policy rule-add -t blue -P 80 guard x", "port", "needs protocol tcp or udp"),
             ("policy rule-add -t blue -j maybe guard x", "action", "allow, deny"),
-            ("policy rule-add -t blue -i 10.1.1.0/40 guard x", "fromIpAddress", "not an IPv4"),
+            (
+                "policy rule-add -t blue -i 10.1.1.0/40 guard x",
+                "fromIpAddress",
+                "not an IP address",
+            ),
             (
                 "policy rule-add -t blue -d in -j allow guard shut",
                 "ruleId",
