@@ -147,6 +147,24 @@ impl EtcdStore {
         Txn::new().when(when).and_then(then).or_else([TxnOp::get(keys.leader(), None)])
     }
 
+    /// What became of a write for which etcd has no room. It looks at its quota before it applies a
+    /// write and answers after, so that the first one it refuses may be there.
+    async fn refused_for_room(&self, ops: &[Op], reason: String) -> Result<Commit, StoreError> {
+        let put = ops.iter().rev().find_map(|op| match op {
+            Op::Put(key, value) => Some((key, value)),
+            Op::Delete(_) => None,
+        });
+        let Some((key, value)) = put else { return Err(StoreError::Unknown(reason)) };
+        let (_, revision) = self.head().await?;
+        let found = self.range(self.shared.keys.data(key), GetOptions::new()).await?;
+        let is_ours = |kv: &KeyValue| modified(kv) == revision && kv.value() == value.as_slice();
+        if !found.kvs().first().is_some_and(is_ours) {
+            return Err(StoreError::Full(reason));
+        }
+        self.hear_of(revision).await;
+        Ok(Commit::Committed(revision))
+    }
+
     /// Waits until the log has a revision, so that what was read before it is known to be old.
     async fn hear_of(&self, revision: u64) {
         let mut newest = self.shared.log.revisions();
@@ -205,7 +223,12 @@ impl Store for EtcdStore {
             let transaction = transaction.clone();
             async move { client.kv_client().txn(transaction).await }
         });
-        let reply = reply.await?;
+        let reply = match reply.await {
+            Err(StoreError::Full(reason)) if !ops.is_empty() => {
+                return self.refused_for_room(&ops, reason).await;
+            }
+            reply => reply?,
+        };
         let answers = reply.op_responses();
         if !reply.succeeded() {
             let leader = found(answers.first()).map(|kv| kv.create_revision().unsigned_abs());
