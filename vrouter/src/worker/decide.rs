@@ -203,12 +203,12 @@ impl<I: PacketIo> Worker<I> {
             return None;
         }
         flow.count.add(packet.1.rx.len);
-        if flow.count.packets >= flow.offer_at && changes_nothing(&packet.1.parsed) {
-            self.offer(slot, snapshot, now);
-        }
-        let flow = self.cache.entry(slot);
         if now < flow.quiet_until && changes_nothing(&packet.1.parsed) {
-            return Some(flow.decision);
+            let decision = flow.decision;
+            if flow.count.packets >= flow.offer_at {
+                self.offer(slot, snapshot, now);
+            }
+            return Some(decision);
         }
         let flow = *flow;
         let (decision, quiet_until) = self.look_again(packet, &flow, snapshot, now)?;
