@@ -81,7 +81,11 @@ impl<'s> Walk<'s> {
         if self.key.neighbor().is_some() {
             return Err(DropReason::NotForUs.into());
         }
-        self.sections.add(Section::Networks);
+        // A network without a gateway is not routed, whatever MAC its containers write.
+        if self.network(ingress.bd).is_none_or(|n| n.gateways.is_empty()) {
+            recorder.step("route", None, || format!("bd={}", ingress.bd), || "no gateway".into());
+            return Err(DropReason::NotForUs.into());
+        }
         if self.snapshot.networks.gateways.contains_key(&(ingress.vrf, dst)) {
             let icmp = matches!(self.key.proto, ipproto::ICMP | ipproto::ICMPV6);
             self.looked.src_port |= icmp;

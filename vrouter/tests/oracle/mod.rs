@@ -321,6 +321,9 @@ impl<'a> Oracle<'a> {
         if !came.from.is_container() {
             return drop(DropReason::NotForUs);
         }
+        if self.network(came.bd).is_none_or(|network| network.gateways.is_empty()) {
+            return drop(DropReason::NotForUs);
+        }
         if self.is_gateway(came.vrf, ip.dst) {
             return Err(if ip.echo {
                 Fate::Punt(Punt::GatewayEcho)

@@ -8,7 +8,8 @@ use flowtable::ids::Mac;
 
 use crate::fabric::frames::{L4, Packet};
 use crate::fabric::{
-    A1, A2, A9, B1, BLUE, Fabric, NET_A, R1, RED, UPLINK, VNI_A, container, from_remote, received,
+    A1, A2, A9, B1, BLUE, Fabric, NET_A, R1, RED, UPLINK, V1, VNI_A, container, from_remote,
+    received,
 };
 
 const GATEWAY_A: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 254);
@@ -179,6 +180,16 @@ fn an_ipv6_packet_on_its_last_hop_is_dropped_in_silence_without_an_ipv6_gateway(
     let frame = Packet::new((A1.mac, Mac::GATEWAY), (ips[0], ips[1])).bytes();
     let expected = received(A1.port(), &frame).walked().out(A2.port(), &routed);
     assert_eq!(fabric.send(A1.port(), &frame), expected);
+}
+
+/// Nor is there a way around it: the MAC is known to everybody.
+#[test]
+fn a_network_without_a_gateway_is_not_routed() {
+    let frame = V1.via_gateway(&B1).bytes();
+    let mut fabric = Fabric::new();
+    let expected = received(V1.port(), &frame).walked();
+    let expected = expected.dropped(V1.port(), DropReason::NotForUs, frame.len());
+    assert_eq!(fabric.send(V1.port(), &frame), expected);
 }
 
 #[test]
