@@ -120,12 +120,7 @@ impl Plane {
             let (log, engine, stop) = (drops.clone(), engine.clone(), Arc::clone(&stop));
             move || log.run(&engine, &stop)
         })?);
-        let (sflow, changes) = channel();
-        // Not among the joined threads: it ends with the sender below.
-        spawn("export", {
-            let engine = engine.clone();
-            move || export::run(&engine, &changes)
-        })?;
+        let sflow = start_export(&engine)?;
         let live = Seat::default();
         let service = Service {
             engine,
@@ -149,6 +144,14 @@ impl Plane {
             tracing::error!("the export thread has ended");
         }
     }
+}
+
+/// The thread that exports samples. Nobody joins it: it ends with the sender returned.
+fn start_export(engine: &Engine) -> Result<Sender<export::Change>, StartError> {
+    let (sender, changes) = channel();
+    let engine = engine.clone();
+    spawn("export", move || export::run(&engine, &changes))?;
+    Ok(sender)
 }
 
 /// The trunk and the programs, made at the same time: both wait for the kernel.
