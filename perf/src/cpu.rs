@@ -5,10 +5,42 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use clap::Args;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use perf::Rig;
+
+/// Where and for how long to measure.
+#[derive(Debug, Args)]
+pub(crate) struct Stay {
+    /// How long to measure, each time, in CPU time.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// CPU to run on.
+    #[arg(long)]
+    cpu: Option<usize>,
+    /// One JSON object on standard output (there is no other form).
+    #[arg(long)]
+    json: bool,
+}
+
+impl Stay {
+    /// Keeps this thread on the CPU asked for, if one is.
+    pub(crate) fn pin(&self) -> Result<()> {
+        self.cpu.map_or(Ok(()), pin)
+    }
+
+    /// Seconds of each measurement.
+    pub(crate) const fn seconds(&self) -> f64 {
+        self.seconds
+    }
+
+    /// Time of each measurement.
+    pub(crate) fn time(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+}
 
 /// Keeps this thread on one CPU.
 pub(crate) fn pin(cpu: usize) -> Result<()> {

@@ -17,7 +17,7 @@ use perf::{Rig, Traffic};
 use serde::Serialize;
 use vrouter::EngineConfig;
 
-use crate::cpu;
+use crate::cpu::{self, Stay};
 
 /// Frame sizes without FCS.
 const FRAMES: [u32; 3] = [64, 512, 1500];
@@ -39,15 +39,8 @@ pub(crate) struct Options {
     /// Bytes that may pass at once.
     #[arg(long, default_value_t = 125_000, value_parser = clap::value_parser!(u64).range(1518..=1_000_000_000))]
     burst: u64,
-    /// How long to measure each frame size, in CPU time.
-    #[arg(long, default_value_t = 2.0)]
-    seconds: f64,
-    /// CPU to run on.
-    #[arg(long)]
-    cpu: Option<usize>,
-    /// One JSON object on standard output (there is no other form).
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    stay: Stay,
 }
 
 /// What was measured.
@@ -76,19 +69,17 @@ struct Size {
 
 /// Runs all frame sizes.
 pub(crate) fn run(options: &Options) -> Result<Report> {
-    if let Some(cpu) = options.cpu {
-        cpu::pin(cpu)?;
-    }
+    options.stay.pin()?;
     let mut sizes = Vec::new();
     for frame in FRAMES {
-        eprintln!("vrperf: {frame} bytes for {} s", options.seconds);
+        eprintln!("vrperf: {frame} bytes for {} s", options.stay.seconds());
         sizes.push(limited(options, frame)?);
     }
     Ok(Report {
         dut: "weir",
         rate_bps: options.rate,
         burst_bytes: options.burst,
-        seconds: options.seconds,
+        seconds: options.stay.seconds(),
         error_pct_max: sizes.iter().map(|s| s.error_pct.abs()).fold(0.0, f64::max),
         sizes,
     })
@@ -103,7 +94,7 @@ fn limited(options: &Options, frame: u32) -> Result<Size> {
     rig.write(&limit(options)?)?;
     cpu::run_for(&mut rig, WARM_UP)?;
     let before = Reading::of(&mut rig, &traffic)?;
-    let elapsed = cpu::run_for(&mut rig, Duration::from_secs_f64(options.seconds))?;
+    let elapsed = cpu::run_for(&mut rig, options.stay.time())?;
     let after = Reading::of(&mut rig, &traffic)?;
     let limited_packets = after.limited - before.limited;
     ensure!(

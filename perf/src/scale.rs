@@ -15,7 +15,7 @@ use perf::{Rig, Traffic};
 use serde::Serialize;
 use vrouter::EngineConfig;
 
-use crate::cpu;
+use crate::cpu::{self, Stay};
 
 /// Flows of the measured tenant.
 const FLOWS: u32 = 1000;
@@ -44,15 +44,8 @@ pub(crate) struct Options {
     /// Rules of each tenant.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=1000))]
     rules: u32,
-    /// How long to measure, twice, in CPU time.
-    #[arg(long, default_value_t = 2.0)]
-    seconds: f64,
-    /// CPU to run on.
-    #[arg(long)]
-    cpu: Option<usize>,
-    /// One JSON object on standard output (there is no other form).
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    stay: Stay,
 }
 
 /// What was measured.
@@ -80,9 +73,7 @@ pub(crate) struct Report {
 
 /// Runs one measurement.
 pub(crate) fn run(options: &Options) -> Result<Report> {
-    if let Some(cpu) = options.cpu {
-        cpu::pin(cpu)?;
-    }
+    options.stay.pin()?;
     let rules = (options.tenants * options.rules) as usize + 4096;
     let config = EngineConfig {
         rule_slots: EngineConfig::default().rule_slots.max(rules),
@@ -90,8 +81,8 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     };
     let traffic = Traffic::new(FLOWS, Way::Local)?;
     let mut rig = Rig::carrying(&traffic, config)?;
-    eprintln!("vrperf: one tenant for {} s", options.seconds);
-    let ns_per_packet_alone = forward(&mut rig, &traffic, options.seconds)?;
+    eprintln!("vrperf: one tenant for {} s", options.stay.seconds());
+    let ns_per_packet_alone = forward(&mut rig, &traffic, options.stay.time())?;
     let ops = everybody(options)?;
     let (memory_bytes_before, entries) = (resident()?, ops.len());
     eprintln!("vrperf: writing {entries} entries");
@@ -99,8 +90,8 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     drop(ops);
     let memory_bytes_after = resident()?;
     let change_ms = written_ms(&mut rig, &[Op::Put(Entry::Rule(rule(FIRST, options.rules)?))])?;
-    eprintln!("vrperf: one tenant among {} for {} s", options.tenants, options.seconds);
-    let ns_per_packet = forward(&mut rig, &traffic, options.seconds)?;
+    eprintln!("vrperf: one tenant among {} for {} s", options.tenants, options.stay.seconds());
+    let ns_per_packet = forward(&mut rig, &traffic, options.stay.time())?;
     let drops = rig.engine.drops().into_iter().map(|(_, count)| count.packets).sum();
     ensure!(drops == 0, "{drops} packets were dropped");
     let grown = memory_bytes_after.saturating_sub(memory_bytes_before);
@@ -124,10 +115,10 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
 }
 
 /// CPU time of a packet of the measured tenant, with warm caches.
-fn forward(rig: &mut Rig, traffic: &Traffic, seconds: f64) -> Result<f64> {
+fn forward(rig: &mut Rig, traffic: &Traffic, time: Duration) -> Result<f64> {
     cpu::run_for(rig, WARM_UP)?;
     let before = rig.sent(traffic.queue_out()).packets;
-    let elapsed = cpu::run_for(rig, Duration::from_secs_f64(seconds))?;
+    let elapsed = cpu::run_for(rig, time)?;
     let packets = rig.sent(traffic.queue_out()).packets - before;
     ensure!(packets > 0, "nothing was forwarded");
     Ok(elapsed.as_secs_f64() * 1e9 / f64::from(u32::try_from(packets)?))
