@@ -413,7 +413,8 @@ mod tests {
     use crate::args::{Cli, GlobalVerb, GroupVerb, NetworkVerb, Noun, ProfileVerb, TenantVerb};
     use crate::rewrite::contiv_flags;
 
-    fn noun(line: &str) -> Noun {
+    /// What a command line asks for.
+    pub(super) fn noun(line: &str) -> Noun {
         let argv = contiv_flags(line.split(' ').map(Into::into).collect());
         Cli::try_parse_from(argv).unwrap().noun
     }

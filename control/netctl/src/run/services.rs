@@ -120,17 +120,11 @@ fn bgp_of(args: BgpCreateArgs) -> v1::Bgp {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
     use control_api::v1;
 
     use super::{app_profile_of, bgp_of, service_of};
-    use crate::args::{AppProfileVerb, BgpVerb, Cli, Noun, ServiceVerb};
-    use crate::rewrite::contiv_flags;
-
-    fn noun(line: &str) -> Noun {
-        let argv = contiv_flags(line.split(' ').map(Into::into).collect());
-        Cli::try_parse_from(argv).unwrap().noun
-    }
+    use crate::args::{AppProfileVerb, BgpVerb, Noun, ServiceVerb};
+    use crate::run::tests::noun;
 
     #[test]
     fn cli_1_contivs_service_flags_land_in_their_fields() {
