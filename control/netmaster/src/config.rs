@@ -7,9 +7,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use control_store::StoreUrl;
 use serde::Deserialize;
+use telemetry::LogFormat;
 use tracing::level_filters::LevelFilter;
 
 use crate::history::{BadCluster, Cluster};
@@ -94,16 +95,6 @@ struct File {
     state_dir: Option<PathBuf>,
     log_level: Option<String>,
     log_format: Option<LogFormat>,
-}
-
-/// Form of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum LogFormat {
-    /// For people.
-    Text,
-    /// One object a line.
-    Json,
 }
 
 /// Where to serve.

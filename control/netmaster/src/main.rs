@@ -36,16 +36,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser as _;
 use control_store::AnyStore;
+use telemetry::{LevelSwitch, start_log};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tracing::level_filters::LevelFilter;
 use tracing::{error, info, warn};
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::reload;
-use tracing_subscriber::util::SubscriberInitExt as _;
 
-use config::{Arguments, Config, Listen, LogFormat};
+use config::{Arguments, Config, Listen};
 use gate::Role;
 use metrics::Transactions;
 use reign::{Basics, Contender};
@@ -57,8 +54,6 @@ const LOCAL: u8 = 4;
 
 /// How long requests under way may take to end after SIGTERM. A write is whole or not at all.
 const GRACE: Duration = Duration::from_secs(5);
-
-type LevelSwitch = reload::Handle<LevelFilter, tracing_subscriber::Registry>;
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -78,7 +73,7 @@ fn main() -> ExitCode {
     if only_check {
         return ExitCode::SUCCESS;
     }
-    let levels = start_log(&config);
+    let levels = start_log(config.log_level, config.log_format);
     match run(&config, &levels) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(LOCAL, &error),
@@ -90,17 +85,6 @@ fn fail(code: u8, error: &anyhow::Error) -> ExitCode {
     // Nobody is left to tell when stderr is closed; the exit code says it all the same.
     drop(writeln!(std::io::stderr(), "netmaster: {error:#}"));
     ExitCode::from(code)
-}
-
-fn start_log(config: &Config) -> LevelSwitch {
-    let (level, switch) = reload::Layer::new(config.log_level);
-    let registry = tracing_subscriber::registry().with(level);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
-    match config.log_format {
-        LogFormat::Text => registry.with(layer.with_ansi(false)).init(),
-        LogFormat::Json => registry.with(layer.json()).init(),
-    }
-    switch
 }
 
 #[tokio::main]
@@ -190,7 +174,7 @@ async fn reload_levels(hangup: &mut Signal, levels: &LevelSwitch) {
 fn reload(levels: &LevelSwitch) {
     let outcome = Arguments::try_parse().map_err(anyhow::Error::from).and_then(|arguments| {
         let config = arguments.resolve()?;
-        levels.reload(config.log_level)?;
+        levels.set(config.log_level)?;
         Ok(config.log_level)
     });
     match outcome {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, ValueEnum};
 use control_model::NodeName;
 use serde::Deserialize;
+use telemetry::LogFormat;
 use tonic::transport::{Endpoint, Uri};
 use tracing::level_filters::LevelFilter;
 
@@ -82,16 +83,6 @@ pub(crate) enum UplinkMode {
     Shared,
     /// An AF_XDP socket takes Weir's traffic and passes the rest to the host.
     Dedicated,
-}
-
-/// Form of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum LogFormat {
-    /// For people.
-    Text,
-    /// One object a line.
-    Json,
 }
 
 /// Where a netmaster listens.

@@ -38,16 +38,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use telemetry::{LevelSwitch, start_log};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
-use tracing::level_filters::LevelFilter;
 use tracing::{error, info};
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::reload;
-use tracing_subscriber::util::SubscriberInitExt as _;
 
-use config::{Arguments, Config, LogFormat};
+use config::{Arguments, Config};
 use node::Node;
 use queue::Queue;
 use roster::Roster;
@@ -60,8 +56,6 @@ const LOCAL: u8 = 4;
 /// How long operations under way may take to end after SIGTERM. What does not is undone at the
 /// next start.
 const GRACE: Duration = Duration::from_secs(5);
-
-type LevelSwitch = reload::Handle<Targets, tracing_subscriber::Registry>;
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -81,7 +75,7 @@ fn main() -> ExitCode {
     if only_check {
         return ExitCode::SUCCESS;
     }
-    let levels = start_log(&config);
+    let levels = start_log(config.log_level, config.log_format);
     match run(config, &levels) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(LOCAL, &error),
@@ -93,23 +87,6 @@ fn fail(code: u8, error: &anyhow::Error) -> ExitCode {
     // Nobody is left to tell when stderr is closed; the exit code says it all the same.
     drop(writeln!(std::io::stderr(), "netplugin: {error:#}"));
     ExitCode::from(code)
-}
-
-fn start_log(config: &Config) -> LevelSwitch {
-    let (level, switch) = reload::Layer::new(targets(config.log_level));
-    let registry = tracing_subscriber::registry().with(level);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
-    match config.log_format {
-        LogFormat::Text => registry.with(layer.with_ansi(false)).init(),
-        LogFormat::Json => registry.with(layer.json()).init(),
-    }
-    switch
-}
-
-/// The level is for our own lines: the gRPC library's would bury them.
-fn targets(level: LevelFilter) -> Targets {
-    let others = level.min(LevelFilter::WARN);
-    Targets::new().with_target("netplugin", level).with_default(others)
 }
 
 #[tokio::main]
@@ -194,7 +171,7 @@ async fn tend(node: Arc<Node>, levels: &LevelSwitch) -> anyhow::Result<Infallibl
 fn reload(levels: &LevelSwitch) {
     let outcome = Arguments::try_parse().map_err(anyhow::Error::from).and_then(|arguments| {
         let config = arguments.resolve()?;
-        levels.reload(targets(config.log_level))?;
+        levels.set(config.log_level)?;
         Ok(config.log_level)
     });
     match outcome {

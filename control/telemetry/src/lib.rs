@@ -1,10 +1,12 @@
-//! What a daemon tells of itself over HTTP: metrics, health and readiness, and the ids of requests.
+//! What a control daemon tells of itself: its log, and over HTTP metrics, health and readiness, and the
+//! ids of requests.
 //!
 //! Metrics are of two kinds. What is counted as it happens (latencies) lives in a registry for the
 //! life of the process. What can be looked up (revisions, addresses in use) is sampled for each
 //! scrape, so that it cannot differ from what it is about and nothing of a removed object is left
 //! behind. Series are named `weir_*`, in `OpenMetrics` text.
 
+mod log;
 mod pages;
 mod requests;
 mod samples;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+pub use log::{LevelSwitch, LogFormat, start_log};
 pub use pages::{Observed, Readiness, ServeError, pages, serve};
 pub use requests::{REQUEST_ID, Requests};
 pub use samples::{Labels, sample, sample_each};
