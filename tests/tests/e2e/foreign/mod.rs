@@ -109,7 +109,7 @@ impl Site {
             fs::create_dir_all(root.join(sub))?;
         }
         fs::copy(BUSYBOX, root.join("bin/busybox")).context("copying busybox")?;
-        for applet in ["sh", "ip", "ping", "sleep", "cat"] {
+        for applet in ["sh", "ip", "ping", "sleep", "cat", "grep"] {
             symlink("busybox", root.join("bin").join(applet))?;
         }
         Ok(root)

@@ -177,17 +177,14 @@ fn restart(site: &mut Site) -> Result<()> {
 fn six_at_once(site: &mut Site) -> Result<()> {
     let site = &*site;
     leaving_nothing(site, || {
-        let seen = thread::scope(|scope| {
-            let one =
-                || done(site, "run --rm --network front --rootfs ROOTFS /bin/ip -4 addr show eth0");
-            let all: Vec<_> = (0..6).map(|_| scope.spawn(one)).collect();
-            let texts = all.into_iter().map(thread::ScopedJoinHandle::join);
-            texts
-                .map(|text| text.map_err(|_panic| anyhow!("a thread panicked"))?)
-                .collect::<Result<Vec<_>>>()
-        })?;
-        ensure!(seen.iter().all(|text| text.contains("inet 10.1.1.")), "{seen:?}");
-        Ok(())
+        thread::scope(|scope| {
+            // podman may lose the output of a container that ends at once, but not how it ended.
+            let line =
+                "run --rm --network front --rootfs ROOTFS /bin/grep 10.1.1. /proc/net/fib_trie";
+            let all: Vec<_> = (0..6).map(|_| scope.spawn(|| done(site, line))).collect();
+            let mut ends = all.into_iter().map(thread::ScopedJoinHandle::join);
+            ends.try_for_each(|end| end.map_err(|_panic| anyhow!("a thread panicked"))?.map(drop))
+        })
     })
 }
 
