@@ -8,6 +8,7 @@
 use std::fmt;
 
 use crate::action::ActionList;
+use crate::ids::PortId;
 use crate::key::FlowKey;
 
 /// Sets of the engine's sections: a decision rests on one of them.
@@ -37,6 +38,30 @@ pub struct HotCount {
     pub packets: u64,
     /// From the Ethernet header of each on, without FCS.
     pub bytes: u64,
+}
+
+/// Bytes of a packet's start kept in a sample (sFlow's default maximum header size).
+pub const SAMPLE_HEADER_BYTES: usize = 128;
+
+/// A packet that was sampled while it was forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HotSample {
+    /// The port it came from.
+    pub in_port: PortId,
+    /// The port it went to.
+    pub out_port: PortId,
+    /// The rate in force: one in this many.
+    pub rate: u32,
+    /// Samples that it stands for: a large packet is cut into many, which are alike here. At least 1.
+    pub count: u32,
+    /// [`HotTable::sampled_from`] when it was taken, itself included.
+    pub pool: u64,
+    /// Length of one packet on the wire, without FCS.
+    pub frame_len: u32,
+    /// The first bytes of it as it came.
+    pub header: [u8; SAMPLE_HEADER_BYTES],
+    /// How many of them are valid.
+    pub header_len: u8,
 }
 
 /// The table could not do what it was told.
@@ -91,4 +116,17 @@ pub trait HotTable: fmt::Debug + Send + Sync {
 
     /// The engine lives: flows go on for as long as the table was told to outlive it.
     fn beat(&self);
+
+    /// From now on one in `rate` of the port's packets is sampled while it is forwarded; 0: none. A
+    /// port begins with 0.
+    fn sample(&self, port: PortId, rate: u32);
+
+    /// The port's packets that were forwarded while they were sampled, as on the wire.
+    fn sampled_from(&self, port: PortId) -> u64;
+
+    /// The oldest sample that was not taken yet.
+    fn next_sample(&self) -> Option<HotSample>;
+
+    /// Samples that found no room.
+    fn samples_lost(&self) -> u64;
 }

@@ -28,7 +28,7 @@ use crate::droplog::{DROP_QUEUE, Dropped};
 use crate::hot::{Hot, HotFlowStats, HotKeeper, HotLimits, HotStats, Offloading};
 use crate::mailbox::{WorkerHandle, mailbox};
 use crate::port::{Framing, PortSpec};
-use crate::sample::Sample;
+use crate::sample::{self, Sample};
 use crate::slow::{Punted, Reply, SLOW_QUEUE, SlowPath};
 use crate::snapshot::{Master, Section, Sections, Snapshot};
 use crate::validate::{self, Before};
@@ -177,7 +177,7 @@ impl Engine {
             seen: AtomicU64::new(0),
             now_ns: AtomicU64::new(0),
             running: AtomicBool::new(false),
-            samples: Arc::new(ArrayQueue::new(config.sample_queue.max(1))),
+            samples: ArrayQueue::new(config.sample_queue.max(1)),
             samples_lost: AtomicU64::new(0),
             sample_rate: AtomicU32::new(config.sample_rate),
             dropped: Arc::new(ArrayQueue::new(DROP_QUEUE)),
@@ -253,6 +253,7 @@ impl Engine {
         let _control = self.lock();
         table.publish(self.shared.snapshot.load().valid_since_all());
         self.shared.hot.set(Hot::new(table, limits)).ok()?;
+        self.shared.hot.get()?.set_sample_rates(&self.shared);
         Some(HotKeeper { shared: Arc::clone(&self.shared) })
     }
 
@@ -541,23 +542,30 @@ impl Engine {
         Arc::clone(&self.shared.dropped)
     }
 
-    /// Samples for the exporter, filled by the worker.
+    /// A sample for the exporter: of the worker, or of what is forwarded without it.
     #[must_use]
-    pub fn samples(&self) -> Arc<ArrayQueue<Sample>> {
-        Arc::clone(&self.shared.samples)
+    pub fn next_sample(&self) -> Option<Sample> {
+        let next = || self.shared.samples.pop();
+        next().or_else(|| {
+            sample::gather(&self.shared, self.shared.hot.get()?.table());
+            next()
+        })
     }
 
-    /// Samples lost because the queue was full.
+    /// Samples that found no room.
     #[must_use]
     pub fn samples_lost(&self) -> u64 {
-        self.shared.samples_lost.load(Ordering::Relaxed)
+        let hot = self.shared.hot.get().map_or(0, |hot| hot.table().samples_lost());
+        self.shared.samples_lost.load(Ordering::Relaxed) + hot
     }
 
     /// Sets the sampling rate of ports whose entry does not say: one in `rate`, 0 for none.
     pub fn set_sample_rate(&self, rate: u32) {
+        // Under the lock: ports that are published meanwhile get it too.
+        let _control = self.lock();
         self.shared.sample_rate.store(rate, Ordering::Relaxed);
         if let Some(hot) = self.shared.hot.get() {
-            hot.recheck(&self.shared);
+            hot.set_sample_rates(&self.shared);
         }
     }
 

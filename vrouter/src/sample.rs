@@ -1,11 +1,21 @@
 //! sFlow sampling in the worker: a countdown per port, one comparison per packet, and a copy of
-//! the header when it reaches zero.
+//! the header when it reaches zero. What is forwarded without a worker is sampled there, and its
+//! samples join the worker's here.
+
+use std::sync::atomic::Ordering;
 
 use flowtable::DropReason;
+pub use flowtable::hot::SAMPLE_HEADER_BYTES;
+use flowtable::hot::{HotSample, HotTable};
 use flowtable::ids::PortId;
 
-/// Bytes of a packet's start kept in a sample (sFlow's default maximum header size).
-pub const SAMPLE_HEADER_BYTES: usize = 128;
+use crate::worker::Shared;
+
+/// Most samples of one large packet that are told; the rest counts as lost. At a rate worth having a
+/// packet of 64 KiB has one at most.
+const SAMPLES_OF_ONE: u32 = 64;
+/// Samples of what was forwarded without a worker that are taken at once.
+const GATHERED: usize = 64;
 
 /// One sampled packet, as it was received.
 #[derive(Debug, Clone, Copy)]
@@ -18,8 +28,9 @@ pub struct Sample {
     pub drop: Option<DropReason>,
     /// The rate in force: one in this many.
     pub rate: u32,
-    /// Packets received on the port so far, modulo 2^32: what the sample stands for.
-    pub pool: u32,
+    /// Packets that could have been sampled on the port so far, itself included: received by the
+    /// worker, or forwarded without it while the port was sampled.
+    pub pool: u64,
     /// Length of the packet without FCS.
     pub frame_len: u32,
     /// 802.1Q tag it was received with; 0 is none.
@@ -30,6 +41,46 @@ pub struct Sample {
     pub header: [u8; SAMPLE_HEADER_BYTES],
     /// How many of them are valid.
     pub header_len: u8,
+}
+
+impl Sample {
+    /// One of those that a sample of a packet forwarded without the worker stands for, `later` of
+    /// which are behind it. The port's worker has received `received` packets.
+    fn of(hot: &HotSample, later: u32, received: u64) -> Self {
+        Self {
+            in_port: hot.in_port,
+            out_port: Some(hot.out_port),
+            drop: None,
+            rate: hot.rate,
+            pool: hot.pool.saturating_sub(later.into()) + received,
+            frame_len: hot.frame_len,
+            vlan_in: 0,
+            vlan_out: 0,
+            header: hot.header,
+            header_len: hot.header_len,
+        }
+    }
+}
+
+/// The packets of a port that could have been sampled, the worker's and the others.
+pub(crate) fn pool(shared: &Shared, port: PortId) -> u64 {
+    let hot = shared.hot.get().map_or(0, |hot| hot.table().sampled_from(port));
+    received(shared, port) + hot
+}
+
+fn received(shared: &Shared, port: PortId) -> u64 {
+    shared.counters.port(port).rx.read().packets
+}
+
+/// Takes some samples out of `table`.
+pub(crate) fn gather(shared: &Shared, table: &dyn HotTable) {
+    for hot in std::iter::from_fn(|| table.next_sample()).take(GATHERED) {
+        let told = hot.count.min(SAMPLES_OF_ONE);
+        let received = received(shared, hot.in_port);
+        let samples = (0..told).rev().map(|later| Sample::of(&hot, later, received));
+        let lost = samples.filter_map(|sample| shared.samples.push(sample).err()).count() as u64;
+        shared.samples_lost.fetch_add(lost + u64::from(hot.count - told), Ordering::Relaxed);
+    }
 }
 
 /// Per-port countdowns with a mean of the sampling rate.

@@ -120,6 +120,10 @@ impl Ports {
         self.by_id.get(usize::from(id.get())).and_then(Option::as_ref)
     }
 
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Port> {
+        self.by_id.iter().flatten()
+    }
+
     /// The direct port of a queue. A node has a handful of uplinks: a scan is the fastest map.
     #[inline]
     pub(crate) fn of_queue(&self, queue: QueueId) -> Option<PortId> {
@@ -218,6 +222,11 @@ impl Snapshot {
     #[inline]
     pub(crate) fn valid_since(&self, sections: Sections) -> u64 {
         self.valid_since[usize::from(sections.0)]
+    }
+
+    /// Whether this section is not that of the snapshot before.
+    pub(crate) fn changed(&self, section: Section) -> bool {
+        self.valid_since(section.into()) == self.revision
     }
 
     /// [`Snapshot::valid_since`] of a set by its number.

@@ -5,12 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use crossbeam::queue::ArrayQueue;
 use flowtable::DropReason;
 use hdrhistogram::Histogram;
 use packet_io::memory::Tally;
 use perf::{Rig, Traffic};
-use vrouter::{CacheStats, Engine, Sample};
+use vrouter::{CacheStats, Engine};
 
 use crate::cpu;
 
@@ -50,14 +49,14 @@ pub(super) fn measure(rig: &mut Rig, seconds: f64) -> Result<Timing> {
     let last = Cell::new(0);
     let stop = AtomicBool::new(false);
     let samples = AtomicU64::new(0);
-    let queue = rig.engine.samples();
+    let engine = rig.engine.clone();
     let cpu_before = cpu::time()?;
     let start = Instant::now();
     let elapsed = std::thread::scope(|scope| {
         scope.spawn(|| {
             while start.elapsed().as_secs_f64() < seconds {
                 std::thread::sleep(DRAIN_PAUSE);
-                samples.fetch_add(drain(&queue), Ordering::Relaxed);
+                samples.fetch_add(drain(&engine), Ordering::Relaxed);
             }
             stop.store(true, Ordering::Relaxed);
         });
@@ -73,8 +72,8 @@ pub(super) fn measure(rig: &mut Rig, seconds: f64) -> Result<Timing> {
     Ok(Timing { elapsed, on_cpu, loops: loops.into_inner(), samples: samples.into_inner() })
 }
 
-fn drain(queue: &ArrayQueue<Sample>) -> u64 {
-    std::iter::from_fn(|| queue.pop()).fold(0, |count, _| count + 1)
+fn drain(engine: &Engine) -> u64 {
+    std::iter::from_fn(|| engine.next_sample()).fold(0, |count, _| count + 1)
 }
 
 /// Reasons by which packets ended, and how many.

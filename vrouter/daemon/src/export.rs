@@ -19,6 +19,9 @@ const DRAIN: Duration = Duration::from_millis(100);
 /// How often ports are looked at for ones that came or went, and a failed start is repeated.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Samples between two looks at the counters: those that come are bounded, but may not end.
+const SAMPLES_AT_ONCE: usize = 1 << 14;
+
 /// The exporter could not start.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
@@ -62,7 +65,9 @@ pub(crate) fn run(engine: &Engine, changes: &Receiver<Change>) {
         match &mut session {
             Some(session) => session.send(engine, now),
             // Nobody wants what a port's own rate has sampled.
-            None => while engine.samples().pop().is_some() {},
+            None => {
+                std::iter::from_fn(|| engine.next_sample()).take(SAMPLES_AT_ONCE).for_each(drop);
+            }
         }
     }
 }
@@ -84,6 +89,9 @@ struct Session {
     exporter: Exporter,
     socket: UdpSocket,
     sources: BTreeMap<PortId, IfIndex>,
+    /// The largest pool that a sample of the port was sent with: the worker's samples and the others
+    /// come in order only among themselves.
+    pools: BTreeMap<PortId, u64>,
     /// Samples that the worker could not hand over, as far as reported.
     lost: u64,
     /// A failing collector is named once, not once a datagram.
@@ -103,7 +111,8 @@ impl Session {
         let polling = (config.polling_s > 0).then(|| Duration::from_secs(config.polling_s));
         let exporter = Exporter::new(sflow::Config { polling, ..sflow::Config::new(agent) })?;
         tracing::info!(collector = %config.collector, %agent, rate = config.rate, "sFlow");
-        Ok(Self { exporter, socket, sources: BTreeMap::new(), lost, failing: false })
+        let (sources, pools) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { exporter, socket, sources, pools, lost, failing: false })
     }
 
     /// A port is a source under the interface index of its device.
@@ -123,12 +132,12 @@ impl Session {
                 tracing::warn!(%error, "sFlow source");
             }
         }
+        self.pools.retain(|port, _| self.sources.get(port) == current.get(port));
         self.sources = current;
     }
 
     fn send(&mut self, engine: &Engine, now: Duration) {
-        let samples = engine.samples();
-        while let Some(sample) = samples.pop() {
+        for sample in std::iter::from_fn(|| engine.next_sample()).take(SAMPLES_AT_ONCE) {
             self.report_loss(engine.samples_lost(), sample.in_port);
             self.flow_sample(&sample, now);
             self.emit(now);
@@ -165,12 +174,15 @@ impl Session {
             }
             (None, None) => Output::Unknown,
         };
+        let pool = self.pools.entry(sample.in_port).or_default();
+        *pool = sample.pool.max(*pool);
         let taken = self.exporter.flow_sample(
             now,
             &FlowSample {
                 source,
                 rate: sample.rate,
-                pool: sample.pool,
+                // Modulo 2^32, as sFlow has it.
+                pool: *pool as u32,
                 output,
                 frame_len: sample.frame_len,
                 vlan_in: sample.vlan_in,

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, fence};
 use std::time::Duration;
 
 use flowtable::action::{Exit, Pop, Rewrite};
-use flowtable::hot::{HotCount, HotError, HotFlow, HotTable, SETS};
+use flowtable::hot::{HotCount, HotError, HotFlow, HotSample, HotTable, SETS};
 use flowtable::ids::{Dscp, Mac, PortId};
 use flowtable::key::{FlowKey, ethertype};
 use libbpf_rs::MapFlags;
@@ -92,10 +92,12 @@ impl Flows {
 
     /// The port is behind this device from now on; what was said of its former lives ends.
     pub(crate) fn begin_life(&self, port: PortId, ifindex: u32) {
-        let end = &self.ends[usize::from(port.get())].0;
-        let [_, life] = halves(end.load(Relaxed));
+        let end = self.end_of(port);
+        let [_, life] = halves(end.who.load(Relaxed));
+        end.sample_rate.store(0, Relaxed);
+        end.sampled_from.store(0, Relaxed);
         // 0 is the life of an id that was never used.
-        end.store(joined(ifindex, life.wrapping_add(1).max(1)), Release);
+        end.who.store(joined(ifindex, life.wrapping_add(1).max(1)), Release);
     }
 
     /// Nobody is behind the port.
@@ -105,7 +107,11 @@ impl Flows {
 
     /// The device and the life of a port.
     fn end(&self, port: PortId) -> [u32; 2] {
-        halves(self.ends[usize::from(port.get())].0.load(Acquire))
+        halves(self.end_of(port).who.load(Acquire))
+    }
+
+    fn end_of(&self, port: PortId) -> &End {
+        &self.ends[usize::from(port.get())]
     }
 
     fn slot(&self, place: u32) -> Option<&Slot> {
@@ -232,6 +238,22 @@ impl HotTable for Offload {
         if let Some(words) = self.flows.words.first() {
             words.alive_until.store(until, Relaxed);
         }
+    }
+
+    fn sample(&self, port: PortId, rate: u32) {
+        self.flows.end_of(port).sample_rate.store(rate, Relaxed);
+    }
+
+    fn sampled_from(&self, port: PortId) -> u64 {
+        self.flows.end_of(port).sampled_from.load(Relaxed)
+    }
+
+    fn next_sample(&self) -> Option<HotSample> {
+        self.samples.next()
+    }
+
+    fn samples_lost(&self) -> u64 {
+        self.flows.words.first().map_or(0, |words| words.samples_lost.load(Relaxed))
     }
 }
 

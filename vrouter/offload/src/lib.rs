@@ -16,6 +16,7 @@ mod flows;
 mod limits;
 mod mapped;
 mod object;
+mod samples;
 
 pub use flows::FlowLimits;
 pub use limits::{Limits, Rate};

@@ -39,19 +39,29 @@ const _: () = assert!(size_of::<Slot>() == 64, "one cache line, as the programs 
 pub(crate) struct Words {
     pub(crate) alive_until: AtomicU64,
     pub(crate) valid_since: [AtomicU64; flowtable::hot::SETS],
+    pub(crate) samples_lost: AtomicU64,
 }
 
-/// `struct flow_end` of the programs: the interface index in the low half, the life in the high one.
+/// `struct flow_end` of the programs.
 #[derive(Debug)]
-#[repr(transparent)]
-pub(crate) struct End(pub(crate) AtomicU64);
+#[repr(C)]
+pub(crate) struct End {
+    /// The interface index in the low half, the life in the high one.
+    pub(crate) who: AtomicU64,
+    pub(crate) sample_rate: AtomicU32,
+    _unused: AtomicU32,
+    pub(crate) sampled_from: AtomicU64,
+    _unused_too: AtomicU64,
+}
+
+const _: () = assert!(size_of::<End>() == 32, "half a cache line, as the programs have it");
 
 // SAFETY: atomics of 4 and 8 bytes, 64 bytes in all without padding, in the order of the programs.
 unsafe impl Shared for Slot {}
 // SAFETY: atomics of 8 bytes, in the order of the programs.
 unsafe impl Shared for Words {}
-// SAFETY: one atomic of 8 bytes. Its halves are in the order of the programs on little-endian
-// machines; `flows.rs` writes them by `to_ne_bytes` of both.
+// SAFETY: atomics of 4 and 8 bytes, 32 bytes in all without padding, in the order of the programs;
+// the halves of the first are in memory as `flows.rs` joins them.
 unsafe impl Shared for End {}
 
 /// The values of an array map, mapped for as long as this lives.

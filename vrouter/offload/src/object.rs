@@ -17,6 +17,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::flows::{FlowLimits, Flows};
 use crate::limits::Limits;
 use crate::mapped::{Mapped, Shared};
+use crate::samples::Samples;
 
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/offload.bpf.o"));
 
@@ -144,6 +145,7 @@ impl Counts {
 pub struct Offload {
     object: Object,
     pub(crate) flows: Flows,
+    pub(crate) samples: Samples,
     seen: Mutex<Seen>,
 }
 
@@ -186,7 +188,9 @@ impl Offload {
             mapped(&object, "flow_ends", usize::from(PortId::MAX.get()) + 1)?,
             flows,
         );
-        Ok(Self { object, flows, seen: Mutex::default() })
+        let samples =
+            Samples::new(&map_of(&object, "flow_samples")?).map_err(OffloadError::Load)?;
+        Ok(Self { object, flows, samples, seen: Mutex::default() })
     }
 
     /// Frames of the flows of worker `worker` (below 64) go to trunk device `ifindex` from now on;

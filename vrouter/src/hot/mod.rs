@@ -32,7 +32,7 @@ use flowtable::text::FlowSpec;
 
 use crate::counters::Count;
 use crate::pipeline::{self, Decision, NO_SLOT, Relation};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Section, Snapshot};
 use crate::trace::Silent;
 use crate::worker::Shared;
 use book::{Book, Record, Stage};
@@ -151,6 +151,10 @@ impl Hot {
             keeper: OnceLock::new(),
             numbers: Numbers::default(),
         }
+    }
+
+    pub(crate) fn table(&self) -> &dyn HotTable {
+        &*self.table
     }
 
     pub(crate) fn is_on(&self) -> bool {
@@ -310,6 +314,9 @@ impl Hot {
     /// differently are stopped, and through with their last packet when this returns.
     pub(crate) fn follow(&self, shared: &Shared) {
         let snapshot = shared.snapshot.load_full();
+        if snapshot.changed(Section::Ports) {
+            self.set_sample_rates(shared);
+        }
         let retiring = lock(&self.retiring);
         let mut book = lock(&self.book);
         let rests =
@@ -334,11 +341,14 @@ impl Hot {
         drop(retiring);
     }
 
-    /// Sampling has changed.
-    pub(crate) fn recheck(&self, shared: &Shared) {
-        let snapshot = shared.snapshot.load_full();
-        let now = shared.seconds();
-        self.take_back(shared, |record| !is_decided_the_same(record, (shared, &snapshot), now));
+    /// What is forwarded without the engine is sampled as it samples.
+    pub(crate) fn set_sample_rates(&self, shared: &Shared) {
+        let snapshot = shared.snapshot.load();
+        let other = shared.sample_rate.load(Ordering::Relaxed);
+        for port in snapshot.ports.all() {
+            let own = port.binding.as_ref().map_or(0, |binding| binding.sample_rate);
+            self.table.sample(port.spec.id, if own == 0 { other } else { own });
+        }
     }
 
     /// Stops flows and waits for the last of their packets.

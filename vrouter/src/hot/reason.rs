@@ -1,7 +1,5 @@
 //! Which flows may be forwarded without the engine, and why others may not.
 
-use std::sync::atomic::Ordering;
-
 use flowtable::action::{Exit, Pop};
 use flowtable::conn::{Hit, Seconds};
 use flowtable::ids::PortId;
@@ -30,8 +28,6 @@ pub enum NotHot {
     Unusual,
     /// A meter limits it.
     Metered,
-    /// Its port's packets are sampled.
-    Sampled,
     /// Its connection is not established or answered, or one side has begun to end it.
     NotEstablished,
     /// Rules look at the TCP flags of each packet, as its tenant is stateless.
@@ -64,7 +60,6 @@ impl NotHot {
             Self::Protocol => "protocol",
             Self::Unusual => "unusual",
             Self::Metered => "metered",
-            Self::Sampled => "sampled",
             Self::NotEstablished => "not-established",
             Self::FlagRules => "flag-rules",
             Self::Watched => "watched",
@@ -100,9 +95,6 @@ pub(crate) fn judge(
     if !decision.meters.is_empty() {
         return Err(NotHot::Metered);
     }
-    if sample_rate(key, shared, snapshot) > 0 {
-        return Err(NotHot::Sampled);
-    }
     let connections = &shared.memory.connections;
     match (decision.relation, hit) {
         (Relation::Opening | Relation::Original | Relation::Reply, Some(hit))
@@ -112,13 +104,4 @@ pub(crate) fn judge(
         _ => return Err(NotHot::NotEstablished),
     }
     Ok(actions)
-}
-
-/// One in how many packets of the flow's port is sampled; 0: none.
-fn sample_rate(key: &FlowKey, shared: &Shared, snapshot: &Snapshot) -> u32 {
-    let port = PortId::new(key.in_port.into()).ok().and_then(|id| snapshot.ports.lookup(id));
-    match port.and_then(|port| port.binding.as_ref()).map_or(0, |binding| binding.sample_rate) {
-        0 => shared.sample_rate.load(Ordering::Relaxed),
-        rate => rate,
-    }
 }

@@ -92,7 +92,7 @@ pub(crate) struct Shared {
     pub(crate) now_ns: AtomicU64,
     /// A thread is in [`Worker::run`].
     pub(crate) running: AtomicBool,
-    pub(crate) samples: Arc<ArrayQueue<Sample>>,
+    pub(crate) samples: ArrayQueue<Sample>,
     pub(crate) samples_lost: AtomicU64,
     /// Sampling rate of ports whose entry does not say.
     pub(crate) sample_rate: AtomicU32,

@@ -16,7 +16,7 @@ use crate::counters::Tier;
 use crate::droplog::Dropped;
 use crate::pipeline::{self, Decision};
 use crate::port::PortKind;
-use crate::sample::{SAMPLE_HEADER_BYTES, Sample};
+use crate::sample::{self, SAMPLE_HEADER_BYTES, Sample};
 use crate::snapshot::Snapshot;
 use crate::trace::{Charged, Notes, Trace};
 
@@ -115,7 +115,7 @@ impl<I: PacketIo> Worker<I> {
             out_port,
             drop,
             rate,
-            pool: self.shared.counters.port(packet.rx.port).rx.read().packets as u32,
+            pool: sample::pool(&self.shared, packet.rx.port),
             frame_len: packet.rx.len as u32,
             vlan_in: packet.parsed.key.vid,
             vlan_out,
@@ -123,8 +123,7 @@ impl<I: PacketIo> Worker<I> {
             header_len: header_len as u8,
         };
         if self.shared.samples.push(sample).is_err() {
-            let lost = self.shared.samples_lost.load(Ordering::Relaxed);
-            self.shared.samples_lost.store(lost + 1, Ordering::Relaxed);
+            self.shared.samples_lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

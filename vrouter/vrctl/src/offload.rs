@@ -41,7 +41,6 @@ fn meaning(offload: &str) -> &str {
         "protocol" => "it is neither TCP nor UDP",
         "unusual" => "fragments, IP options or a TTL of 1",
         "metered" => "a rate limits it",
-        "sampled" => "its port's packets are sampled",
         "not-established" => "its connection is not answered yet, or is ending",
         "flag-rules" => "rules look at the TCP flags of each of its packets",
         "refused" => "its offer waits or was refused: `vrctl offload` counts why",

@@ -1,5 +1,6 @@
 //! Flows that the kernel forwards: that they are the engine's truth, whatever changes.
 
+mod sampling;
 mod twins;
 
 use std::io::{Read as _, Write as _};
@@ -20,10 +21,18 @@ const ALLOW: u64 = 41;
 const DENY: u64 = 42;
 const OTHER: u64 = 43;
 
-pub(crate) const TESTS: [(&str, Test); 8] = [
+pub(crate) const TESTS: [(&str, Test); 10] = [
     (
         "offloading_changes_nothing_that_can_be_seen",
         twins::offloading_changes_nothing_that_can_be_seen,
+    ),
+    (
+        "sfl_1_the_pool_counts_offloaded_packets_exactly",
+        sampling::sfl_1_the_pool_counts_offloaded_packets_exactly,
+    ),
+    (
+        "sfl_1_offloaded_packets_are_sampled_at_the_configured_rate",
+        sampling::sfl_1_offloaded_packets_are_sampled_at_the_configured_rate,
     ),
     (
         "pol_7_bulk_is_offloaded_and_every_segment_counted",

@@ -10,6 +10,8 @@
 #define TCP_ACK 0x10
 #define FLOW_ROUTED 1
 #define FLOW_MARKED 2
+#define SAMPLE_BYTES 128
+#define SAMPLE_RING_BYTES (1 << 18) // a power of two, about 1,500 samples
 
 // In-port with its life, so that neither tenants nor uses of a port id meet; then what packets say.
 struct flow_key {
@@ -48,12 +50,30 @@ struct flow_slot {
 struct flow_words {
 	__u64 alive_until; // the engine's last word that it lives, in CLOCK_MONOTONIC's nanoseconds
 	__u64 valid_since[FLOW_SETS];
+	__u64 samples_lost; // the ring was full
 };
 
-// The host end of a port and which of its lives this is.
+// The host end of a port, which of its lives this is, and how many of its packets are sampled.
 struct flow_end {
 	__u32 ifindex;
 	__u32 life;
+	__u32 sample_rate; // one in so many; 0: none
+	__u32 unused;
+	__u64 sampled_from; // packets on the wire that were forwarded here while it was not 0
+	__u64 unused_too;   // two to a cache line
+};
+
+// What is told of a sampled packet, as it came.
+struct flow_sample {
+	__u64 pool;	 // `sampled_from` with this packet
+	__u32 rate;
+	__u32 count;	 // samples that it stands for: it may be cut into many packets
+	__u32 frame_len; // of one packet on the wire
+	__u16 in_port;
+	__u16 out_port;
+	__u32 header_len;
+	__u32 unused;
+	__u8 header[SAMPLE_BYTES];
 };
 
 struct {
@@ -86,6 +106,11 @@ struct {
 	__type(key, __u32); // port id
 	__type(value, struct flow_end);
 } flow_ends SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, SAMPLE_RING_BYTES);
+} flow_samples SEC(".maps");
 
 // What is known of a packet besides its key.
 struct flow_packet {
@@ -247,6 +272,50 @@ static __always_inline int has_macs(struct __sk_buff *skb, void *end, __u8 *expe
 	return macs[0] == wanted[0] && macs[1] == wanted[1] && macs[2] == wanted[2];
 }
 
+static __always_inline void lose_samples(__u32 count)
+{
+	__u32 only = 0;
+	struct flow_words *words = bpf_map_lookup_elem(&flow_words, &only);
+
+	if (words)
+		__sync_fetch_and_add(&words->samples_lost, count);
+}
+
+// Samples one in so many of the port's packets on the wire. Of a large packet each of those that it
+// is cut into may be one: as many as the rate says on average, told at once.
+static __always_inline void sample(struct __sk_buff *skb, struct flow_end *in, __u32 ports,
+				   __u32 cut, __u32 wire)
+{
+	__u32 rate = *(volatile __u32 *)&in->sample_rate, len = skb->len, count;
+	struct flow_sample *sample;
+	__u64 pool;
+
+	if (!rate)
+		return;
+	pool = __sync_fetch_and_add(&in->sampled_from, cut) + cut;
+	count = cut / rate + ((__u64)bpf_get_prandom_u32() * rate >> 32 < cut % rate);
+	if (!count)
+		return;
+	sample = bpf_ringbuf_reserve(&flow_samples, sizeof(*sample), 0);
+	if (!sample)
+		return lose_samples(count);
+	if (len > SAMPLE_BYTES)
+		len = SAMPLE_BYTES;
+	if (len < ETH_HLEN || bpf_skb_load_bytes(skb, 0, sample->header, len)) {
+		bpf_ringbuf_discard(sample, BPF_RB_NO_WAKEUP);
+		return lose_samples(count);
+	}
+	sample->pool = pool;
+	sample->rate = rate;
+	sample->count = count;
+	sample->frame_len = wire;
+	sample->in_port = ports >> 16;
+	sample->out_port = ports;
+	sample->header_len = len;
+	// The engine looks now and then.
+	bpf_ringbuf_submit(sample, BPF_RB_NO_WAKEUP);
+}
+
 // Forwards a packet of port `id` as its entry says; FLOW_MISS: the engine decides. The target's host
 // end is looked up for every packet: a port that is gone has none, and an id that was given to
 // another container has another life.
@@ -278,12 +347,13 @@ static __always_inline int forward_flow(struct __sk_buff *skb, __u32 id)
 	out = bpf_map_lookup_elem(&flow_ends, &out_port);
 	if (wire > slot->frame_max || !out || !out->ifindex || out->life != slot->out_life)
 		return FLOW_MISS;
+	cut = segments(skb);
+	sample(skb, in, id << 16 | out_port, cut, wire);
 	rewrites = slot->rewrites;
 	if (rewrites & FLOW_ROUTED && route(skb, slot, key.family, packet.word))
 		return drop(skb, id, NO_MEMORY);
 	if (rewrites & FLOW_MARKED && mark(skb, slot, key.family, packet.class_word))
 		return drop(skb, id, NO_MEMORY);
-	cut = segments(skb);
 	__sync_fetch_and_add(&slot->packets, cut);
 	__sync_fetch_and_add(&slot->bytes, skb->len + (cut - 1) * packet.headers);
 	return bpf_redirect_peer(out->ifindex, 0);

@@ -4,7 +4,7 @@
 
 use flowtable::ActionList;
 use flowtable::action::{Exit, Pop, Rewrite};
-use flowtable::hot::{HotCount, HotFlow, HotTable as _, SETS};
+use flowtable::hot::{HotCount, HotFlow, HotSample, HotTable as _, SETS};
 use flowtable::ids::{Dscp, Mac};
 use flowtable::key::{FlowKey, ethertype, ipproto, mapped};
 use offload::FlowLimits;
@@ -304,6 +304,7 @@ pub(crate) fn large_packets_are_forwarded_whole_and_counted_in_segments() {
     let mut way = flow(ipproto::TCP);
     way.key = FlowKey { src_port, eth_src: node.a.mac(), eth_dst: node.b.mac(), ..way.key };
     node.offload.put(0, &way).unwrap();
+    node.offload.sample(port(PORT_A), 1);
     with_loop(|| {
         let sender = std::thread::spawn(move || {
             stream.write_all(&vec![1; BYTES]).unwrap();
@@ -319,6 +320,56 @@ pub(crate) fn large_packets_are_forwarded_whole_and_counted_in_segments() {
     // A few may have been sent again.
     assert!((BYTES as u64..BYTES as u64 * 11 / 10).contains(&payload), "{packets} {bytes}");
     assert!(packets >= (BYTES / 1448) as u64, "{packets}");
+    // Each packet on the wire is a sample, told together with those of its large one.
+    assert_eq!(node.offload.sampled_from(port(PORT_A)), packets);
+    let samples: Vec<_> = std::iter::from_fn(|| node.offload.next_sample()).collect();
+    assert!((samples.len() as u64) < packets / 4, "{}", samples.len());
+    let told: u64 = samples.iter().map(|sample| u64::from(sample.count)).sum();
+    assert_eq!(told + node.offload.samples_lost(), packets);
+    assert!(samples.iter().all(|sample| sample.frame_len <= 1514));
+}
+
+pub(crate) fn sampled_packets_are_told_as_they_came() {
+    let scene = Scene::new();
+    let table = scene.table();
+    let samples = || std::iter::from_fn(|| table.next_sample()).collect::<Vec<_>>();
+    let mut routed = flow(ipproto::UDP);
+    routed.key.eth_dst = GATEWAY;
+    routed.actions.route = Some(Rewrite { src: Mac(GATEWAY), dst: Mac(B) });
+    table.put(0, &routed).unwrap();
+    let packet = Packet { dst: GATEWAY, ..UDP };
+    scene.forwarded(&packet);
+    assert_eq!((samples(), table.sampled_from(port(PORT_A))), (vec![], 0));
+    table.sample(port(PORT_A), 1);
+    for (payload, header_len) in [(100, 128), (10, 52)] {
+        let packet = Packet { payload, ..packet.clone() };
+        scene.forwarded(&packet);
+        let pool = table.sampled_from(port(PORT_A));
+        let [sample] = samples()[..] else { panic!("not one sample") };
+        let frame = packet.frame();
+        assert_eq!(sample.header[..header_len.into()], frame[..header_len.into()]);
+        let (in_port, out_port) = (port(PORT_A), port(PORT_B));
+        let frame_len = frame.len() as u32;
+        let wanted = HotSample { in_port, out_port, rate: 1, count: 1, pool, frame_len, ..sample };
+        assert_eq!((sample, sample.header_len), (wanted, header_len));
+    }
+    assert_eq!(table.sampled_from(port(PORT_A)), 2);
+    table.sample(port(PORT_A), 1000);
+    (0..3000).for_each(|_| scene.from.send(&packet.frame()));
+    let taken = samples();
+    // 4.5 sigma of a binomial share.
+    assert!((1..=11).contains(&taken.len()), "{}", taken.len());
+    assert!(taken.iter().all(|s| s.rate == 1000) && taken.is_sorted_by_key(|s| s.pool));
+    assert_eq!(table.sampled_from(port(PORT_A)), 3002);
+    // A ring that nobody empties.
+    table.sample(port(PORT_A), 1);
+    (0..3000).for_each(|_| scene.from.send(&packet.frame()));
+    let lost = table.samples_lost();
+    assert!(lost > 0);
+    assert_eq!(samples().len() as u64 + lost, 3000);
+    // Another container behind the id begins anew.
+    table.attach_port(ifindex("h1"), port(PORT_A), Limits::UNLIMITED).unwrap();
+    assert_eq!(table.sampled_from(port(PORT_A)), 0);
 }
 
 /// UDP over IPv6 with this class, hop limit and next header.
