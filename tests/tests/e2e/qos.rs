@@ -23,6 +23,8 @@ const PORT: u16 = 7100;
 /// Ethernet, IPv4 and UDP headers.
 const HEADER_BYTES: u64 = 42;
 const PAYLOAD_BYTES: usize = 1400;
+/// What vrouterd lets a container open in a second, unless told otherwise.
+const NEW_FLOWS: f64 = 50_000.0;
 /// Questions of one conversation.
 const TALK: usize = 500;
 
@@ -308,8 +310,9 @@ fn receive(socket: &UdpSocket, number: u32, buffer: &mut [u8; 4]) -> Option<Sock
     }
 }
 
-/// Every SYN is the first packet of a connection; as many as the sender's core makes.
-fn flood_syns(scene: &Scene, stop: &AtomicBool) -> Result<()> {
+/// Every SYN is the first packet of a connection; as many as the sender's core makes. Returns how
+/// many a second that were.
+fn flood_syns(scene: &Scene, stop: &AtomicBool) -> Result<f64> {
     let socket = capture(scene.x.namespace(), CONTAINER_IFNAME)?;
     let addresses = Addresses {
         src_mac: scene.x.mac()?,
@@ -317,15 +320,34 @@ fn flood_syns(scene: &Scene, stop: &AtomicBool) -> Result<()> {
         src: scene.x.address(),
         dst: scene.u.address(),
     };
-    for number in 0_u32.. {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
+    let (start, mut number) = (Instant::now(), 0_u32);
+    while !stop.load(Ordering::Relaxed) {
         let (port, service) = (number as u16, 1 + (number >> 16) as u16);
         // A full queue of its own device is the flooder's affair.
         drop(socket.send(&tcp_syn(addresses, port, service)?));
+        number = number.wrapping_add(1);
     }
-    Ok(())
+    Ok(f64::from(number) / start.elapsed().as_secs_f64())
+}
+
+/// A conversation beside the flood, whose excess is counted.
+fn beside_a_flood(scene: &Scene, asker: &UdpSocket, listener: &UdpSocket) -> Result<Talk> {
+    let node = &scene.nodes.one;
+    let before = all_drops(node)?;
+    let stop = AtomicBool::new(false);
+    let (flooded, rate) = thread::scope(|scope| {
+        let flooder = scope.spawn(|| flood_syns(scene, &stop));
+        let flooded = talk(asker, listener, TALK);
+        stop.store(true, Ordering::Relaxed);
+        let rate = flooder.join().map_err(|_panic| anyhow::anyhow!("the flooder panicked"))??;
+        Ok::<_, anyhow::Error>((flooded?, rate))
+    })?;
+    let after = all_drops(node)?;
+    let held_back = after["flow-limit"] - before["flow-limit"];
+    eprintln!("{rate:.0} SYNs a second, {held_back} held back");
+    // Twice what a port may open: half of it, at least, is refused and counted.
+    ensure!(rate < 2.0 * NEW_FLOWS || held_back > 0, "no flood was held back: {after:?}");
+    Ok(flooded)
 }
 
 fn flooded(scene: &mut Scene) -> Result<()> {
@@ -345,26 +367,22 @@ fn flooded(scene: &mut Scene) -> Result<()> {
         socket.set_read_timeout(Some(Duration::from_millis(100)))?;
     }
     let quiet = talk(&asker, &listener, TALK)?;
-    let before = all_drops(node)?;
-    let stop = AtomicBool::new(false);
-    let flooded = thread::scope(|scope| {
-        let flooder = scope.spawn(|| flood_syns(scene, &stop));
-        let flooded = talk(&asker, &listener, TALK);
-        stop.store(true, Ordering::Relaxed);
-        flooder.join().map_err(|_panic| anyhow::anyhow!("the flooder panicked"))??;
-        flooded
-    })?;
-    let limits = all_drops(node)?;
-    let held_back = |reason: &str| limits[reason] - before[reason];
-    let (lost, p99) = (flooded.lost, flooded.p99);
-    eprintln!("p99 {:?} alone, {p99:?} beside a flood, which cost {lost} of {TALK}", quiet.p99);
     ensure!(quiet.lost == 0, "{} lost without a flood", quiet.lost);
-    // The engine loses none of them (`vrperf engine --attack`), but tenants share the trunk's queues.
-    ensure!(lost * 20 <= TALK, "{lost} of {TALK} lost: {limits:?}");
-    ensure!(
-        held_back("flow-limit") + held_back("rate-limit") > 0,
-        "no flood was held back: {limits:?}"
-    );
+    // A machine that takes the engine's core away for longer than the rings last gets another chance.
+    let beside = (0..3).map(|_| beside_a_flood(scene, &asker, &listener));
+    let mut lost = Vec::new();
+    for flooded in beside {
+        let Talk { p99, lost: count } = flooded?;
+        eprintln!(
+            "p99 {:?} alone, {p99:?} beside a flood, which cost {count} of {TALK}",
+            quiet.p99
+        );
+        lost.push(count);
+        if count == 0 {
+            break;
+        }
+    }
+    ensure!(lost.last() == Some(&0), "each time some of {TALK} were lost: {lost:?}");
     client.detach(node)?;
     server.detach(node)?;
     configure(node, &["network rm -t red front", "tenant rm red"])

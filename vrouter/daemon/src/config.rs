@@ -22,7 +22,6 @@ const CONNECTIONS: u32 = 1 << 20;
 /// The bound of the engine's table.
 const CONNECTIONS_MAX: u32 = 1 << 26;
 const PORT_CONNECTIONS: u32 = 1 << 17;
-const PORT_NEW_FLOWS: u32 = 50_000;
 /// As long as a packet may wait: more would only fill up the senders' windows.
 const METER_QUEUE_MS: u32 = 50;
 /// Longer than a TCP sender waits between its first retransmissions (RFC 6298).
@@ -340,6 +339,7 @@ impl Options {
             limits: Limits::new(
                 self.port_pps.unwrap_or(Limits::PORT_PPS),
                 self.port_mbps.unwrap_or(Limits::PORT_MBPS),
+                flows.port_new_flows,
             ),
             flows,
             metrics: self.metrics.map_or(Ok(Metrics::Default), metrics)?,
@@ -361,7 +361,7 @@ impl Options {
             meter_queue_ms,
             connections,
             port_connections: self.port_connections.unwrap_or(PORT_CONNECTIONS),
-            port_new_flows: self.port_new_flows.unwrap_or(PORT_NEW_FLOWS),
+            port_new_flows: self.port_new_flows.unwrap_or(Limits::PORT_OPENINGS),
             pickup_seconds: self.pickup_seconds.unwrap_or(PICKUP_S),
         })
     }
@@ -434,7 +434,7 @@ mod tests {
         assert_eq!(config.run_dir, Path::new("/run/weir"));
         assert_eq!((config.frames, config.hugepages), (8192, HugePages::Auto));
         assert_eq!((config.cpu, config.sflow), (None, None));
-        assert_eq!(config.limits, Limits::new(200_000, 2_500));
+        assert_eq!(config.limits, Limits::new(200_000, 2_500, 50_000));
         let FlowBounds { connections, port_connections, port_new_flows, pickup_seconds, .. } =
             config.flows;
         assert_eq!(config.flows.meter_queue_ms, 50);
@@ -476,8 +476,9 @@ mod tests {
     #[test]
     fn the_limits_of_a_port_are_flags_and_keys() {
         let file = "port-pps = 20000\nport-mbps = 100\n";
-        assert_eq!(resolve(file, &[]).unwrap().limits, Limits::new(20_000, 100));
-        let config = resolve(file, &["--port-pps", "0", "--port-mbps", "0"]).unwrap();
+        assert_eq!(resolve(file, &[]).unwrap().limits, Limits::new(20_000, 100, 50_000));
+        let config =
+            resolve(file, &["--port-pps=0", "--port-mbps=0", "--port-new-flows=0"]).unwrap();
         assert_eq!(config.limits, Limits::UNLIMITED);
         for wrong in [["--port-pps", "-1"], ["--port-mbps", "4294967296"]] {
             assert!(matches!(resolve("", &wrong), Err(ConfigError::Usage(_))));

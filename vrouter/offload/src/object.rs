@@ -96,19 +96,21 @@ pub struct PortCounters {
 struct Port {
     lock: u32,
     peer: u32,
-    limits: [u64; 4],
-    paid: [u64; 2],
+    limits: [u64; 6],
+    paid: [u64; 3],
 }
 
 /// `enum kind` of the programs: received, sent, then the drops.
 const KINDS: usize = 2 + PORT_REASONS.len();
-const PORT_REASONS: [DropReason; 4] = [
+const PORT_REASONS: [DropReason; 5] = [
     DropReason::ContainerTag,
     DropReason::RateLimit,
     // No trunk for the worker.
     DropReason::PortGone,
     // No memory for the tag.
     DropReason::NoFrame,
+    // Too many SYNs.
+    DropReason::FlowLimit,
 ];
 /// `enum stray`: from a device that is no port (any more), with a tag that is none.
 const STRAY_REASONS: [DropReason; 2] = [DropReason::PortUnbound, DropReason::PortGone];
@@ -239,7 +241,7 @@ impl Offload {
         self.retire(port)?;
         self.forget_devices_of(id)?;
         let limits = limits.in_clock_units();
-        let value = Port { lock: 0, peer: ifindex, limits, paid: [0; 2] };
+        let value = Port { lock: 0, peer: ifindex, limits, paid: [0; 3] };
         self.put("ports", id, value.as_bytes())?;
         self.put("ids", ifindex, &id.to_ne_bytes())?;
         self.flows.begin_life(port, ifindex);
@@ -291,7 +293,7 @@ impl Offload {
         }
         let value = self.lookup("ports", id)?.and_then(|v| Port::read_from_bytes(&v).ok());
         if value.is_some_and(|v| v.peer == ifindex) {
-            let none = Port { lock: 0, peer: 0, limits: [0; 4], paid: [0; 2] };
+            let none = Port { lock: 0, peer: 0, limits: [0; 6], paid: [0; 3] };
             self.put("ports", id, none.as_bytes())?;
             self.flows.end_life(port);
         }

@@ -35,6 +35,7 @@ fn main() {
         ("segments_of_large_packets_are_counted", segments_of_large_packets_are_counted),
         ("tags_of_containers_are_dropped", tags_of_containers_are_dropped),
         ("ports_are_policed_apart", ports_are_policed_apart),
+        ("openings_have_a_limit_of_their_own", openings_have_a_limit_of_their_own),
         ("detached_port_is_cut_off_and_can_come_back", detached_port_is_cut_off),
         ("next_engine_replaces_the_filters", next_engine_replaces_the_filters),
         ("known_flows_are_forwarded_and_counted", flows::known_flows_are_forwarded_and_counted),
@@ -288,7 +289,7 @@ fn tags_of_containers_are_dropped() {
 fn ports_are_policed_apart() {
     let node = Node::new();
     let packets = Rate { per_second: 1, burst: 10 };
-    node.attach(Limits { packets, bytes: Rate::UNLIMITED });
+    node.attach(Limits { packets, ..Limits::UNLIMITED });
     let socket = node.a.inside(|| RawSocket::open("eth0"));
     for _ in 0..100 {
         socket.send(&frame(60));
@@ -301,7 +302,7 @@ fn ports_are_policed_apart() {
     assert_eq!(node.offload.port_counters(port(PORT_B)).unwrap().rx_packets, 1);
 
     let bytes = Rate { per_second: 1000, burst: 3000 };
-    node.attach(Limits { packets: Rate::UNLIMITED, bytes });
+    node.attach(Limits { bytes, ..Limits::UNLIMITED });
     for _ in 0..10 {
         socket.send(&frame(1000));
     }
@@ -314,6 +315,56 @@ fn ports_are_policed_apart() {
         socket.send(&frame(1500));
     }
     assert_eq!(node.offload.port_counters(port(PORT_A)).unwrap().rx_packets, 100);
+}
+
+/// A TCP segment with these flags; IPv4 with options, so that its header has to be looked at.
+fn segment4(flags: u8, fragment_offset: u8) -> Vec<u8> {
+    const L4: usize = 14 + 24;
+    let mut bytes = vec![0; 80];
+    bytes[12..14].copy_from_slice(&[0x08, 0x00]);
+    bytes[14] = 0x46;
+    bytes[14 + 7] = fragment_offset;
+    bytes[14 + 9] = 6;
+    bytes[L4 + 13] = flags;
+    bytes
+}
+
+fn segment6(flags: u8) -> Vec<u8> {
+    const L4: usize = 14 + 40;
+    let mut bytes = vec![0; 80];
+    bytes[12..14].copy_from_slice(&[0x86, 0xdd]);
+    bytes[14] = 0x60;
+    bytes[14 + 6] = 6;
+    bytes[L4 + 13] = flags;
+    bytes
+}
+
+fn openings_have_a_limit_of_their_own() {
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+    const BURST: u64 = 10;
+    let node = Node::new();
+    let openings = Rate { per_second: 1, burst: BURST };
+    node.attach(Limits { openings, ..Limits::UNLIMITED });
+    let socket = node.a.inside(|| RawSocket::open("eth0"));
+    // Half of the budget by either version of IP, and as much again is refused.
+    for _ in 0..BURST {
+        socket.send(&segment4(SYN, 0));
+        socket.send(&segment6(SYN));
+    }
+    assert_eq!(node.drops(PORT_A, DropReason::FlowLimit), BURST);
+    // What opens nothing goes on: answers, data, later fragments, other protocols.
+    let others =
+        [segment4(SYN | ACK, 0), segment4(ACK, 0), segment4(SYN, 1), segment6(ACK), frame(60)];
+    for other in &others {
+        socket.send(other);
+    }
+    let counters = node.offload.port_counters(port(PORT_A)).unwrap();
+    assert_eq!(counters.rx_packets, BURST + others.len() as u64);
+    // The neighbour has its own budget.
+    node.b.inside(|| RawSocket::open("eth0").send(&segment4(SYN, 0)));
+    assert_eq!(node.offload.port_counters(port(PORT_B)).unwrap().rx_packets, 1);
+    assert_eq!(node.drops(PORT_A, DropReason::RateLimit), 0);
 }
 
 fn detached_port_is_cut_off() {

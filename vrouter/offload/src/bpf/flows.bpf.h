@@ -7,7 +7,6 @@
 #define FLOW_SETS 128	// sets of the engine's sections
 #define FLOW_MISS (-1)
 #define TCP_TELLING 0x17 // FIN, SYN, RST, ACK: what says how a connection goes on
-#define TCP_ACK 0x10
 #define FLOW_ROUTED 1
 #define FLOW_MARKED 2
 #define SAMPLE_BYTES 128

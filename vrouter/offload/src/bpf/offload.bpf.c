@@ -15,6 +15,10 @@
 #define TRUNKS 64
 #define IP_MF 0x2000
 #define IP_OFFSET 0x1fff
+#define TCP_FLAGS_AT 13
+#define TCP_SYN 0x02
+#define TCP_ACK 0x10
+#define IPV6_NEXT_AT 6
 #define STALE (1ULL << 50) // about 18 minutes of clock units
 
 typedef unsigned long long u64;
@@ -30,6 +34,8 @@ struct limits {
 	__u64 packet_burst;
 	__u64 byte_cost;
 	__u64 byte_burst;
+	__u64 opening_cost;
+	__u64 opening_burst;
 };
 
 struct port {
@@ -39,9 +45,10 @@ struct port {
 	// When the port has paid for what it sent (GCRA's theoretical arrival time).
 	__u64 packets_paid;
 	__u64 bytes_paid;
+	__u64 openings_paid;
 };
 
-enum kind { RX, TX, CONTAINER_TAG, RATE_LIMIT, NO_TRUNK, NO_MEMORY, KINDS };
+enum kind { RX, TX, CONTAINER_TAG, RATE_LIMIT, NO_TRUNK, NO_MEMORY, FLOW_LIMIT, KINDS };
 
 struct counts {
 	__u64 packets[KINDS];
@@ -147,26 +154,67 @@ static __always_inline int conforms(u64 debt, u64 cost, u64 burst)
 	return debt == 0 || debt + cost <= burst;
 }
 
-// GCRA on packets and bytes at once: a packet pays both or, refused, none.
-static __always_inline int within_limits(struct port *port, __u64 packets, __u64 bytes)
+// GCRA on packets, bytes and, if the packet opens a connection, openings at once: it pays all or,
+// refused, none. Returns the kind that refused it, or RX.
+static __always_inline enum kind charge(struct port *port, u64 packets, u64 bytes, u64 openings)
 {
 	u64 now = bpf_ktime_get_ns() << 10;
 	u64 packets_cost = packets * port->limits.packet_cost;
 	u64 bytes_cost = bytes * port->limits.byte_cost;
-	u64 packets_debt, bytes_debt;
-	int accepted;
+	u64 openings_cost = openings * port->limits.opening_cost;
+	u64 packets_debt, bytes_debt, openings_debt;
+	enum kind kind = RX;
 
 	bpf_spin_lock(&port->lock);
 	packets_debt = ahead(port->packets_paid, now);
 	bytes_debt = ahead(port->bytes_paid, now);
-	accepted = conforms(packets_debt, packets_cost, port->limits.packet_burst) &&
-		   conforms(bytes_debt, bytes_cost, port->limits.byte_burst);
-	if (accepted) {
+	openings_debt = ahead(port->openings_paid, now);
+	if (!conforms(packets_debt, packets_cost, port->limits.packet_burst) ||
+	    !conforms(bytes_debt, bytes_cost, port->limits.byte_burst))
+		kind = RATE_LIMIT;
+	else if (openings_cost &&
+		 !conforms(openings_debt, openings_cost, port->limits.opening_burst))
+		kind = FLOW_LIMIT;
+	if (kind == RX) {
 		port->packets_paid = now + packets_debt + packets_cost;
 		port->bytes_paid = now + bytes_debt + bytes_cost;
+		port->openings_paid = now + openings_debt + openings_cost;
 	}
 	bpf_spin_unlock(&port->lock);
-	return accepted;
+	return kind;
+}
+
+// The flags of the TCP header behind `at`: SYN without ACK asks for a connection.
+static __always_inline u64 is_syn(struct __sk_buff *skb, __u32 at)
+{
+	__u8 flags;
+
+	if (bpf_skb_load_bytes(skb, at + TCP_FLAGS_AT, &flags, sizeof(flags)))
+		return 0;
+	return (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
+// How many connections a packet asks for, 0 or 1. TCP tells without a memory of flows; first packets
+// of other protocols are told apart, and limited, by the engine.
+static __always_inline u64 openings(struct __sk_buff *skb)
+{
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr ip;
+
+		if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+			return 0;
+		if (ip.protocol != IPPROTO_TCP || ip.frag_off & bpf_htons(IP_OFFSET))
+			return 0;
+		return is_syn(skb, ETH_HLEN + ip.ihl * 4);
+	}
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		__u8 next;
+
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + IPV6_NEXT_AT, &next, sizeof(next)))
+			return 0;
+		return next == IPPROTO_TCP ? is_syn(skb, ETH_HLEN + sizeof(struct ipv6hdr)) : 0;
+	}
+	return 0;
 }
 
 #include "flows.bpf.h"
@@ -262,6 +310,7 @@ int from_port(struct __sk_buff *skb)
 	__u32 *found = bpf_map_lookup_elem(&ids, &ifindex);
 	__u32 id = found ? *found : 0;
 	struct port *port = found ? bpf_map_lookup_elem(&ports, &id) : 0;
+	enum kind refused;
 	__u32 trunk;
 	int verdict;
 
@@ -272,8 +321,9 @@ int from_port(struct __sk_buff *skb)
 	verdict = forward_flow(skb, id);
 	if (verdict != FLOW_MISS)
 		return verdict;
-	if (!within_limits(port, packets, bytes))
-		return drop(skb, id, RATE_LIMIT);
+	refused = charge(port, packets, bytes, openings(skb));
+	if (refused != RX)
+		return drop(skb, id, refused);
 	trunk = trunk_of(skb);
 	if (!trunk)
 		return drop(skb, id, NO_TRUNK);
