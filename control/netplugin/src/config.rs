@@ -13,6 +13,9 @@ use tonic::transport::{Endpoint, Uri};
 use tracing::level_filters::LevelFilter;
 
 const CONFIG: &str = "/etc/weir/netplugin.toml";
+const UPLINK_CONFIRM: u32 = 15;
+/// An hour, as vrouterd takes.
+const UPLINK_CONFIRM_MAX: u32 = 3600;
 const RUN_DIR: &str = "/run/weir";
 const STATE_DIR: &str = "/var/lib/weir";
 const NETMASTER: &str = "http://127.0.0.1:9999";
@@ -55,6 +58,9 @@ struct Options {
     /// How the uplink is shared with the host [default: dedicated]
     #[arg(long, env = "WEIR_UPLINK_MODE", value_enum)]
     uplink_mode: Option<UplinkMode>,
+    /// Seconds in which a netmaster must still be reached over an uplink that was just taken, or the host gets it back; 0 does not look [default: 15]
+    #[arg(long, env = "WEIR_UPLINK_CONFIRM", value_name = "S")]
+    uplink_confirm: Option<u32>,
     /// vrouterd's socket [default: vrouterd.sock in the run directory]
     #[arg(long, env = "WEIR_DATAPATH", value_name = "SOCKET")]
     datapath: Option<PathBuf>,
@@ -100,6 +106,8 @@ pub(crate) struct Config {
     pub(crate) netmasters: Vec<Netmaster>,
     pub(crate) vtep: Option<IpAddr>,
     pub(crate) uplink: Option<String>,
+    /// Seconds; 0 does not look.
+    pub(crate) uplink_confirm: u32,
     pub(crate) datapath: PathBuf,
     pub(crate) metrics: SocketAddr,
     pub(crate) run_dir: PathBuf,
@@ -127,6 +135,8 @@ pub(crate) enum Error {
     Uplinks(String),
     #[error("--uplink {0:?} is not a device name: want 1 to 15 bytes without \"/\" or white space")]
     UplinkName(String),
+    #[error("--uplink-confirm {0}: want 0 to {UPLINK_CONFIRM_MAX}")]
+    UplinkConfirm(u32),
     #[error("--vtep {0} cannot be the source of tunnels: want a unicast address of the uplink")]
     Vtep(IpAddr),
     #[error("--uplink {0} needs --vtep: the address other nodes send this node's packets to")]
@@ -161,6 +171,7 @@ impl Options {
             vtep: self.vtep.or(other.vtep),
             uplink: self.uplink.or(other.uplink),
             uplink_mode: self.uplink_mode.or(other.uplink_mode),
+            uplink_confirm: self.uplink_confirm.or(other.uplink_confirm),
             datapath: self.datapath.or(other.datapath),
             metrics: self.metrics.or(other.metrics),
             run_dir: self.run_dir.or(other.run_dir),
@@ -183,6 +194,10 @@ impl Options {
         if let (Some(device), None) = (&uplink, self.vtep) {
             return Err(Error::NoVtep(device.clone()));
         }
+        let uplink_confirm = self.uplink_confirm.unwrap_or(UPLINK_CONFIRM);
+        if uplink_confirm > UPLINK_CONFIRM_MAX {
+            return Err(Error::UplinkConfirm(uplink_confirm));
+        }
         let masters = self.netmaster.unwrap_or_else(|| vec![NETMASTER.to_owned()]);
         let run_dir = self.run_dir.unwrap_or_else(|| RUN_DIR.into());
         let level = self.log_level.unwrap_or_else(|| "info".to_owned());
@@ -191,6 +206,7 @@ impl Options {
             netmasters: masters.iter().map(|url| netmaster(url)).collect::<Result<_, _>>()?,
             vtep: self.vtep,
             uplink,
+            uplink_confirm,
             datapath: self.datapath.unwrap_or_else(|| run_dir.join("vrouterd.sock")),
             metrics: self.metrics.unwrap_or(METRICS),
             run_dir,
@@ -260,7 +276,7 @@ mod tests {
         assert_eq!(config.state_dir, Path::new("/var/lib/weir"));
         assert_eq!(config.datapath, Path::new("/run/weir/vrouterd.sock"));
         assert_eq!(config.netmasters[0].url, "http://127.0.0.1:9999");
-        assert_eq!(config.uplink, None);
+        assert_eq!((config.uplink, config.uplink_confirm), (None, 15));
         assert_eq!(config.metrics.to_string(), "127.0.0.1:9090");
         assert_eq!(config.log_level, LevelFilter::INFO);
     }
@@ -298,6 +314,10 @@ mod tests {
         assert_eq!(
             text(&["--node", "n", "--uplink-mode", "shared"]),
             "--uplink-mode shared is not in this version: give the uplink to Weir with --uplink-mode dedicated"
+        );
+        assert_eq!(
+            text(&["--node", "n", "--uplink-confirm", "3601"]),
+            "--uplink-confirm 3601: want 0 to 3600"
         );
         assert_eq!(
             text(&["--node", "n", "--uplink", "a,b"]),

@@ -10,8 +10,8 @@ use std::time::Duration;
 use datapath_api::convert::ops_to_proto;
 use datapath_api::v1::datapath_client::DatapathClient;
 use datapath_api::v1::{
-    AddPortRequest, CountersRequest, DropLogRequest, DroppedPacket, Event, EventsRequest,
-    HelloRequest, ListKind, ListRequest, Port, RemovePortRequest, RuleCounter,
+    AddPortRequest, ConfirmPortRequest, CountersRequest, DropLogRequest, DroppedPacket, Event,
+    EventsRequest, HelloRequest, ListKind, ListRequest, Port, RemovePortRequest, RuleCounter,
 };
 use flowtable::entry::Op;
 use flowtable::ids::PortId;
@@ -81,6 +81,12 @@ impl Engine {
 
     pub(crate) async fn add_port(&self, request: AddPortRequest) -> Result<(), EngineError> {
         self.client.clone().add_port(bounded(request)).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn confirm_port(&self, port: PortId) -> Result<(), EngineError> {
+        let request = ConfirmPortRequest { port: port.get().into() };
+        self.client.clone().confirm_port(bounded(request)).await?;
         Ok(())
     }
 

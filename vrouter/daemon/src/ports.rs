@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use afxdp::{
     AttachError, ProgramError, ProgramKind, QueueError, RING_SIZE, Umem, XdpProgram, XskIo,
@@ -35,7 +36,7 @@ pub(crate) struct NewPort {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NewKind {
     Container,
-    Uplink(UplinkTraffic),
+    Uplink(UplinkTraffic, Trial),
 }
 
 /// What is taken from an uplink; the rest is the host's.
@@ -45,6 +46,15 @@ pub(crate) struct UplinkTraffic {
     pub(crate) vteps: Vec<IpAddr>,
     /// Frames of these VLANs.
     pub(crate) vids: Vec<Vid>,
+}
+
+/// How long an uplink stays attached until somebody confirms that the host still has its network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trial {
+    /// For good.
+    None,
+    /// That long.
+    For(Duration),
 }
 
 /// A port was not added or removed.
@@ -66,6 +76,8 @@ pub(crate) enum PortsError {
     Trunk { port: PortId, name: String },
     #[error("port {port}: --frames {have} is too few for another uplink; it takes {need}")]
     Frames { port: PortId, have: u32, need: u32 },
+    #[error("port {port}: there is no such port")]
+    Unknown { port: PortId },
     #[error("every queue number is in use")]
     NoQueue,
     #[error("devices")]
@@ -93,7 +105,27 @@ struct Open {
 #[derive(Debug)]
 enum Device {
     Container,
-    Uplink { program: XdpProgram, queue: QueueId, traffic: UplinkTraffic },
+    Uplink {
+        program: XdpProgram,
+        queue: QueueId,
+        traffic: UplinkTraffic,
+        confirm_by: Option<Instant>,
+    },
+}
+
+impl Device {
+    fn start(&mut self, trial: Trial) {
+        if let (Self::Uplink { confirm_by, .. }, Trial::For(time)) = (self, trial) {
+            *confirm_by = Some(Instant::now() + time);
+        }
+    }
+
+    fn is_late(&self, now: Instant) -> bool {
+        match self {
+            Self::Container => false,
+            Self::Uplink { confirm_by, .. } => confirm_by.is_some_and(|by| by <= now),
+        }
+    }
 }
 
 /// What ports are made of.
@@ -164,7 +196,11 @@ impl Ports {
         }
         let opened = match &new.kind {
             NewKind::Container => self.open_container(new.id, &link)?,
-            NewKind::Uplink(traffic) => self.open_uplink(new.id, &link, traffic, &open)?,
+            NewKind::Uplink(traffic, trial) => {
+                let mut opened = self.open_uplink(new.id, &link, traffic, &open)?;
+                opened.device.start(*trial);
+                opened
+            }
         };
         tracing::info!(port = %new.id, device = %link.name, ifindex = link.index, "port added");
         open.insert(new.id, opened);
@@ -211,6 +247,33 @@ impl Ports {
     fn takeover(&self) -> MutexGuard<'_, Takeover> {
         // A device is in the set or taken over; what a panic leaves in it is taken over twice.
         self.takeover.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The port stays: whoever added it has seen that the host still has its network.
+    pub(crate) fn confirm(&self, port: PortId) -> Result<(), PortsError> {
+        let mut open = self.lock();
+        let found = open.get_mut(&port).ok_or(PortsError::Unknown { port })?;
+        if let Device::Uplink { confirm_by, .. } = &mut found.device
+            && confirm_by.take().is_some()
+        {
+            tracing::info!(%port, device = %found.spec.name, "uplink confirmed");
+        }
+        Ok(())
+    }
+
+    /// Gives back uplinks that nobody confirmed in time, and tells clients.
+    pub(crate) fn roll_back(&self, now: Instant) -> Result<(), PortsError> {
+        let mut open = self.lock();
+        let late = open.values().filter(|o| o.device.is_late(now)).map(|o| o.spec.id);
+        for port in late.collect::<Vec<_>>() {
+            let Some(gone) = open.remove(&port) else { continue };
+            let device = &gone.spec.name;
+            tracing::error!(%port, %device, "nobody confirmed that the host still has its network over this uplink: it is the host's again");
+            let closed = self.close(gone);
+            self.parts.events.port_gone(port);
+            closed?;
+        }
+        Ok(())
     }
 
     /// Fences ports whose device is gone and tells clients.
@@ -319,8 +382,10 @@ impl Ports {
             .map_err(PortsError::from)
             .and_then(|()| Ok(self.parts.engine.add_port(spec.clone())?))
             .and_then(|()| take_traffic(&program, &link.name, traffic));
-        let opened =
-            Open { spec, device: Device::Uplink { program, queue, traffic: traffic.clone() } };
+        let opened = Open {
+            spec,
+            device: Device::Uplink { program, queue, traffic: traffic.clone(), confirm_by: None },
+        };
         if let Err(error) = added {
             self.close(opened)?;
             return Err(error);
@@ -376,14 +441,14 @@ impl Ports {
 fn again(old: &mut Open, new: &NewPort) -> Result<(), PortsError> {
     match (&mut old.device, &new.kind) {
         (Device::Container, NewKind::Container) => Ok(()),
-        (Device::Uplink { program, traffic, .. }, NewKind::Uplink(wanted)) => {
+        (Device::Uplink { program, traffic, .. }, NewKind::Uplink(wanted, _)) => {
             if traffic != wanted {
                 take_traffic(program, &new.name, wanted)?;
                 traffic.clone_from(wanted);
             }
             Ok(())
         }
-        (Device::Container, NewKind::Uplink(_)) | (Device::Uplink { .. }, NewKind::Container) => {
+        (Device::Container, NewKind::Uplink(..)) | (Device::Uplink { .. }, NewKind::Container) => {
             let existing = format!("{} of the other kind", old.spec.name);
             Err(PortsError::PortTaken { port: new.id, existing })
         }

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use afxdp::{XskIo, XskStats};
 use datapath_api::convert::{ConvertError, Field, ip_from_proto, ops_from_proto};
@@ -28,7 +29,7 @@ use crate::flows::{self, CachedFlow, FlowFilter};
 use crate::listing::{self, ConnFilter, EntryFilter, Tenants};
 use crate::live::{Bounds, Seat, Watcher};
 use crate::plane::WORKER;
-use crate::ports::{NewKind, NewPort, Ports, PortsError, UplinkTraffic};
+use crate::ports::{NewKind, NewPort, Ports, PortsError, Trial, UplinkTraffic};
 use crate::tables::Tables;
 use crate::trunk;
 use crate::work::{self, IoState};
@@ -37,6 +38,8 @@ use crate::work::{self, IoState};
 const API_VERSION: u32 = 1;
 /// Traces of live packets on their way to the client.
 const LIVE_BACKLOG: usize = 64;
+/// An hour: nobody waits that long for a network that is gone.
+const CONFIRM_SECONDS_MAX: u32 = 3600;
 /// Longest device name (`IFNAMSIZ` without the zero).
 const IFNAME_BYTES_MAX: usize = 15;
 
@@ -112,6 +115,17 @@ impl Datapath for Service {
         let removed = blocking(move || ports.remove(port)).await?;
         removed.map_err(|e| status(port_code(&e), &e))?;
         Ok(Response::new(v1::RemovePortReply {}))
+    }
+
+    async fn confirm_port(
+        &self,
+        request: Request<v1::ConfirmPortRequest>,
+    ) -> Result<Response<v1::ConfirmPortReply>, Status> {
+        let port = PortId::new(request.into_inner().port).map_err(|e| range("port", e))?;
+        let ports = Arc::clone(&self.ports);
+        let confirmed = blocking(move || ports.confirm(port)).await?;
+        confirmed.map_err(|e| status(port_code(&e), &e))?;
+        Ok(Response::new(v1::ConfirmPortReply {}))
     }
 
     async fn list(
@@ -411,14 +425,14 @@ fn new_port(request: v1::AddPortRequest) -> Result<NewPort, Status> {
     let id = PortId::new(request.port).map_err(|e| range("port", e))?;
     let kind = match request.kind() {
         v1::PortKind::Container => NewKind::Container,
-        v1::PortKind::Uplink => NewKind::Uplink(uplink_traffic(&request)?),
+        v1::PortKind::Uplink => NewKind::Uplink(uplink_traffic(&request)?, trial(&request)?),
         v1::PortKind::Unspecified => {
             return Err(Status::invalid_argument("kind: want CONTAINER or UPLINK"));
         }
     };
-    let extra = !request.vtep.is_empty() || !request.vid.is_empty();
-    if kind == NewKind::Container && extra {
-        return Err(Status::invalid_argument("vtep, vid: only with kind UPLINK"));
+    let uplinks = !request.vtep.is_empty() || !request.vid.is_empty();
+    if kind == NewKind::Container && (uplinks || request.confirm_seconds != 0) {
+        return Err(Status::invalid_argument("vtep, vid, confirm_seconds: only with kind UPLINK"));
     }
     if request.name.is_empty() || request.name.len() > IFNAME_BYTES_MAX {
         return Err(Status::invalid_argument(format!(
@@ -427,6 +441,16 @@ fn new_port(request: v1::AddPortRequest) -> Result<NewPort, Status> {
         )));
     }
     Ok(NewPort { id, name: request.name, kind })
+}
+
+fn trial(request: &v1::AddPortRequest) -> Result<Trial, Status> {
+    match request.confirm_seconds {
+        0 => Ok(Trial::None),
+        seconds @ 1..=CONFIRM_SECONDS_MAX => Ok(Trial::For(Duration::from_secs(seconds.into()))),
+        wrong => Err(Status::invalid_argument(format!(
+            "confirm_seconds: {wrong} is too long: want at most {CONFIRM_SECONDS_MAX}"
+        ))),
+    }
 }
 
 fn uplink_traffic(request: &v1::AddPortRequest) -> Result<UplinkTraffic, Status> {
@@ -440,7 +464,7 @@ fn uplink_traffic(request: &v1::AddPortRequest) -> Result<UplinkTraffic, Status>
 
 const fn port_code(error: &PortsError) -> Code {
     match error {
-        PortsError::NoDevice { .. } => Code::NotFound,
+        PortsError::NoDevice { .. } | PortsError::Unknown { .. } => Code::NotFound,
         PortsError::NotContainer { .. }
         | PortsError::ManyQueues { .. }
         | PortsError::Trunk { .. } => Code::FailedPrecondition,
@@ -495,8 +519,12 @@ mod tests {
         let parsed = new_port(v1::AddPortRequest { vtep, vid: vec![7], ..request() }).unwrap();
         let traffic =
             UplinkTraffic { vteps: vec![[192, 0, 2, 1].into()], vids: vec![Vid::new(7).unwrap()] };
-        assert_eq!(parsed.kind, NewKind::Uplink(traffic));
+        assert_eq!(parsed.kind, NewKind::Uplink(traffic.clone(), Trial::None));
         assert_eq!((parsed.id, parsed.name.as_str()), (PortId::MIN, "eth1"));
+        let vtep = vec![vec![192, 0, 2, 1]];
+        let tried = v1::AddPortRequest { vtep, vid: vec![7], confirm_seconds: 5, ..request() };
+        let trial = Trial::For(Duration::from_secs(5));
+        assert_eq!(new_port(tried).unwrap().kind, NewKind::Uplink(traffic, trial));
     }
 
     #[test]
@@ -510,7 +538,11 @@ mod tests {
             (v1::AddPortRequest { kind: 0, ..request() }, "kind: "),
             (v1::AddPortRequest { vid: vec![4095], ..request() }, "vid: "),
             (v1::AddPortRequest { vtep: vec![vec![1; 5]], ..request() }, "add_port.vtep: "),
-            (v1::AddPortRequest { kind: container, vid: vec![1], ..request() }, "vtep, vid: "),
+            (
+                v1::AddPortRequest { kind: container, vid: vec![1], ..request() },
+                "vtep, vid, confirm",
+            ),
+            (v1::AddPortRequest { confirm_seconds: 3601, ..request() }, "confirm_seconds: "),
         ] {
             let refused = new_port(wrong).unwrap_err();
             assert_eq!(refused.code(), Code::InvalidArgument);

@@ -31,7 +31,7 @@ enum WatchError {
     Netlink(#[from] netdev::Error),
     #[error("waiting for events")]
     Poll(#[from] nix::Error),
-    #[error("fencing a port")]
+    #[error("closing a port")]
     Ports(#[from] PortsError),
     #[error("writing next hops")]
     Write(#[from] vrouter::WriteError),
@@ -97,6 +97,7 @@ impl Watcher {
                 return Ok(());
             }
             self.ports.fence_gone(&self.netlink)?;
+            self.ports.roll_back(Instant::now())?;
             self.ports.restore_programs()?;
         }
         if wanted >= Wanted::NextHops {

@@ -8,6 +8,7 @@
     reason = "tests fail by panicking and report times"
 )]
 
+mod cycles;
 mod explain;
 mod faults;
 mod node;
@@ -42,7 +43,7 @@ fn main() {
     // Where nothing may be skipped, a test that can't run is to fail.
     let all = std::env::var_os("WEIR_REQUIRE_ALL").is_some_and(|value| value != "0");
     let runs = all || nix::unistd::geteuid().is_root();
-    let tests: [(&str, Test); 21] = [
+    let tests: [(&str, Test); 23] = [
         ("containers_of_a_network_reach_each_other", containers_of_a_network_reach_each_other),
         ("bulk_transfer_keeps_the_containers_offloads", bulk_transfer_keeps_offloads),
         ("every_packet_of_a_flood_is_accounted_for", every_packet_of_a_flood_is_accounted_for),
@@ -81,6 +82,14 @@ fn main() {
         (
             "open_connections_are_listed_with_their_state",
             explain::open_connections_are_listed_with_their_state,
+        ),
+        (
+            "ports_that_come_and_go_leave_nothing_and_disturb_nobody",
+            cycles::ports_that_come_and_go_leave_nothing_and_disturb_nobody,
+        ),
+        (
+            "upl_2_an_uplink_that_nobody_confirms_is_given_back",
+            cycles::uplink_that_nobody_confirms_is_given_back,
         ),
     ];
     let trials = tests.into_iter().chain(offload::TESTS).map(|(name, test)| {

@@ -26,6 +26,8 @@ use crate::refusal::Refusal;
 
 /// How soon a missing engine is looked for again: a restart costs at most this on top.
 const RECONNECT: Duration = Duration::from_millis(25);
+/// How long a netmaster may take to accept a connection.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
 /// How soon what the engine refused is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -135,8 +137,14 @@ impl Programmer {
 /// Runs passes for ever.
 #[expect(clippy::infinite_loop, reason = "a task for the life of the process")]
 pub(crate) async fn run(config: &Config, mirror: &Mirror, programmer: &Programmer) -> Infallible {
-    let mut task =
-        Task { config, mirror, programmer, seen: None, away_since: Some(Instant::now()) };
+    let mut task = Task {
+        config,
+        mirror,
+        programmer,
+        seen: None,
+        away_since: Some(Instant::now()),
+        uplink_proven: false,
+    };
     loop {
         let lost = task.serve().await;
         task.lose(&lost);
@@ -151,6 +159,9 @@ struct Task<'a> {
     /// Instance and tables of the engine last written to; `None`: not known.
     seen: Option<(String, Tables)>,
     away_since: Option<Instant>,
+    /// The host has kept its network over the uplink once: an engine that comes back need not show
+    /// it again, and gets it without waiting.
+    uplink_proven: bool,
 }
 
 /// The engine's ports as this connection knows them.
@@ -280,7 +291,7 @@ impl Task<'_> {
 
     /// Removes what is not wanted, adds what is; returns what the engine would not take.
     async fn sync_ports(
-        &self,
+        &mut self,
         engine: &Engine,
         held: &mut Held,
         wanted: &BTreeMap<PortId, Wanted>,
@@ -333,7 +344,7 @@ impl Task<'_> {
 
     /// The uplink is added again whenever its VLANs change: the engine replaces the list.
     async fn sync_uplink(
-        &self,
+        &mut self,
         engine: &Engine,
         held: &mut Held,
         device: &str,
@@ -344,19 +355,57 @@ impl Task<'_> {
         if held.ports.contains_key(&UPLINK) && right {
             return Ok(Ok(()));
         }
+        let on_trial = self.config.uplink_confirm > 0
+            && !self.uplink_proven
+            && !held.ports.contains_key(&UPLINK)
+            && self.master_answers().await;
         let request = AddPortRequest {
             port: UPLINK.get().into(),
             name: device.to_owned(),
             kind: PortKind::Uplink.into(),
             vtep: self.config.vtep.map(ip_to_proto).into_iter().collect(),
             vid: vids.iter().flatten().copied().map(u32::from).collect(),
+            confirm_seconds: if on_trial { self.config.uplink_confirm } else { 0 },
         };
-        let settled = settle(engine.add_port(request).await)?;
+        let mut settled = settle(engine.add_port(request).await)?;
+        if settled.is_ok() && on_trial {
+            settled = self.prove_uplink(engine).await?;
+        }
         if settled.is_ok() {
             held.ports.insert(UPLINK, device.to_owned());
             held.uplink_vids = vids;
         }
         Ok(settled)
+    }
+
+    /// Whether any netmaster takes a connection of this host's.
+    async fn master_answers(&self) -> bool {
+        for master in &self.config.netmasters {
+            let endpoint = master.endpoint.clone().connect_timeout(ANSWER_PATIENCE);
+            if endpoint.connect().await.is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Confirms an uplink over which the host still reaches what it reached before. One that cut the
+    /// host off is given back by the engine when its time is over.
+    async fn prove_uplink(&mut self, engine: &Engine) -> Result<Result<(), String>, EngineError> {
+        let patience = Duration::from_secs(self.config.uplink_confirm.into());
+        let start = Instant::now();
+        while !self.master_answers().await {
+            if start.elapsed() >= patience {
+                let reason =
+                    format!("no netmaster was reached for {patience:?} after it was taken");
+                error!(reason, "the uplink is the host's again");
+                return Ok(Err(reason));
+            }
+            tokio::time::sleep(RECONNECT).await;
+        }
+        let confirmed = settle(engine.confirm_port(UPLINK).await)?;
+        self.uplink_proven = confirmed.is_ok();
+        Ok(confirmed)
     }
 
     /// Writes what changed; everything, to an engine whose tables are not known.

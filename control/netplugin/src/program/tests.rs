@@ -8,10 +8,10 @@ use clap::Parser as _;
 use datapath_api::convert::ops_from_proto;
 use datapath_api::v1::datapath_server::{Datapath, DatapathServer};
 use datapath_api::v1::{
-    AddPortReply, CountersReply, CountersRequest, DropLogRequest, DroppedPacket, DropsReply,
-    DropsRequest, Event, EventsRequest, HelloReply, HelloRequest, ListReply, ListRequest,
-    OffloadReply, OffloadRequest, RemovePortReply, RemovePortRequest, TraceLiveRequest, TraceReply,
-    TraceRequest, WorkersReply, WorkersRequest, WriteReply, WriteRequest,
+    AddPortReply, ConfirmPortReply, ConfirmPortRequest, CountersReply, CountersRequest,
+    DropLogRequest, DroppedPacket, DropsReply, DropsRequest, Event, EventsRequest, HelloReply,
+    HelloRequest, ListReply, ListRequest, OffloadReply, OffloadRequest, RemovePortReply, RemovePortRequest, TraceLiveRequest,
+    TraceReply, TraceRequest, WorkersReply, WorkersRequest, WriteReply, WriteRequest,
 };
 use flowtable::entry::{Entry, EntryKey, Op};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
@@ -98,6 +98,13 @@ impl Datapath for Fake {
 
     async fn drops(&self, _: Request<DropsRequest>) -> Result<Response<DropsReply>, Status> {
         Ok(Response::new(DropsReply::default()))
+    }
+
+    async fn confirm_port(
+        &self,
+        _: Request<ConfirmPortRequest>,
+    ) -> Result<Response<ConfirmPortReply>, Status> {
+        Ok(Response::new(ConfirmPortReply::default()))
     }
 
     async fn workers(&self, _: Request<WorkersRequest>) -> Result<Response<WorkersReply>, Status> {

@@ -116,6 +116,11 @@ impl Container {
         container
     }
 
+    /// Without a device yet.
+    pub(crate) fn apart(n: u8) -> Self {
+        Self { namespace: Namespace::new(), n }
+    }
+
     pub(crate) fn mac(&self) -> Mac {
         Mac([2, 0, 10, 1, 1, self.n])
     }
@@ -305,6 +310,10 @@ impl Engine {
 
     pub(crate) fn ports(&self) -> Vec<v1::Port> {
         self.call(|mut c| async move { c.counters(v1::CountersRequest {}).await }).ports
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

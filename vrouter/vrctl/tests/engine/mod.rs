@@ -147,6 +147,13 @@ impl Datapath for Fake {
         absent()
     }
 
+    async fn confirm_port(
+        &self,
+        _: Request<v1::ConfirmPortRequest>,
+    ) -> Result<Response<v1::ConfirmPortReply>, Status> {
+        absent()
+    }
+
     async fn workers(
         &self,
         _: Request<v1::WorkersRequest>,
