@@ -7,6 +7,7 @@
 mod addresses;
 mod api;
 mod atomic;
+mod checksums;
 mod cni;
 mod control;
 mod ctl;
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
         restart::tests,
         trouble::tests,
         offloads::tests,
+        checksums::tests,
         work::tests,
         ctl::tests,
         metrics::tests,

@@ -1,24 +1,32 @@
 //! The node's own traffic over the uplink that the engine uses too.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use kit::{Daemon, Flow, OneNode, Purpose, TcpServer, Topology, tcp_connect, wait_until};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::Test;
 use crate::runtime::{Plug, refusal};
 use crate::site::{BOUND, links, ports};
 
+/// RFC 7348, section 5.
+const VXLAN_PORT: u16 = 4789;
 const FABRIC: Ipv4Addr = Ipv4Addr::new(10, 250, 0, 2);
 
 pub(crate) fn tests() -> Vec<Test> {
     let lives = "upl_2_the_hosts_connections_live_through_attach_detach_and_crash";
+    let hangs = "upl_2_the_hosts_connections_live_beside_an_engine_that_hangs";
     let refused = "an_uplink_that_the_engine_cannot_take_shows_in_status";
-    vec![(lives.to_owned(), Box::new(host_lives)), (refused.to_owned(), Box::new(refused_uplink))]
+    vec![
+        (lives.to_owned(), Box::new(host_lives)),
+        (hangs.to_owned(), Box::new(beside_a_hang)),
+        (refused.to_owned(), Box::new(refused_uplink)),
+    ]
 }
 
 fn host_lives() -> Result<()> {
@@ -53,6 +61,30 @@ fn host_lives() -> Result<()> {
     let lost = report.sent - report.received;
     ensure!(lost <= 12 && report.gap_max < Duration::from_millis(500), "{report:?}");
     Ok(())
+}
+
+/// A stopped process stands for one that hangs: its programs stay attached, and its rings run full.
+fn beside_a_hang() -> Result<()> {
+    let mut one = Topology::new(Purpose::Test).one_node()?;
+    taken(&one)?;
+    let server = TcpServer::start(one.fabric.namespace(), SocketAddr::from((FABRIC, 0)))?;
+    let mut stream = tcp_connect(one.node.namespace(), server.address(), Duration::from_secs(2))?;
+    echo(&mut stream, "before")?;
+    one.node.process(Daemon::Vrouterd)?.signal(Signal::SIGSTOP)?;
+    let flow = Flow::start(one.node.namespace(), FABRIC, Duration::from_millis(5))?;
+    // More of Weir's own traffic than a ring holds: nobody takes it, and the host must not notice.
+    let vxlan = one.fabric.namespace().run(|| UdpSocket::bind((FABRIC, 0)))??;
+    for _ in 0..6000 {
+        vxlan.send_to(&[0; 64], (one.node.vtep(), VXLAN_PORT))?;
+    }
+    echo(&mut stream, "while the engine hangs, on an old connection")?;
+    let mut new = tcp_connect(one.node.namespace(), server.address(), Duration::from_secs(2))?;
+    echo(&mut new, "and on a new one")?;
+    let report = flow.stop()?;
+    ensure!(report.sent > 0 && report.sent == report.received, "{report:?}");
+    one.node.process(Daemon::Vrouterd)?.signal(Signal::SIGCONT)?;
+    taken(&one)?;
+    echo(&mut stream, "after it")
 }
 
 /// A veth device takes no XDP program above an MTU of about 3,500 bytes.

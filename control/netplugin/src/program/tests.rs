@@ -10,8 +10,9 @@ use datapath_api::v1::datapath_server::{Datapath, DatapathServer};
 use datapath_api::v1::{
     AddPortReply, ConfirmPortReply, ConfirmPortRequest, CountersReply, CountersRequest,
     DropLogRequest, DroppedPacket, DropsReply, DropsRequest, Event, EventsRequest, HelloReply,
-    HelloRequest, ListReply, ListRequest, OffloadReply, OffloadRequest, RemovePortReply, RemovePortRequest, TraceLiveRequest,
-    TraceReply, TraceRequest, WorkersReply, WorkersRequest, WriteReply, WriteRequest,
+    HelloRequest, ListReply, ListRequest, OffloadReply, OffloadRequest, RemovePortReply,
+    RemovePortRequest, TraceLiveRequest, TraceReply, TraceRequest, WorkersReply, WorkersRequest,
+    WriteReply, WriteRequest,
 };
 use flowtable::entry::{Entry, EntryKey, Op};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
