@@ -1,5 +1,5 @@
 //! Every packet that a container receives has complete checksums, whatever its sender leaves to the
-//! device, and whichever way it came: CORR-1's matrix. The kernel believes what a veth pair says is
+//! device, and whichever way it came through the engine: CORR-1's matrix. The kernel believes what a veth pair says is
 //! verified, so the frames are looked at here.
 
 use std::net::{SocketAddr, UdpSocket};
@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use kit::{
-    CONTAINER_IFNAME, Container, Purpose, TcpServer, Topology, TwoNodes, capture, tcp_transfer,
+    CONTAINER_IFNAME, Container, Daemon, Purpose, TcpServer, Topology, TwoNodes, capture,
+    tcp_transfer,
 };
 use netdev::ethtool::{self, Feature, State};
 use netdev::packet::PacketSocket;
@@ -64,7 +65,10 @@ struct Scene {
 }
 
 fn build() -> Result<Scene> {
-    let nodes = Topology::new(Purpose::Test).two_nodes()?;
+    // What the kernel forwards by itself on a node keeps its checksum for later, as on any veth.
+    let engine_only = ["--offload", "off"];
+    let nodes = Topology::new(Purpose::Test).daemon_args(Daemon::Vrouterd, &engine_only);
+    let nodes = nodes.two_nodes()?;
     let lines = [
         "tenant create blue",
         "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 front",
