@@ -306,20 +306,26 @@ impl Engine {
         Ok(())
     }
 
-    /// Forgets a port: nothing is received from it or sent to it when this returns. An unknown
-    /// port is fine.
+    /// Forgets ports, all at once: nothing is received from them or sent to them when this returns. An
+    /// unknown port is fine.
     ///
     /// # Errors
     /// [`PortError::Write`] when the worker is stalled.
-    pub fn remove_port(&self, port: PortId) -> Result<(), PortError> {
+    pub fn remove_ports(&self, ports: &[PortId]) -> Result<(), PortError> {
         let mut control = self.lock();
-        if control.master.specs.remove(&port).is_none() {
+        let mut gone = ports.to_vec();
+        gone.retain(|port| control.master.specs.remove(port).is_some());
+        if gone.is_empty() {
             return Ok(());
         }
-        control.master.entries.remove(&EntryKey::Port(port));
+        for port in &gone {
+            control.master.entries.remove(&EntryKey::Port(*port));
+        }
         self.publish(&mut control, Section::Ports.into())?;
-        self.shared.counters.reset_port(port);
-        self.shared.offloaded.reset_port(port);
+        for port in gone {
+            self.shared.counters.reset_port(port);
+            self.shared.offloaded.reset_port(port);
+        }
         Ok(())
     }
 

@@ -11,7 +11,8 @@ use datapath_api::convert::ops_to_proto;
 use datapath_api::v1::datapath_client::DatapathClient;
 use datapath_api::v1::{
     AddPortRequest, ConfirmPortRequest, CountersRequest, DropLogRequest, DroppedPacket, Event,
-    EventsRequest, HelloRequest, ListKind, ListRequest, Port, RemovePortRequest, RuleCounter,
+    EventsRequest, Feature, HelloRequest, ListKind, ListRequest, Port, RemovePortRequest,
+    RuleCounter,
 };
 use flowtable::entry::Op;
 use flowtable::ids::PortId;
@@ -52,6 +53,8 @@ impl From<Status> for EngineError {
 pub(crate) struct Engine {
     client: DatapathClient<Channel>,
     instance: String,
+    /// Engines of before took one port a request.
+    removes_many: bool,
 }
 
 impl Engine {
@@ -65,7 +68,8 @@ impl Engine {
         let hello = HelloRequest { api_version: API_VERSION, client: "netplugin".to_owned() };
         let reply = client.hello(bounded(hello)).await?.into_inner();
         let events = client.events(EventsRequest {}).await?.into_inner();
-        Ok((Self { client, instance: reply.instance }, events))
+        let removes_many = reply.features & Feature::RemoveMany as u64 != 0;
+        Ok((Self { client, instance: reply.instance, removes_many }, events))
     }
 
     /// Drawn anew by every engine process.
@@ -90,9 +94,15 @@ impl Engine {
         Ok(())
     }
 
-    pub(crate) async fn remove_port(&self, port: PortId) -> Result<(), EngineError> {
-        let request = RemovePortRequest { port: port.get().into() };
-        self.client.clone().remove_port(bounded(request)).await?;
+    /// Removes ports; at once, from an engine that can.
+    pub(crate) async fn remove_ports(&self, ports: &[PortId]) -> Result<(), EngineError> {
+        let at_once = if self.removes_many { ports.len().max(1) } else { 1 };
+        for some in ports.chunks(at_once) {
+            let mut ids = some.iter().map(|port| u32::from(port.get()));
+            let Some(port) = ids.next() else { continue };
+            let request = RemovePortRequest { port, more: ids.collect() };
+            self.client.clone().remove_port(bounded(request)).await?;
+        }
         Ok(())
     }
 

@@ -192,7 +192,7 @@ impl Ports {
             }
         }
         if let Some(gone) = open.remove(&new.id) {
-            self.close(gone)?;
+            self.close(vec![gone])?;
         }
         let opened = match &new.kind {
             NewKind::Container => self.open_container(new.id, &link)?,
@@ -207,11 +207,13 @@ impl Ports {
         Ok(link.index)
     }
 
-    /// Fences a port: nothing is received from it or sent to it when this returns.
-    pub(crate) fn remove(&self, port: PortId) -> Result<(), PortsError> {
+    /// Fences ports: nothing is received from them or sent to them when this returns.
+    pub(crate) fn remove(&self, ports: &[PortId]) -> Result<(), PortsError> {
         let mut open = self.lock();
-        let Some(gone) = open.remove(&port) else { return Ok(()) };
-        tracing::info!(%port, device = %gone.spec.name, "port removed");
+        let gone: Vec<Open> = ports.iter().filter_map(|port| open.remove(port)).collect();
+        for Open { spec, .. } in &gone {
+            tracing::info!(port = %spec.id, device = %spec.name, "port removed");
+        }
         self.close(gone)
     }
 
@@ -269,7 +271,7 @@ impl Ports {
             let Some(gone) = open.remove(&port) else { continue };
             let device = &gone.spec.name;
             tracing::error!(%port, %device, "nobody confirmed that the host still has its network over this uplink: it is the host's again");
-            let closed = self.close(gone);
+            let closed = self.close(vec![gone]);
             self.parts.events.port_gone(port);
             closed?;
         }
@@ -279,19 +281,18 @@ impl Ports {
     /// Fences ports whose device is gone and tells clients.
     pub(crate) fn fence_gone(&self, netlink: &Netlink) -> Result<(), PortsError> {
         let mut open = self.lock();
-        let ports = open.values().map(|o| (o.spec.id, o.spec.ifindex)).collect::<Vec<_>>();
-        for (port, ifindex) in ports {
-            if netlink.link_by_index(ifindex)?.is_some() {
-                continue;
-            }
-            if let Some(gone) = open.remove(&port) {
-                tracing::warn!(%port, device = %gone.spec.name, "the port's device is gone");
-                let closed = self.close(gone);
-                self.parts.events.port_gone(port);
-                closed?;
+        let mut ports = Vec::new();
+        for Open { spec, .. } in open.values() {
+            if netlink.link_by_index(spec.ifindex)?.is_none() {
+                tracing::warn!(port = %spec.id, device = %spec.name, "the port's device is gone");
+                ports.push(spec.id);
             }
         }
-        Ok(())
+        let closed = self.close(ports.iter().filter_map(|port| open.remove(port)).collect());
+        for port in ports {
+            self.parts.events.port_gone(port);
+        }
+        closed
     }
 
     /// Puts back programs that somebody removed: without its own a container's frames are the
@@ -354,7 +355,7 @@ impl Ports {
         }
         if let Err(error) = engine.add_port(spec.clone()) {
             self.forget_former(link.index);
-            self.parts.offload.detach_port(link.index, id)?;
+            self.parts.offload.detach_ports(&[(link.index, id)])?;
             return Err(error.into());
         }
         Ok(Open { spec, device: Device::Container })
@@ -387,27 +388,35 @@ impl Ports {
             device: Device::Uplink { program, queue, traffic: traffic.clone(), confirm_by: None },
         };
         if let Err(error) = added {
-            self.close(opened)?;
+            self.close(vec![opened])?;
             return Err(error);
         }
         Ok(opened)
     }
 
-    fn close(&self, open: Open) -> Result<(), PortsError> {
-        let Open { spec, device } = open;
+    /// Worker and kernel are waited for once, however many there are: some 10 ms.
+    fn close(&self, gone: Vec<Open>) -> Result<(), PortsError> {
+        let ids: Vec<PortId> = gone.iter().map(|open| open.spec.id).collect();
+        let (mut containers, mut queues) = (Vec::new(), Vec::new());
+        for Open { spec, device } in gone {
+            match device {
+                Device::Container => {
+                    self.forget_former(spec.ifindex);
+                    containers.push((spec.ifindex, spec.id));
+                }
+                Device::Uplink { program, queue, .. } => {
+                    drop(program);
+                    queues.push(queue);
+                }
+            }
+        }
         // A worker that is late is no reason to leave the rest open: nobody would close it.
-        let forgotten;
-        match device {
-            Device::Container => {
-                self.forget_former(spec.ifindex);
-                forgotten = self.parts.engine.remove_port(spec.id);
-                self.parts.offload.detach_port(spec.ifindex, spec.id)?;
-            }
-            Device::Uplink { program, queue, .. } => {
-                drop(program);
-                forgotten = self.parts.engine.remove_port(spec.id);
-                self.close_socket(queue)?;
-            }
+        let forgotten = self.parts.engine.remove_ports(&ids);
+        if !containers.is_empty() {
+            self.parts.offload.detach_ports(&containers)?;
+        }
+        for queue in queues {
+            self.close_socket(queue)?;
         }
         Ok(forgotten?)
     }

@@ -66,7 +66,7 @@ impl Datapath for Service {
     ) -> Result<Response<v1::HelloReply>, Status> {
         Ok(Response::new(v1::HelloReply {
             api_version: API_VERSION,
-            features: 0,
+            features: v1::Feature::RemoveMany as u64,
             instance: self.events.instance().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             revision: self.engine.revision(),
@@ -110,9 +110,13 @@ impl Datapath for Service {
         &self,
         request: Request<v1::RemovePortRequest>,
     ) -> Result<Response<v1::RemovePortReply>, Status> {
-        let port = PortId::new(request.into_inner().port).map_err(|e| range("port", e))?;
+        let v1::RemovePortRequest { port, more } = request.into_inner();
+        let port = PortId::new(port).map_err(|e| range("port", e))?;
+        let more = more.into_iter().map(PortId::new).collect::<Result<Vec<_>, _>>();
+        let mut all = more.map_err(|e| range("more", e))?;
+        all.push(port);
         let ports = Arc::clone(&self.ports);
-        let removed = blocking(move || ports.remove(port)).await?;
+        let removed = blocking(move || ports.remove(&all)).await?;
         removed.map_err(|e| status(port_code(&e), &e))?;
         Ok(Response::new(v1::RemovePortReply {}))
     }

@@ -307,7 +307,7 @@ fn nodes_reach_each_other_over_vxlan() {
     left.program(&right);
     until("the next hop again", || left.next_hops() == 1);
     // Without the port the host has its device back, and the socket is free for another one.
-    let remove = v1::RemovePortRequest { port: 1 };
+    let remove = v1::RemovePortRequest { port: 1, more: Vec::new() };
     left.engine.call(|mut c| async move { c.remove_port(remove).await });
     assert!(!left.namespace.must("ip -d link show up0").contains("xdp"));
     left.engine.add_port(v1::AddPortRequest {
@@ -403,7 +403,7 @@ fn wrong_requests_are_refused() {
     assert!(lo.message().contains("attaching XDP to lo"), "{}", lo.message());
     // What is there already is no mistake, and neither is removing what is not.
     pair.engine.add_container(&pair.node, &pair.a);
-    let remove = v1::RemovePortRequest { port: 4000 };
+    let remove = v1::RemovePortRequest { port: 4000, more: Vec::new() };
     pair.engine.call(|mut c| async move { c.remove_port(remove).await });
     let unspecified = v1::ListRequest::default();
     let refused = pair.engine.refusal(|mut c| async move { c.list(unspecified).await });
@@ -412,7 +412,7 @@ fn wrong_requests_are_refused() {
     let refused = pair.engine.refusal(|mut c| async move { c.trace(unknown).await });
     assert_eq!(refused.code(), tonic::Code::InvalidArgument);
     assert!(pair.a.pings(&pair.b));
-    let remove = v1::RemovePortRequest { port: 6 };
+    let remove = v1::RemovePortRequest { port: 6, more: Vec::new() };
     pair.engine.call(|mut c| async move { c.remove_port(remove).await });
     assert!(!pair.a.pings(&pair.b));
 }

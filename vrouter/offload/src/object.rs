@@ -281,12 +281,20 @@ impl Offload {
         self.restore("from_trunk", ifindex)
     }
 
-    /// Nothing is received from or sent to the port any more when this returns. The filter stays on
-    /// the device and drops what it sends. A port that is not attached: ok.
+    /// Nothing is received from or sent to these devices and their ports any more when this returns,
+    /// after one grace period for all. The filters stay on the devices and drop what they send. A port
+    /// that is not attached: ok.
     ///
     /// # Errors
     /// See [`OffloadError`].
-    pub fn detach_port(&self, ifindex: u32, port: PortId) -> Result<(), OffloadError> {
+    pub fn detach_ports(&self, ports: &[(u32, PortId)]) -> Result<(), OffloadError> {
+        for &(ifindex, port) in ports {
+            self.detach_port(ifindex, port)?;
+        }
+        wait_for_programs()
+    }
+
+    fn detach_port(&self, ifindex: u32, port: PortId) -> Result<(), OffloadError> {
         let id = u32::from(port.get());
         if self.lookup("ids", ifindex)?.as_deref() == Some(&id.to_ne_bytes()) {
             self.remove_id(&ifindex.to_ne_bytes())?;
@@ -297,7 +305,7 @@ impl Offload {
             self.put("ports", id, none.as_bytes())?;
             self.flows.end_life(port);
         }
-        wait_for_programs()
+        Ok(())
     }
 
     /// What was counted for a port since it was attached.

@@ -369,8 +369,8 @@ fn openings_have_a_limit_of_their_own() {
 
 fn detached_port_is_cut_off() {
     let node = Node::new();
-    node.offload.detach_port(ifindex("h1"), port(PORT_A)).unwrap();
-    node.offload.detach_port(ifindex("h1"), port(PORT_A)).unwrap();
+    node.offload.detach_ports(&[(ifindex("h1"), port(PORT_A))]).unwrap();
+    node.offload.detach_ports(&[(ifindex("h1"), port(PORT_A))]).unwrap();
     let (a, b) = (node.a.inside(|| RawSocket::open("eth0")), RawSocket::open("wr-t1.0"));
     a.send(&frame(60));
     b.send(&tagged(PORT_A, &frame(60)));
@@ -378,7 +378,7 @@ fn detached_port_is_cut_off() {
     assert_eq!(node.total(DropReason::PortGone), 1);
     // The id goes to another device: the first one's frames must not count as its.
     node.offload.attach_port(ifindex("h2"), port(PORT_A), Limits::default()).unwrap();
-    node.offload.detach_port(ifindex("h1"), port(PORT_A)).unwrap();
+    node.offload.detach_ports(&[(ifindex("h1"), port(PORT_A))]).unwrap();
     a.send(&frame(60));
     node.b.inside(|| RawSocket::open("eth0").send(&frame(60)));
     assert_eq!(node.offload.port_counters(port(PORT_A)).unwrap().rx_packets, 1);

@@ -30,7 +30,7 @@ impl Tables {
     }
 
     pub(crate) fn remove_port(&mut self, id: PortId) {
-        self.fabric.engine.remove_port(id).unwrap();
+        self.fabric.engine.remove_ports(&[id]).unwrap();
         self.ports.retain(|spec| spec.id != id);
         self.entries.retain(|entry| entry.key() != EntryKey::Port(id));
         self.fabric.write(&[]);

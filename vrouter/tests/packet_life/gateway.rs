@@ -221,7 +221,7 @@ fn an_answer_does_not_reach_the_tenant_that_took_over_the_port() {
     let request = A1.asks(A2.ip);
     fabric.inject(A1.port(), &request);
     fabric.worker.poll(0);
-    fabric.engine.remove_port(A1.port()).unwrap();
+    fabric.engine.remove_ports(&[A1.port()]).unwrap();
     fabric.engine.add_port(container(A1.port())).unwrap();
     let red = crate::fabric::Host { place: A1.place, ..R1 };
     assert_eq!(red.binding().vrf, RED);

@@ -38,7 +38,7 @@ fn a_removed_port_neither_sends_nor_receives() {
     let (there, back) = (A1.to(&A2).bytes(), A2.to(&A1).bytes());
     fabric.send(A1.port(), &there);
     fabric.send(A2.port(), &back);
-    fabric.engine.remove_port(A2.port()).unwrap();
+    fabric.engine.remove_ports(&[A2.port()]).unwrap();
     let expected = received(A1.port(), &there).rewalked();
     let expected = expected.dropped(A1.port(), DropReason::PortGone, there.len());
     assert_eq!(fabric.send(A1.port(), &there), expected);
@@ -60,8 +60,8 @@ fn a_port_that_comes_back_is_unbound_and_counts_from_zero() {
         (found.rx.packets, found.tx.packets, found.drops, found.binding)
     };
     assert_eq!(stats(&fabric), (2, 1, 1, Some(A2.binding())));
-    fabric.engine.remove_port(A2.port()).unwrap();
-    fabric.engine.remove_port(A2.port()).unwrap();
+    fabric.engine.remove_ports(&[A2.port()]).unwrap();
+    fabric.engine.remove_ports(&[A2.port()]).unwrap();
     fabric.engine.add_port(container(A2.port())).unwrap();
     assert_eq!(stats(&fabric), (0, 0, 0, None));
 }
@@ -111,7 +111,7 @@ fn the_tag_of_a_direct_port_opens_nothing_on_the_trunk() {
 #[test]
 fn a_queue_without_a_port_receives_nothing() {
     let mut fabric = Fabric::new();
-    fabric.engine.remove_port(UPLINK).unwrap();
+    fabric.engine.remove_ports(&[UPLINK]).unwrap();
     let frame = vxlan(&from_remote(), VNI_A.get(), &A9.to(&A1).bytes());
     let expected = crate::fabric::Delivered::default();
     let expected = expected.unowned(DropReason::PortUnbound, frame.len());
@@ -121,7 +121,7 @@ fn a_queue_without_a_port_receives_nothing() {
 #[test]
 fn an_uplink_on_the_trunk_works_like_one_of_its_own() {
     let mut fabric = Fabric::new();
-    fabric.engine.remove_port(UPLINK).unwrap();
+    fabric.engine.remove_ports(&[UPLINK]).unwrap();
     let shared = PortSpec { framing: Framing::Tagged, ..crate::fabric::uplink() };
     fabric.engine.add_port(shared).unwrap();
     let inner = A9.to(&A1).bytes();
@@ -137,7 +137,7 @@ fn an_uplink_on_the_trunk_works_like_one_of_its_own() {
 #[test]
 fn without_its_uplink_a_node_reaches_nobody_and_says_so_in_the_tables() {
     let mut fabric = Fabric::new();
-    fabric.engine.remove_port(UPLINK).unwrap();
+    fabric.engine.remove_ports(&[UPLINK]).unwrap();
     for (from, to) in [(A1, A9), (V1, V9)] {
         let frame = from.to(&to).bytes();
         let expected = received(from.port(), &frame).walked();

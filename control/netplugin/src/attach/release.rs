@@ -1,14 +1,16 @@
 //! Undoing an attachment: DEL, GC, failed ADDs and what crashes left.
 //!
-//! The order keeps an address from being given to somebody else while packets of the old owner
-//! can still come: first the engine fences the port, then netmaster frees the address; the links go
-//! whenever the kernel gets to it. What netmaster does not hear now it hears later: the row stays until it did.
+//! No address is given to somebody else while packets of its old owner can still come: netmaster
+//! keeps it until this node has acknowledged tables without it (decision 0017), and a node that was told
+//! to fence a port has done so by then. The links go whenever the kernel gets to it. What netmaster does
+//! not hear now it hears later: the row stays until it did.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cni_api::v1::Attachment as Named;
+use flowtable::ids::PortId;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -39,8 +41,8 @@ pub(crate) enum Released {
 
 /// Undoes an attachment to its end. The caller holds its turn.
 pub(crate) async fn release(node: &Arc<Node>, row: Attachment) -> Result<Released, Refusal> {
-    let row = Attachment { state: State::Releasing, ..row };
-    fence(node, std::slice::from_ref(&row)).await?;
+    mark(node, std::slice::from_ref(&row)).await?;
+    fence(node, std::slice::from_ref(&row)).await;
     unlink(node, &row).await?;
     match node.master.delete_endpoint(&row.id.to_string()).await {
         Ok(()) => {
@@ -60,21 +62,28 @@ enum Fence {
     Unknown,
 }
 
+/// Writes down what is going to be undone: without that a crash would re-adopt half an attachment. Of
+/// one that was never whole the row says so already, also when the disk is full.
+async fn mark(node: &Node, rows: &[Attachment]) -> Result<(), Refusal> {
+    let attached = rows.iter().filter(|row| row.state == State::Attached);
+    let releasing = attached.map(|row| Attachment { state: State::Releasing, ..row.clone() });
+    let releasing: Vec<Attachment> = releasing.collect();
+    if releasing.is_empty() { Ok(()) } else { Ok(node.roster.put_all(releasing).await?) }
+}
+
 /// Has the engine let go of the ports.
-async fn fence(node: &Node, rows: &[Attachment]) -> Result<Fence, Refusal> {
-    // Without the durable mark a crash from here on would re-adopt half an attachment.
-    node.roster.put_all(rows.to_vec()).await?;
-    let last = rows.iter().filter_map(port_of).map(|port| node.programmer.unplace(port)).last();
-    let Some(generation) = last else { return Ok(Fence::Up) };
+async fn fence(node: &Node, rows: &[Attachment]) -> Fence {
+    let ports: Vec<PortId> = rows.iter().filter_map(port_of).collect();
+    let generation = node.programmer.unplace(&ports);
     let mut applied = node.programmer.watch();
     // The filter on the host end drops what no engine takes.
-    let fenced = applied.wait_for(|now| now.engine.is_none() || now.generation >= generation);
+    let fenced = applied.wait_for(|now| now.engine.is_none() || now.fenced >= generation);
     if timeout(FENCE_TIMEOUT, fenced).await.is_ok() {
-        return Ok(Fence::Up);
+        return Fence::Up;
     }
     let ids: Vec<_> = rows.iter().map(|row| row.id.to_string()).collect();
     warn!(?ids, "vrouterd has not fenced the ports; removing their links");
-    Ok(Fence::Unknown)
+    Fence::Unknown
 }
 
 /// Removes the links, few at a time: the kernel takes them one by one, under a lock that ADDs want.
@@ -102,14 +111,13 @@ async fn release_behind(
     attachments: Vec<(Turn, Attachment)>,
 ) -> Result<(), Refusal> {
     let (turns, rows): (Vec<Turn>, Vec<Attachment>) = attachments.into_iter().unzip();
-    let releasing = |row| Attachment { state: State::Releasing, ..row };
-    let rows: Vec<Attachment> = rows.into_iter().map(releasing).collect();
-    if fence(node, &rows).await? == Fence::Unknown {
+    mark(node, &rows).await?;
+    let (fence, freed) = tokio::join!(fence(node, &rows), free(node, &rows));
+    if fence == Fence::Unknown {
         for row in &rows {
             unlink(node, row).await?;
         }
     }
-    let freed = free(node, &rows).await;
     for ((turn, row), freed) in turns.into_iter().zip(rows).zip(freed) {
         let node = Arc::clone(node);
         tokio::spawn(async move {

@@ -51,6 +51,8 @@ struct Desired {
 pub(crate) struct Applied {
     /// Of the wanted ports.
     pub(crate) generation: u64,
+    /// Nothing passes at ports that were not wanted any more in this generation; the tables may follow.
+    pub(crate) fenced: u64,
     /// Of the intent whose tables the engine holds.
     pub(crate) stamp: Stamp,
     /// Why the engine did not take the tables.
@@ -108,9 +110,13 @@ impl Programmer {
         self.change(|ports| drop(ports.insert(port, wanted)))
     }
 
-    /// No longer wants a port; returns the generation in which it is fenced.
-    pub(crate) fn unplace(&self, port: PortId) -> u64 {
-        self.change(|ports| drop(ports.remove(&port)))
+    /// No longer wants ports; returns the generation in which all are fenced.
+    pub(crate) fn unplace(&self, gone: &[PortId]) -> u64 {
+        self.change(|ports| {
+            for port in gone {
+                ports.remove(port);
+            }
+        })
     }
 
     /// What the last pass achieved, and every later one.
@@ -262,7 +268,9 @@ impl Task<'_> {
             let desired = self.programmer.lock();
             (desired.generation, desired.ports.clone())
         };
-        let failed_ports = self.sync_ports(engine, held, &wanted).await?;
+        self.remove_surplus(engine, held, &wanted).await?;
+        self.programmer.applied.send_modify(|applied| applied.fenced = generation);
+        let failed_ports = self.add_missing(engine, held, &wanted).await?;
         let ports = wanted.iter().filter(|(port, _)| held.ports.contains_key(port));
         let limited = wanted.values().filter(|wanted| wanted.limits != PortLimits::default());
         let placement = Placement {
@@ -281,6 +289,7 @@ impl Task<'_> {
         let retry = (refused.is_some() || !failed_ports.is_empty()).then_some(RETRY);
         self.publish(Applied {
             generation,
+            fenced: generation,
             stamp,
             refused,
             failed_ports,
@@ -289,23 +298,32 @@ impl Task<'_> {
         Ok(retry)
     }
 
-    /// Removes what is not wanted, adds what is; returns what the engine would not take.
-    async fn sync_ports(
-        &mut self,
+    async fn remove_surplus(
+        &self,
         engine: &Engine,
         held: &mut Held,
         wanted: &BTreeMap<PortId, Wanted>,
-    ) -> Result<BTreeMap<PortId, String>, EngineError> {
+    ) -> Result<(), EngineError> {
         let surplus: Vec<PortId> = held
             .ports
             .iter()
             .filter(|&(port, name)| self.wanted_name(*port, wanted) != Some(name))
             .map(|(port, _)| *port)
             .collect();
+        engine.remove_ports(&surplus).await?;
         for port in surplus {
-            engine.remove_port(port).await?;
             held.ports.remove(&port);
         }
+        Ok(())
+    }
+
+    /// Adds what is wanted; returns what the engine would not take.
+    async fn add_missing(
+        &mut self,
+        engine: &Engine,
+        held: &mut Held,
+        wanted: &BTreeMap<PortId, Wanted>,
+    ) -> Result<BTreeMap<PortId, String>, EngineError> {
         let mut failed = BTreeMap::new();
         if let Some(device) = &self.config.uplink
             && let Err(reason) = self.sync_uplink(engine, held, device).await?

@@ -9,10 +9,10 @@ use datapath_api::convert::ops_from_proto;
 use datapath_api::v1::datapath_server::{Datapath, DatapathServer};
 use datapath_api::v1::{
     AddPortReply, ConfirmPortReply, ConfirmPortRequest, CountersReply, CountersRequest,
-    DropLogRequest, DroppedPacket, DropsReply, DropsRequest, Event, EventsRequest, HelloReply,
-    HelloRequest, ListReply, ListRequest, OffloadReply, OffloadRequest, RemovePortReply,
-    RemovePortRequest, TraceLiveRequest, TraceReply, TraceRequest, WorkersReply, WorkersRequest,
-    WriteReply, WriteRequest,
+    DropLogRequest, DroppedPacket, DropsReply, DropsRequest, Event, EventsRequest, Feature,
+    HelloReply, HelloRequest, ListReply, ListRequest, OffloadReply, OffloadRequest,
+    RemovePortReply, RemovePortRequest, TraceLiveRequest, TraceReply, TraceRequest, WorkersReply,
+    WorkersRequest, WriteReply, WriteRequest,
 };
 use flowtable::entry::{Entry, EntryKey, Op};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
@@ -26,7 +26,7 @@ use crate::mirror::tests::{endpoint, gold_group, member, network, snapshot, tena
 #[derive(Debug, Clone, PartialEq)]
 enum Told {
     Add(u32, String, Vec<u32>),
-    Remove(u32),
+    Remove(Vec<u32>),
     Write(Vec<Op>),
 }
 
@@ -37,6 +37,7 @@ type Followers = Arc<Mutex<Vec<tokio::sync::mpsc::Sender<Result<DroppedPacket, S
 
 struct Fake {
     instance: String,
+    features: u64,
     told: Arc<Mutex<Vec<Told>>>,
     ports: Mutex<BTreeMap<u32, String>>,
     refused_device: &'static str,
@@ -51,7 +52,8 @@ impl Datapath for Fake {
     type EventsStream = ReceiverStream<Result<Event, Status>>;
 
     async fn hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
-        Ok(Response::new(HelloReply { instance: self.instance.clone(), ..Default::default() }))
+        let (instance, features) = (self.instance.clone(), self.features);
+        Ok(Response::new(HelloReply { instance, features, ..Default::default() }))
     }
 
     async fn write(&self, r: Request<WriteRequest>) -> Result<Response<WriteReply>, Status> {
@@ -78,9 +80,10 @@ impl Datapath for Fake {
         &self,
         r: Request<RemovePortRequest>,
     ) -> Result<Response<RemovePortReply>, Status> {
-        let port = r.into_inner().port;
-        self.ports.lock().unwrap().remove(&port);
-        self.told.lock().unwrap().push(Told::Remove(port));
+        let RemovePortRequest { port, more } = r.into_inner();
+        let gone: Vec<u32> = std::iter::once(port).chain(more).collect();
+        self.ports.lock().unwrap().retain(|port, _| !gone.contains(port));
+        self.told.lock().unwrap().push(Told::Remove(gone));
         Ok(Response::new(RemovePortReply {}))
     }
 
@@ -170,12 +173,17 @@ impl Drop for Process {
 
 impl Process {
     pub(crate) fn start(socket: &PathBuf, instance: &str, ports: &[(u32, &str)]) -> Self {
+        Self::start_with(socket, instance, ports, Feature::RemoveMany as u64)
+    }
+
+    fn start_with(socket: &PathBuf, instance: &str, ports: &[(u32, &str)], features: u64) -> Self {
         drop(std::fs::remove_file(socket));
         let told = Arc::new(Mutex::new(Vec::new()));
         let (loses_answer, alive) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let followers = Followers::default();
         let fake = Fake {
             instance: instance.to_owned(),
+            features,
             told: Arc::clone(&told),
             ports: Mutex::new(ports.iter().map(|&(id, name)| (id, name.to_owned())).collect()),
             refused_device: "wrbad",
@@ -321,10 +329,10 @@ async fn a_port_is_added_before_the_tables_that_name_it() {
     assert_eq!(gone, []);
     assert_eq!(told.len(), 2);
 
-    let generation = bench.programmer.unplace(port(5));
+    let generation = bench.programmer.unplace(&[port(5)]);
     bench.applied(|now| now.generation >= generation).await;
     let told = engine.take();
-    assert_eq!(told[0], Told::Remove(5));
+    assert_eq!(told[0], Told::Remove(vec![5]));
     assert!(keys(&told[1]).1.contains(&EntryKey::Port(port(5))));
 }
 
@@ -376,9 +384,19 @@ async fn ports_of_a_running_engine_are_adopted_and_strangers_removed() {
     let engine = Process::start(&bench.socket(), "a", &held);
     bench.applied(|now| now.stamp.revision == 1).await;
     let told = engine.take();
-    assert_eq!(told[..2], [Told::Remove(6), Told::Remove(7)]);
-    assert!(matches!(&told[2], Told::Write(_)));
-    assert_eq!(told.len(), 3);
+    assert_eq!(told[0], Told::Remove(vec![6, 7]));
+    assert!(matches!(&told[1], Told::Write(_)));
+    assert_eq!(told.len(), 2);
+}
+
+#[tokio::test]
+async fn an_engine_of_before_is_asked_for_one_port_at_a_time() {
+    let bench = Bench::start(None, BTreeMap::new());
+    snapshot(&bench.mirror, 1, vec![tenant(1)]);
+    let held = [(6, "wr9999999999"), (7, "wr0000000000")];
+    let engine = Process::start_with(&bench.socket(), "a", &held, 0);
+    bench.applied(|now| now.stamp.revision == 1).await;
+    assert_eq!(engine.take()[..2], [Told::Remove(vec![6]), Told::Remove(vec![7])]);
 }
 
 #[tokio::test]
@@ -486,7 +504,7 @@ async fn meters_and_marks_come_and_go_with_their_port_in_the_batch_of_its_tables
     assert_eq!(qos_keys(&told[1]), (all.clone(), vec![]));
     assert!(keys(&told[1]).0.contains(&EntryKey::Port(port(5))));
 
-    let generation = bench.programmer.unplace(port(5));
+    let generation = bench.programmer.unplace(&[port(5)]);
     bench.applied(|now| now.generation >= generation).await;
     let told = engine.take();
     assert_eq!(qos_keys(&told[1]), (vec![], all.into_iter().rev().collect()));
@@ -510,7 +528,7 @@ async fn a_port_id_taken_over_within_one_pass_loses_the_limit_of_the_container_b
     let generation = bench.programmer.place(port(5), wanted("wr9999999999", "c2:eth0"));
     bench.applied(|now| now.generation >= generation).await;
     let told = engine.take();
-    assert_eq!(told[..2], [Told::Remove(5), Told::Add(5, "wr9999999999".into(), vec![])]);
+    assert_eq!(told[..2], [Told::Remove(vec![5]), Told::Add(5, "wr9999999999".into(), vec![])]);
     let (put, gone) = qos_keys(&told[2]);
     assert_eq!((put.len(), gone.len(), gone[0]), (0, 3, EntryKey::Qos(port(5))));
 }

@@ -60,7 +60,7 @@ fn container_cycle(pair: &Pair, short_lived: &Container, number: usize) {
     let port = short_lived.port();
     pair.engine.write(&[Op::Delete(EntryKey::Port(port))]);
     if number.is_multiple_of(2) {
-        let request = v1::RemovePortRequest { port: port.get().into() };
+        let request = v1::RemovePortRequest { port: port.get().into(), more: Vec::new() };
         pair.engine.call(|mut c| async move { c.remove_port(request).await });
         pair.node.must("ip link del wrh9");
     } else {
@@ -74,7 +74,7 @@ fn uplink_cycle(pair: &Pair) {
     let request = uplink(0);
     let port = request.port;
     pair.engine.add_port(request);
-    let request = v1::RemovePortRequest { port };
+    let request = v1::RemovePortRequest { port, more: Vec::new() };
     pair.engine.call(|mut c| async move { c.remove_port(request).await });
 }
 

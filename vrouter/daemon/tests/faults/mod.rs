@@ -114,7 +114,7 @@ pub(crate) fn drops_of_a_removed_uplink_stay_counted() {
     left.engine.signal(Signal::SIGCONT);
     let full = left.engine.drops("tx-full");
     assert!(full >= 3000 - 2048 - 512, "{full}");
-    let remove = v1::RemovePortRequest { port: 1 };
+    let remove = v1::RemovePortRequest { port: 1, more: Vec::new() };
     left.engine.call(|mut c| async move { c.remove_port(remove).await });
     assert_eq!(left.engine.drops("tx-full"), full);
 }

@@ -269,7 +269,7 @@ pub(crate) fn flows_end_with_the_lives_of_their_ports() {
     let table = scene.table();
     table.put(0, &flow(ipproto::UDP)).unwrap();
     scene.is_forwarded(&UDP);
-    table.detach_port(ifindex("h2"), port(PORT_B)).unwrap();
+    table.detach_ports(&[(ifindex("h2"), port(PORT_B))]).unwrap();
     scene.is_missed("the receiver is gone", &UDP);
     // The same device and the same id, but another life.
     table.attach_port(ifindex("h2"), port(PORT_B), Limits::UNLIMITED).unwrap();
@@ -278,7 +278,7 @@ pub(crate) fn flows_end_with_the_lives_of_their_ports() {
     table.clear(0, &flow(ipproto::UDP)).unwrap();
     table.put(0, &flow(ipproto::UDP)).unwrap();
     scene.is_forwarded(&UDP);
-    table.detach_port(ifindex("h1"), port(PORT_A)).unwrap();
+    table.detach_ports(&[(ifindex("h1"), port(PORT_A))]).unwrap();
     table.attach_port(ifindex("h1"), port(PORT_A), Limits::UNLIMITED).unwrap();
     scene.is_missed("the sender is another one", &UDP);
     // The entry of the former life can be cleared still: its place and its key are free then.
