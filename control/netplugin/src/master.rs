@@ -34,8 +34,11 @@ use crate::roster::Roster;
 const API_VERSION: u32 = 1;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// A netmaster that restarts is back within this; beyond it the runtime learns what is wrong.
-const SESSION_PATIENCE: Duration = Duration::from_secs(5);
+/// A netmaster that restarts is back within this, and one that was killed replaced by another;
+/// beyond it the runtime learns what is wrong.
+const SESSION_PATIENCE: Duration = Duration::from_secs(15);
+/// Before what found no netmaster that leads is asked again.
+const RETRY: Duration = Duration::from_millis(200);
 /// A silent netmaster is given up after twice this.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -139,22 +142,23 @@ impl Master {
         self.client(deadline.min(Instant::now() + SESSION_PATIENCE)).await.map(drop)
     }
 
-    /// Creates an endpoint. Returns what netmaster stored.
+    /// Creates an endpoint. Returns what netmaster stored. Asks again for as long as a new leader may
+    /// take: to create what is there is fine.
     pub(crate) async fn create_endpoint(
         &self,
         endpoint: EndpointObject,
         deadline: Instant,
     ) -> Result<Made, MasterError> {
-        let mut client = self.client(deadline).await?;
-        let object = Object { kind: Some(object::Kind::Endpoint(endpoint)) };
-        let mut request = Request::new(CreateRequest { object: Some(object), no_wait: false });
-        request.set_timeout(deadline.saturating_duration_since(Instant::now()));
-        let WriteReply { object, revision, late_nodes } =
-            client.create(request).await?.into_inner();
-        let Some(object::Kind::Endpoint(endpoint)) = object.and_then(|object| object.kind) else {
-            return Err(MasterError::Unreachable("its answer has no endpoint".to_owned()));
-        };
-        Ok(Made { endpoint, revision, late_nodes })
+        let patience = deadline.min(Instant::now() + SESSION_PATIENCE);
+        loop {
+            let client = self.client(patience).await?;
+            match create(client, endpoint.clone(), deadline).await {
+                Err(MasterError::Unreachable(_)) if Instant::now() + RETRY < patience => {
+                    tokio::time::sleep(RETRY).await;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Deletes an endpoint; one that is not there is fine. Does not wait for a netmaster that is
@@ -206,6 +210,21 @@ impl Master {
         let away = || MasterError::Unreachable("there is no session".to_owned());
         found.ok_or_else(away)
     }
+}
+
+async fn create(
+    mut client: NetMasterClient<Channel>,
+    endpoint: EndpointObject,
+    deadline: Instant,
+) -> Result<Made, MasterError> {
+    let object = Object { kind: Some(object::Kind::Endpoint(endpoint)) };
+    let mut request = Request::new(CreateRequest { object: Some(object), no_wait: false });
+    request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+    let WriteReply { object, revision, late_nodes } = client.create(request).await?.into_inner();
+    let Some(object::Kind::Endpoint(endpoint)) = object.and_then(|object| object.kind) else {
+        return Err(MasterError::Unreachable("its answer has no endpoint".to_owned()));
+    };
+    Ok(Made { endpoint, revision, late_nodes })
 }
 
 /// Keeps a session, for ever.
