@@ -77,6 +77,9 @@ impl Refusal {
             Self::Master(MasterError::Refused(refusal)) => refusal.detail.next_step.clone(),
             Self::Master(MasterError::Unreachable(_)) => "start netmaster, then retry".to_owned(),
             Self::Late("vrouterd") => "start vrouterd, then retry".to_owned(),
+            Self::Roster(roster::Error::Store(error)) if error.is_full() => {
+                "make room where netplugin's --state-dir is, then retry".to_owned()
+            }
             Self::Id(_)
             | Self::Request { .. }
             | Self::Mtu(_)

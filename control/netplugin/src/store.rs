@@ -3,10 +3,14 @@
 //! A row is on disk before the step it announces begins, so a crash anywhere leaves a row that
 //! says what to undo. Calls block for an fsync: not for a runtime's worker thread. redb's own
 //! lock keeps a second netplugin off the file.
+//!
+//! redb gives a file up for good when a write to it fails, as on a full disk. The next call opens it
+//! anew then, which recovers the last commit.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, Table, TableDefinition};
 
 use crate::attachment::{Attachment, AttachmentId};
 
@@ -28,6 +32,22 @@ pub(crate) enum Error {
     Row { key: String, source: serde_json::Error },
 }
 
+impl Error {
+    /// Whether there is no room for a row.
+    pub(crate) fn is_full(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        let Self::Database(error) = self else { return false };
+        matches!(&**error, redb::Error::Io(io) if matches!(io.kind(), StorageFull | QuotaExceeded))
+    }
+
+    /// Whether redb has given the file up.
+    fn is_loss(&self) -> bool {
+        use redb::Error::{DatabaseClosed, Io, PreviousIo};
+        let Self::Database(error) = self else { return false };
+        matches!(&**error, Io(_) | PreviousIo | DatabaseClosed)
+    }
+}
+
 impl<E: Into<redb::Error>> From<E> for Error {
     fn from(error: E) -> Self {
         Self::Database(Box::new(error.into()))
@@ -37,82 +57,110 @@ impl<E: Into<redb::Error>> From<E> for Error {
 /// The attachment file.
 #[derive(Debug)]
 pub(crate) struct Store {
-    database: Database,
+    path: PathBuf,
+    /// `None`: to be opened anew.
+    database: Mutex<Option<Database>>,
+}
+
+fn open(path: &Path) -> Result<Database, Error> {
+    let database = Database::create(path)
+        .map_err(|e| Error::Open { path: path.to_owned(), source: Box::new(e.into()) })?;
+    let transaction = database.begin_write()?;
+    let found = {
+        let mut meta = transaction.open_table(META)?;
+        transaction.open_table(ATTACHMENTS)?;
+        let found = meta.get("schema")?.map(|value| value.value());
+        if found.is_none() {
+            meta.insert("schema", SCHEMA)?;
+        }
+        found.unwrap_or(SCHEMA)
+    };
+    if found != SCHEMA {
+        return Err(Error::Schema { path: path.to_owned(), found });
+    }
+    transaction.commit()?;
+    Ok(database)
+}
+
+fn insert(table: &mut Table<'_, &str, &[u8]>, row: &Attachment) -> Result<(), Error> {
+    let key = row.id.to_string();
+    let value =
+        serde_json::to_vec(row).map_err(|source| Error::Row { key: key.clone(), source })?;
+    table.insert(key.as_str(), value.as_slice())?;
+    Ok(())
 }
 
 impl Store {
     /// Opens the file, making it when it is not there.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        let database = Database::create(path)
-            .map_err(|e| Error::Open { path: path.to_owned(), source: Box::new(e.into()) })?;
-        let transaction = database.begin_write()?;
-        let found = {
-            let mut meta = transaction.open_table(META)?;
-            transaction.open_table(ATTACHMENTS)?;
-            let found = meta.get("schema")?.map(|value| value.value());
-            if found.is_none() {
-                meta.insert("schema", SCHEMA)?;
-            }
-            found.unwrap_or(SCHEMA)
+        let database = Mutex::new(Some(open(path)?));
+        Ok(Self { path: path.to_owned(), database })
+    }
+
+    fn run<T>(&self, work: impl FnOnce(&Database) -> Result<T, Error>) -> Result<T, Error> {
+        // What a panic leaves is no database, and opened anew.
+        let mut held = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = match held.take() {
+            Some(database) => database,
+            None => open(&self.path)?,
         };
-        if found != SCHEMA {
-            return Err(Error::Schema { path: path.to_owned(), found });
+        let outcome = work(&database);
+        if !outcome.as_ref().is_err_and(Error::is_loss) {
+            *held = Some(database);
         }
-        transaction.commit()?;
-        Ok(Self { database })
+        outcome
     }
 
     /// The cluster whose intent the node has taken over; `None`: of none, or of one that did not say.
     pub(crate) fn cluster(&self) -> Result<Option<u64>, Error> {
-        let transaction = self.database.begin_read()?;
-        let meta = transaction.open_table(META)?;
-        Ok(meta.get("cluster")?.map(|value| value.value()))
+        self.run(|database| {
+            let meta = database.begin_read()?.open_table(META)?;
+            Ok(meta.get("cluster")?.map(|value| value.value()))
+        })
     }
 
     /// On disk when this returns.
     pub(crate) fn set_cluster(&self, cluster: u64) -> Result<(), Error> {
-        let transaction = self.database.begin_write()?;
-        transaction.open_table(META)?.insert("cluster", cluster)?;
-        transaction.commit()?;
-        Ok(())
+        self.run(|database| {
+            let transaction = database.begin_write()?;
+            transaction.open_table(META)?.insert("cluster", cluster)?;
+            Ok(transaction.commit()?)
+        })
     }
 
     /// Every row, in order of the key.
     pub(crate) fn load(&self) -> Result<Vec<Attachment>, Error> {
-        let transaction = self.database.begin_read()?;
-        let table = transaction.open_table(ATTACHMENTS)?;
-        let mut rows = Vec::new();
-        for row in table.iter()? {
-            let (key, value) = row?;
-            let row = serde_json::from_slice(value.value())
-                .map_err(|source| Error::Row { key: key.value().to_owned(), source })?;
-            rows.push(row);
-        }
-        Ok(rows)
+        self.run(|database| {
+            let table = database.begin_read()?.open_table(ATTACHMENTS)?;
+            let mut rows = Vec::new();
+            for row in table.iter()? {
+                let (key, value) = row?;
+                let row = serde_json::from_slice(value.value())
+                    .map_err(|source| Error::Row { key: key.value().to_owned(), source })?;
+                rows.push(row);
+            }
+            Ok(rows)
+        })
     }
 
     /// Inserts or replaces rows, all or none; on disk when this returns.
     pub(crate) fn put(&self, rows: &[Attachment]) -> Result<(), Error> {
-        let transaction = self.database.begin_write()?;
-        {
+        self.run(|database| {
+            let transaction = database.begin_write()?;
             let mut table = transaction.open_table(ATTACHMENTS)?;
-            for row in rows {
-                let key = row.id.to_string();
-                let value = serde_json::to_vec(row)
-                    .map_err(|source| Error::Row { key: key.clone(), source })?;
-                table.insert(key.as_str(), value.as_slice())?;
-            }
-        }
-        transaction.commit()?;
-        Ok(())
+            rows.iter().try_for_each(|row| insert(&mut table, row))?;
+            drop(table);
+            Ok(transaction.commit()?)
+        })
     }
 
     /// Removes a row; absent is fine.
     pub(crate) fn remove(&self, id: &AttachmentId) -> Result<(), Error> {
-        let transaction = self.database.begin_write()?;
-        transaction.open_table(ATTACHMENTS)?.remove(id.to_string().as_str())?;
-        transaction.commit()?;
-        Ok(())
+        self.run(|database| {
+            let transaction = database.begin_write()?;
+            transaction.open_table(ATTACHMENTS)?.remove(id.to_string().as_str())?;
+            Ok(transaction.commit()?)
+        })
     }
 }
 
@@ -156,8 +204,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("netplugin.redb");
         {
-            let store = Store::open(&path).unwrap();
-            let transaction = store.database.begin_write().unwrap();
+            let database = open(&path).unwrap();
+            let transaction = database.begin_write().unwrap();
             transaction.open_table(META).unwrap().insert("schema", 2).unwrap();
             transaction.commit().unwrap();
         }
@@ -167,10 +215,13 @@ mod tests {
     #[test]
     fn a_damaged_row_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("netplugin.redb")).unwrap();
-        let transaction = store.database.begin_write().unwrap();
+        let path = dir.path().join("netplugin.redb");
+        let database = open(&path).unwrap();
+        let transaction = database.begin_write().unwrap();
         transaction.open_table(ATTACHMENTS).unwrap().insert("c1:eth0", b"{".as_slice()).unwrap();
         transaction.commit().unwrap();
+        drop(database);
+        let store = Store::open(&path).unwrap();
         let error = store.load().unwrap_err();
         assert!(matches!(error, Error::Row { key, .. } if key == "c1:eth0"));
     }

@@ -11,6 +11,7 @@ mod checksums;
 mod cni;
 mod control;
 mod ctl;
+mod disk;
 mod explain;
 mod features;
 mod files;
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
         uplink::tests,
         restart::tests,
         trouble::tests,
+        disk::tests,
         offloads::tests,
         checksums::tests,
         work::tests,

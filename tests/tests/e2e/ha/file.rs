@@ -1,8 +1,6 @@
 //! A store that is one file: lost, full, not writable.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,11 +8,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 use control_api::v1;
 use control_api::v1::net_master_client::NetMasterClient;
 use kit::{Daemon, DirGuard, Flow, Purpose, Topology, binary, wait_until};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::MsFlags;
 use tonic::{Code, Status};
 
 use crate::Test;
 use crate::control::with_netmaster;
+use crate::disk::SmallDisk;
 use crate::site::{
     BOUND, all_connected, attach, configure, endpoints, netctl, netctl_json, reach, reach_soon,
 };
@@ -91,52 +90,6 @@ fn configure_late(node: &kit::Node) -> Result<()> {
         node.netctl_run(&words)?.success().with_context(|| format!("netctl {line}"))?;
     }
     Ok(())
-}
-
-/// A small file system of a test's own.
-struct SmallDisk {
-    dir: DirGuard,
-}
-
-impl SmallDisk {
-    fn new(flags: MsFlags) -> Result<Self> {
-        let dir = DirGuard::new(Purpose::Test, "disk")?;
-        mount(Some("tmpfs"), dir.path(), Some("tmpfs"), flags, Some("size=4m"))?;
-        Ok(Self { dir })
-    }
-
-    fn path(&self) -> &Path {
-        self.dir.path()
-    }
-
-    /// Takes all the room there is.
-    fn fill(&self) -> Result<()> {
-        let mut size = 1 << 20;
-        let mut bytes = Vec::new();
-        let path = self.path().join("filler");
-        while size >= 4096 {
-            let mut more = bytes.clone();
-            more.resize(bytes.len() + size, 1);
-            match fs::write(&path, &more) {
-                Ok(()) => bytes = more,
-                Err(_full) => size /= 2,
-            }
-        }
-        // The last attempt that failed took what was left.
-        ensure!(fs::metadata(&path)?.size() > 0, "nothing was filled");
-        Ok(())
-    }
-
-    fn empty(&self) -> Result<()> {
-        Ok(fs::remove_file(self.path().join("filler"))?)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // A destructor has nobody to tell.
-        umount2(self.dir.path(), MntFlags::MNT_DETACH).unwrap_or_default();
-    }
 }
 
 fn full() -> Result<()> {
