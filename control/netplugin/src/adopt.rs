@@ -3,7 +3,7 @@
 //! What is left says enough. netmaster has the endpoint, whose id gives the host end its name; the
 //! host end leads to the container's end, and that to its namespace; the engine has the port. A host
 //! end that leads to no endpoint of this node is refused: its container has no rights, and no
-//! address that is its own. What a runtime limited the container to is known to nobody any more.
+//! address that is its own. What only the runtime has said is noted on the host end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,10 +14,11 @@ use flowtable::ids::PortId;
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
-use crate::attachment::{Address, Attachment, AttachmentId, Interface, Limits, State};
+use crate::attachment::{Address, Attachment, AttachmentId, Interface, State};
 use crate::links::{self, Inside};
 use crate::naming::host_ifname;
 use crate::node::{Node, wanted};
+use crate::note::Note;
 use crate::refusal::Refusal;
 
 /// How long a running engine may take to tell its ports; without them they get new ids.
@@ -133,16 +134,14 @@ impl Lost<'_> {
             return Ok(());
         }
         let (link, mac) = (self.link.to_owned(), self.endpoint.mac);
-        let found = tokio::task::spawn_blocking(move || {
-            links::other_end(&link, mac, &insides).map(Option::<&Inside>::cloned)
-        });
+        let found = tokio::task::spawn_blocking(move || links::other_end(&link, mac, &insides));
         let nowhere = || Refusal::Differs(format!("the other end of {} is not found", self.link));
-        let inside = found.await??.ok_or_else(nowhere)?;
+        let (inside, note) = found.await??.ok_or_else(nowhere)?;
         if inside.ifname != self.id.ifname() {
             return Err(nowhere());
         }
         let port = node.roster.adopt_port(self.port)?;
-        let row = self.row(inside, port);
+        let row = self.row(inside, note, port);
         if let Err(error) = node.roster.put(row.clone()).await {
             node.roster.free_port(port);
             return Err(error.into());
@@ -153,7 +152,7 @@ impl Lost<'_> {
         Ok(())
     }
 
-    fn row(&self, inside: Inside, port: PortId) -> Attachment {
+    fn row(&self, inside: Inside, note: Note, port: PortId) -> Attachment {
         let endpoint = self.endpoint;
         let gateway = self.network.gateway.map(Into::into);
         let address = Address {
@@ -165,8 +164,9 @@ impl Lost<'_> {
         Attachment {
             id: self.id.clone(),
             state: State::Attached,
-            // Known to its runtime alone: garbage collection leaves it, the end of its container does not.
-            config_name: String::new(),
+            // Empty, of before there were notes: garbage collection leaves it, the end of its container
+            // does not.
+            config_name: note.config,
             tenant: endpoint.network.tenant.to_string(),
             network: endpoint.network.network.to_string(),
             group: endpoint.group.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -179,7 +179,7 @@ impl Lost<'_> {
                 addresses: vec![address],
                 default_routes: routed.collect(),
             }),
-            limits: Limits::default(),
+            limits: note.limits,
         }
     }
 }

@@ -19,6 +19,7 @@ use netdev::{
 
 use crate::attachment::{Address, Interface, Sandbox};
 use crate::naming::is_host_ifname;
+use crate::note::Note;
 
 /// The kernel takes a second at most from up to running.
 const RUNNING_PATIENCE: Duration = Duration::from_secs(3);
@@ -50,6 +51,7 @@ pub(crate) struct Pair<'a> {
     pub(crate) host_mac: Mac,
     pub(crate) ifname: &'a str,
     pub(crate) interface: &'a Interface,
+    pub(crate) note: Note,
 }
 
 /// What a container's interface has.
@@ -110,6 +112,7 @@ pub(crate) fn create(pair: &Pair<'_>, namespace: &Namespace) -> Result<Vec<IpAdd
         .map_err(Error::from)
         .and_then(|()| Ok(set_disable_ipv6(None, pair.host_ifname)?))
         .and_then(|()| Ok(refuse_ipv4(pair.host_ifname)?))
+        .and_then(|()| take_note(&host, link.index, &pair.note))
         .and_then(|()| equip(pair, namespace));
     if equipped.is_err()
         && let Err(error) = host.delete_link(link.index)
@@ -128,6 +131,10 @@ pub(crate) fn create(pair: &Pair<'_>, namespace: &Namespace) -> Result<Vec<IpAdd
 /// The near name is ours alone, so what exists is the container's.
 fn taken(error: NetlinkError, ifname: &str) -> Error {
     if error.is_existing() { Error::Exists { ifname: ifname.to_owned() } } else { error.into() }
+}
+
+fn take_note(host: &Netlink, index: u32, note: &Note) -> Result<(), Error> {
+    Ok(note.text().map_or(Ok(()), |text| host.set_alias(index, &text))?)
 }
 
 fn equip(pair: &Pair<'_>, namespace: &Namespace) -> Result<Vec<IpAddr>, Error> {
@@ -247,19 +254,20 @@ fn inside(path: &Path) -> Result<Vec<Inside>, Error> {
     ends.collect()
 }
 
-/// The container's end of a pair, among all.
-pub(crate) fn other_end<'a>(
+/// The container's end of a pair, among all, and what is noted on the host's.
+pub(crate) fn other_end(
     host_ifname: &str,
     mac: Mac,
-    insides: &'a [Inside],
-) -> Result<Option<&'a Inside>, Error> {
+    insides: &[Inside],
+) -> Result<Option<(Inside, Note)>, Error> {
     let Some(host) = Netlink::open()?.link_by_name(host_ifname)? else { return Ok(None) };
     let is_other = |inside: &&Inside| {
         inside.seen.mac == mac
             && inside.peer_index == Some(host.index)
             && host.peer_index == Some(inside.index)
     };
-    Ok(insides.iter().find(is_other))
+    let found = insides.iter().find(is_other).cloned();
+    Ok(found.map(|inside| (inside, Note::parse(host.alias.as_deref()))))
 }
 
 /// What the container's interface has; `None` when it has no such interface.

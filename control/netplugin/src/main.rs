@@ -20,6 +20,7 @@ mod mirror;
 mod mtu;
 mod naming;
 mod node;
+mod note;
 mod ports;
 mod program;
 mod queue;

@@ -143,12 +143,32 @@ fn lost_state(scene: &mut Scene) -> Result<()> {
     scene.settled(&before)?;
     // And it is an attachment like any other: it ends by DEL.
     let extra = attach(&scene.nodes.one, "extra", "front")?;
+    // What only its runtime has said outlives the rows: how fast it may be, and who collects it.
+    let mut limited = Plug::new(&scene.nodes.one, "front")?;
+    limited.config["name"] = json!("elsewhere");
+    limited.config["runtimeConfig"] = json!({ "bandwidth": { "egressRate": 6_000_000 } });
+    let result = limited.add(&scene.nodes.one)?;
+    let meters = scene.nodes.one.vrctl(&["meter", "ls"])?;
+    ensure!(meters.as_array().is_some_and(|meters| !meters.is_empty()), "no limit: {meters}");
     scene.nodes.one.stop(Daemon::Netplugin)?;
     fs::remove_file(scene.nodes.one.state_dir().join("netplugin.redb"))?;
     scene.nodes.one.start(Daemon::Netplugin)?;
     wait_until(BOUND, "the container to be found", || extra.check(&scene.nodes.one).ok())?;
+    let check = || limited.call(&scene.nodes.one, "CHECK", &result).ok()?.success().ok();
+    wait_until(BOUND, "the limited container to be found", check)?;
+    let kept = scene.nodes.one.vrctl(&["meter", "ls"])?;
+    ensure!(limits(&kept) == limits(&meters), "{kept}, before {meters}");
+    limited.config["cni.dev/valid-attachments"] = json!([]);
+    limited.call(&scene.nodes.one, "GC", &Value::Null)?.success().context("GC")?;
+    extra.check(&scene.nodes.one).context("CHECK after another configuration's GC")?;
     extra.detach(&scene.nodes.one)?;
     scene.settled(&before)
+}
+
+/// Rate and burst of each meter.
+fn limits(meters: &Value) -> Vec<[Value; 2]> {
+    let rows = meters.as_array().into_iter().flatten();
+    rows.map(|row| [row["rate"].clone(), row["burst"].clone()]).collect()
 }
 
 /// Numbers that follow from a seed (Knuth's MMIX generator).

@@ -163,10 +163,11 @@ fn a_link_is_changed_renamed_and_moved() -> Result<()> {
     netlink.set_mtu(index, 1300)?;
     netlink.set_mac(index, [2, 0, 0, 0, 0, 7])?;
     netlink.set_arp(index, Arp::Off)?;
+    netlink.set_alias(index, "of c1:eth0")?;
     netlink.rename(index, "other0")?;
     let link = netlink.link_by_index(index)?.context("gone")?;
     assert_eq!((link.name.as_str(), link.mtu, link.up), ("other0", 1300, false));
-    assert_eq!(link.mac, [2, 0, 0, 0, 0, 7]);
+    assert_eq!((link.mac, link.alias.as_deref()), ([2, 0, 0, 0, 0, 7], Some("of c1:eth0")));
     netlink.set_up(index)?;
     let resolving = netlink.neighbour(index, FAR)?;
     assert_eq!(resolving, None);

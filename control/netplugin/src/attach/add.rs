@@ -23,6 +23,7 @@ use crate::mirror::Stamp;
 use crate::mtu::{MTU_WITHOUT_UPLINK, Wrapping, container_mtu};
 use crate::naming::{host_ifname, host_mac};
 use crate::node::{Node, wanted};
+use crate::note::Note;
 use crate::program::Applied;
 use crate::refusal::Refusal;
 use crate::roster::Turn;
@@ -211,6 +212,7 @@ async fn build(
             host_mac: host_mac(&of_row.id),
             ifname: of_row.id.ifname(),
             interface: &of_plan,
+            note: Note::of(&of_row),
         };
         links::create(&pair, &inside)
     });

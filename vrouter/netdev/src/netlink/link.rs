@@ -34,6 +34,8 @@ pub struct Link {
     pub peer_index: Option<u32>,
     /// This namespace's id for the peer's namespace; `None` when the peer is in this one.
     pub peer_netns_id: Option<i32>,
+    /// What somebody wrote down about the link (`ip link set alias`), at most 255 bytes.
+    pub alias: Option<String>,
 }
 
 /// A veth pair to be made.
@@ -182,6 +184,15 @@ impl Netlink {
         self.set_attribute(&operation, index, LinkAttribute::IfName(name.into()))
     }
 
+    /// Writes something down about a link, 1 to 255 bytes.
+    ///
+    /// # Errors
+    /// [`Error`], naming the link; `EINVAL` for text that is longer.
+    pub fn set_alias(&self, index: u32, alias: &str) -> Result<(), Error> {
+        let operation = Operation::on_link("setting the alias of", index);
+        self.set_attribute(&operation, index, LinkAttribute::IfAlias(alias.into()))
+    }
+
     /// Moves a link to another namespace, where it arrives down and without addresses.
     ///
     /// # Errors
@@ -243,6 +254,7 @@ pub(crate) fn link_of(message: &LinkMessage) -> Link {
         kind: None,
         peer_index: None,
         peer_netns_id: None,
+        alias: None,
     };
     for attribute in &message.attributes {
         match attribute {
@@ -253,6 +265,7 @@ pub(crate) fn link_of(message: &LinkMessage) -> Link {
             }
             LinkAttribute::Link(peer) => link.peer_index = Some(*peer),
             LinkAttribute::LinkNetNsId(id) => link.peer_netns_id = Some(*id),
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
             LinkAttribute::LinkInfo(infos) => link.kind = infos.iter().find_map(kind_in),
             _ => {}
         }
