@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use kit::{
-    CONTAINER_IFNAME, Daemon, DirGuard, OneNode, Purpose, Topology, binary, ping, run, wait_until,
+    CONTAINER_IFNAME, Daemon, DirGuard, OneNode, Purpose, Topology, UPLINK, binary, ping, run,
+    wait_until,
 };
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 
 use crate::Test;
@@ -28,9 +30,12 @@ pub(crate) fn tests() -> Vec<Test> {
                 queued_then_added,
             ),
             ("cni_1_lesson_5_without_a_queue_the_del_says_who_is_missing", no_queue),
+            ("cni_1_lesson_6_a_del_that_no_retry_can_help_succeeds", helpless),
             ("cni_1_lesson_7_check_without_netplugin_asks_to_try_again", check_without),
             ("cni_1_lesson_8_check_does_not_mind_what_udev_does_to_the_host_end", host_end_changed),
             ("cni_1_lesson_9_the_del_of_an_old_sandbox_leaves_the_new_one_alone", old_sandbox),
+            ("cni_1_lesson_10_a_namespace_path_that_came_to_another_is_noticed", recycled),
+            ("cni_1_lesson_13_both_ends_follow_the_underlay_less_its_encapsulation", mtu),
             ("cni_1_the_plugin_is_under_8_mb_and_starts_in_under_5_ms", small_and_quick),
             ("cni_1_lesson_15_an_installed_plugin_deletes_while_the_daemons_are_away", installed),
             ("cni_1_lesson_17_a_storm_of_adds_does_not_starve_a_del", storm),
@@ -40,7 +45,11 @@ pub(crate) fn tests() -> Vec<Test> {
 
 fn build() -> Result<OneNode> {
     let one = Topology::new(Purpose::Test).one_node()?;
-    let lines = ["tenant create blue", "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 front"];
+    let lines = [
+        "tenant create blue",
+        "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 front",
+        "network create -t blue -e vlan -p 20 -s 10.1.2.0/24 wire",
+    ];
     configure(&one.node, &lines)?;
     Ok(one)
 }
@@ -166,6 +175,79 @@ fn host_end_changed(one: &mut OneNode) -> Result<()> {
     plug.call(&one.node, "CHECK", &result)?.success().context("CHECK")?;
     works(&plug)?;
     plug.del(&one.node)?;
+    settled(one, &before)
+}
+
+/// What is wrong with a DEL.
+type Spoil = (&'static str, fn(&mut Plug));
+
+/// kubelet repeats a DEL that fails for as long as it takes; meanwhile the pod is terminating.
+fn helpless(one: &mut OneNode) -> Result<()> {
+    let before = traces(one)?;
+    let spoil: [Spoil; 6] = [
+        ("a tenant that is gone", |plug| plug.config["tenant"] = json!("nobody")),
+        ("a network that is gone", |plug| plug.config["network"] = json!("nowhere")),
+        ("no network", |plug| plug.config["network"] = json!("")),
+        ("a file that is no namespace", |plug| plug.path = "/etc/hostname".into()),
+        ("a port of the host, which ADD refuses", |plug| {
+            let port = json!({ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" });
+            plug.config["runtimeConfig"] = json!({ "portMappings": [port] });
+        }),
+        ("a result that says nothing", |plug| {
+            plug.config["prevResult"] = json!({ "cniVersion": "1.1.0" });
+        }),
+    ];
+    for (what, spoil) in spoil {
+        let mut plug = Plug::new(&one.node, "front")?;
+        plug.add(&one.node)?;
+        spoil(&mut plug);
+        plug.del(&one.node).with_context(|| format!("DEL with {what}"))?;
+    }
+    let unplugged = Plug::new(&one.node, "front")?;
+    let result = unplugged.add(&one.node)?;
+    let host = result["interfaces"][0]["name"].as_str().context("no host end")?;
+    let netlink = one.node.netns().netlink()?;
+    netlink.delete_link(netlink.link_by_name(host)?.context("no such link")?.index)?;
+    unplugged.del(&one.node).context("DEL with the link removed by somebody")?;
+    settled(one, &before)
+}
+
+/// As when a PID is given to another process: the path leads to another namespace than at the ADD.
+fn recycled(one: &mut OneNode) -> Result<()> {
+    let before = traces(one)?;
+    let (old, other) = (Plug::new(&one.node, "front")?, Plug::new(&one.node, "front")?);
+    let result = old.add(&one.node)?;
+    let mut pair = Command::new("ip");
+    pair.args(["link", "add", CONTAINER_IFNAME, "type", "veth", "peer", "name", "far0"]);
+    run(other.netns().namespace(), pair)?.success()?;
+    umount2(&old.path, MntFlags::MNT_DETACH)?;
+    mount(Some(&other.path), &old.path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    let msg = refusal(&old.call(&one.node, "CHECK", &result)?, 999)?;
+    ensure!(msg.contains("is not the namespace this attachment was made in"), "{msg}");
+    old.del(&one.node)?;
+    let innocent = other.netns().netlink()?.link_by_name(CONTAINER_IFNAME)?;
+    ensure!(innocent.is_some(), "the DEL took an interface of somebody else's");
+    settled(one, &before)
+}
+
+fn mtu(one: &mut OneNode) -> Result<()> {
+    let before = traces(one)?;
+    let netlink = one.node.netns().netlink()?;
+    let uplink = netlink.link_by_name(UPLINK)?.context("no uplink")?;
+    // VXLAN over IPv4 takes 50 bytes, a VLAN none (the tag is not the IP packet's).
+    for (underlay, network, wanted) in
+        [(uplink.mtu, "front", uplink.mtu - 50), (1400, "front", 1350), (1400, "wire", 1400)]
+    {
+        netlink.set_mtu(uplink.index, underlay)?;
+        let plug = Plug::new(&one.node, network)?;
+        let result = plug.add(&one.node)?;
+        let host = result["interfaces"][0]["name"].as_str().context("no host end")?;
+        let outside = netlink.link_by_name(host)?.context("no host end")?;
+        let inside = plug.netns().netlink()?.link_by_name(CONTAINER_IFNAME)?.context("no eth0")?;
+        ensure!([outside.mtu, inside.mtu] == [wanted; 2], "{outside:?}, {inside:?}, not {wanted}");
+        plug.del(&one.node)?;
+    }
+    netlink.set_mtu(uplink.index, uplink.mtu)?;
     settled(one, &before)
 }
 
