@@ -30,7 +30,7 @@ fn main() {
     // Where nothing may be skipped, a test that can't run is to fail.
     let all = std::env::var_os("WEIR_REQUIRE_ALL").is_some_and(|value| value != "0");
     let runs = all || nix::unistd::geteuid().is_root();
-    let tests: [(&str, Test); 15] = [
+    let tests: [(&str, Test); 16] = [
         ("containers_reach_each_other_through_the_trunk", containers_reach_each_other),
         ("segments_of_large_packets_are_counted", segments_of_large_packets_are_counted),
         ("tags_of_containers_are_dropped", tags_of_containers_are_dropped),
