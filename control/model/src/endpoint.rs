@@ -1,7 +1,7 @@
 //! Endpoints, the nodes they live on, and addresses reserved before there is an endpoint.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flowtable::ids::Mac;
 
@@ -36,30 +36,47 @@ pub struct EndpointSpec {
     pub network: NetworkKey,
     /// Its group, in the same tenant.
     pub group: Option<GroupName>,
-    /// The wanted address; `None`: allocate.
-    pub address: Option<Ipv4Addr>,
+    /// The wanted addresses.
+    pub wanted: WantedAddresses,
     /// The wanted MAC; `None`: [`mac_for`].
     pub mac: Option<Mac>,
     /// Where it is.
     pub host: Host,
 }
 
-impl EndpointSpec {
-    /// Checks the wanted addresses: none, or one IPv4 address.
+/// The addresses an endpoint asks for; `None`: allocate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WantedAddresses {
+    /// Its IPv4 address.
+    pub v4: Option<Ipv4Addr>,
+    /// Its IPv6 address, which it has if its network hands any out.
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl WantedAddresses {
+    /// Checks at most one address of each family.
     ///
     /// # Errors
-    /// [`Refused`] for more, for IPv6 and for text that is no address.
-    pub fn parse_addresses(
-        field: &'static str,
-        texts: &[String],
-    ) -> Result<Option<Ipv4Addr>, Refused> {
-        match texts {
-            [] => Ok(None),
-            [text] => parse_address(field, text),
-            [_, second, ..] => Err(Refused::new(field, second, Reason::TooManyAddresses)),
+    /// [`Refused`] for more, and for text that is no address.
+    pub fn parse(field: &'static str, texts: &[String]) -> Result<Self, Refused> {
+        let mut wanted = Self::default();
+        for text in texts {
+            let address = text.parse();
+            let address =
+                address.map_err(|_not_one| Refused::new(field, text, Reason::BadIpAddress))?;
+            let second = match address {
+                IpAddr::V4(address) => wanted.v4.replace(address).is_some(),
+                IpAddr::V6(address) => wanted.v6.replace(address).is_some(),
+            };
+            if second {
+                return Err(Refused::new(field, text, Reason::TooManyAddresses));
+            }
         }
+        Ok(wanted)
     }
+}
 
+impl EndpointSpec {
     /// Checks a wanted MAC: unicast, not zero, not the gateway's; empty is `None`.
     ///
     /// # Errors
@@ -77,18 +94,6 @@ impl EndpointSpec {
     }
 }
 
-/// Checks an IPv4 address; empty is `None`.
-fn parse_address(field: &'static str, text: &str) -> Result<Option<Ipv4Addr>, Refused> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    match text.parse() {
-        Ok(IpAddr::V4(address)) => Ok(Some(address)),
-        Ok(IpAddr::V6(_)) => Err(Refused::new(field, text, Reason::Ipv6AddressNotBuilt)),
-        Err(_not_an_address) => Err(Refused::new(field, text, Reason::BadAddress)),
-    }
-}
-
 /// A stored endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
@@ -98,12 +103,27 @@ pub struct Endpoint {
     pub network: NetworkKey,
     /// Its group, in the same tenant.
     pub group: Option<GroupName>,
-    /// Its address.
+    /// Its IPv4 address.
     pub address: Ipv4Addr,
+    /// Its IPv6 address, if its network hands any out.
+    pub address6: Option<Ipv6Addr>,
     /// Its MAC.
     pub mac: Mac,
     /// Where it is.
     pub host: Host,
+}
+
+impl Endpoint {
+    /// Its addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        [Some(IpAddr::V4(self.address)), self.address6.map(IpAddr::V6)].into_iter().flatten()
+    }
+
+    /// Whether `address` is one of its own.
+    #[must_use]
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.addresses().any(|own| own == address)
+    }
 }
 
 /// The MAC of a container: a locally administered unicast address made from its tenant and address.
@@ -162,8 +182,8 @@ pub struct LeaseSpec {
     pub network: NetworkKey,
     /// The group from whose pool it comes.
     pub group: Option<GroupName>,
-    /// The wanted address; `None`: allocate.
-    pub address: Option<Ipv4Addr>,
+    /// The wanted address, or one of a family.
+    pub wanted: WantedAddress,
     /// Whom it is for: the endpoint with this id or container name, and no other, gets the address,
     /// on any node, as often as it is made anew. `None`: whoever asks for this very address.
     pub owner: Option<Owner>,
@@ -209,13 +229,67 @@ impl Ttl {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Served(pub u64);
 
-impl LeaseSpec {
-    /// Checks an IPv4 address; empty is `None`.
+/// The address a reservation asks for; `None`: allocate one of the family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WantedAddress {
+    /// IPv4.
+    V4(Option<Ipv4Addr>),
+    /// IPv6.
+    V6(Option<Ipv6Addr>),
+}
+
+impl WantedAddress {
+    /// Checks an address, or nothing, which is an IPv4 address that is allocated.
     ///
     /// # Errors
-    /// [`Refused`] for IPv6 and for text that is no address.
-    pub fn parse_address(field: &'static str, text: &str) -> Result<Option<Ipv4Addr>, Refused> {
-        parse_address(field, text)
+    /// [`Refused`] for text that is no address.
+    pub fn parse(field: &'static str, text: &str) -> Result<Self, Refused> {
+        if text.is_empty() {
+            return Ok(Self::V4(None));
+        }
+        match text.parse() {
+            Ok(address) => Ok(Self::just(address)),
+            Err(_not_an_address) => Err(Refused::new(field, text, Reason::BadIpAddress)),
+        }
+    }
+
+    /// Checks the family asked for: 4, 6, or 0 for that of the address or else IPv4.
+    ///
+    /// # Errors
+    /// [`Refused`] for another number, and for the other family than the address has.
+    pub fn of_family(self, field: &'static str, family: u32) -> Result<Self, Refused> {
+        match (family, self) {
+            (0, any) => Ok(any),
+            (4, Self::V4(_)) | (6, Self::V6(_)) => Ok(self),
+            (6, Self::V4(None)) => Ok(Self::V6(None)),
+            (4 | 6, _) => Err(Refused::new(field, &family, Reason::OtherFamily)),
+            (_, _) => Err(Refused::new(field, &family, Reason::NotOneOf { list: "4, 6" })),
+        }
+    }
+
+    /// This very address.
+    #[must_use]
+    pub const fn just(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::V4(Some(address)),
+            IpAddr::V6(address) => Self::V6(Some(address)),
+        }
+    }
+
+    /// The very address that is wanted, if it is one.
+    #[must_use]
+    pub fn address(self) -> Option<IpAddr> {
+        match self {
+            Self::V4(address) => address.map(IpAddr::V4),
+            Self::V6(address) => address.map(IpAddr::V6),
+        }
+    }
+
+    /// Whether `address` would do.
+    #[must_use]
+    pub fn is_met_by(self, address: IpAddr) -> bool {
+        let family = matches!(self, Self::V4(_)) == address.is_ipv4();
+        family && self.address().is_none_or(|wanted| wanted == address)
     }
 }
 
@@ -225,7 +299,7 @@ pub struct AddressLease {
     /// Its tenant and network.
     pub network: NetworkKey,
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// For whom or what.
     pub claim: Claim,
     /// When a reservation ends unless an endpoint has it; `None`: never.
@@ -282,7 +356,53 @@ mod tests {
     }
 
     #[test]
-    fn unusable_macs_and_addresses_are_refused() {
+    fn at_most_one_address_of_each_family_is_wanted() {
+        let parse = |texts: &[&str]| {
+            let texts: Vec<_> = texts.iter().map(ToString::to_string).collect();
+            WantedAddresses::parse("ipAddress", &texts)
+        };
+        let both = parse(&["2016::1", "10.1.1.1"]).unwrap();
+        assert_eq!(both.v4, Some(Ipv4Addr::new(10, 1, 1, 1)));
+        assert_eq!(both.v6, Some("2016::1".parse().unwrap()));
+        assert_eq!(parse(&[]), Ok(WantedAddresses::default()));
+        for (texts, value, reason) in [
+            (&["10.1.1.1", "10.1.1.2"][..], "10.1.1.2", Reason::TooManyAddresses),
+            (&["2016::1", "10.1.1.1", "2016::2"], "2016::2", Reason::TooManyAddresses),
+            (&["10.1.1"], "10.1.1", Reason::BadIpAddress),
+            (&["fe80::1%eth0"], "fe80::1%eth0", Reason::BadIpAddress),
+            (&[""], "", Reason::BadIpAddress),
+        ] {
+            let refused = parse(texts).unwrap_err();
+            assert_eq!((refused.value.as_str(), refused.reason), (value, reason));
+        }
+    }
+
+    #[test]
+    fn the_family_of_a_reservation_is_that_of_its_address() {
+        let wanted = |text: &str, family| {
+            WantedAddress::parse("preferredAddress", text)?.of_family("family", family)
+        };
+        let six: Ipv6Addr = "2016::1".parse().unwrap();
+        for (text, family, expected) in [
+            ("", 0, WantedAddress::V4(None)),
+            ("", 6, WantedAddress::V6(None)),
+            ("2016::1", 0, WantedAddress::V6(Some(six))),
+            ("2016::1", 6, WantedAddress::V6(Some(six))),
+        ] {
+            assert_eq!(wanted(text, family), Ok(expected));
+        }
+        for (text, family, field) in [
+            ("2016::1", 4, "family"),
+            ("10.1.1.1", 6, "family"),
+            ("", 5, "family"),
+            ("x", 6, "preferredAddress"),
+        ] {
+            assert_eq!(wanted(text, family).unwrap_err().field, field);
+        }
+    }
+
+    #[test]
+    fn unusable_macs_and_tunnel_ends_are_refused() {
         for bad in [
             "ff:ff:ff:ff:ff:ff",
             "01:00:5e:00:00:01",
@@ -296,11 +416,6 @@ mod tests {
                 Reason::BadMac
             );
         }
-        let two = ["10.1.1.1".to_owned(), "10.1.1.2".to_owned()];
-        let refused = EndpointSpec::parse_addresses("ipAddress", &two).unwrap_err();
-        assert_eq!(refused.reason, Reason::TooManyAddresses);
-        let v6 = EndpointSpec::parse_addresses("ipAddress", &["2016::1".to_owned()]).unwrap_err();
-        assert_eq!(v6.reason, Reason::Ipv6AddressNotBuilt);
         for bad in ["0.0.0.0", "224.0.0.1", "x"] {
             assert!(Node::parse_vtep("vtepIP", bad).is_err());
         }

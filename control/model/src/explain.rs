@@ -23,6 +23,7 @@ const MEMBERS_MAX: usize = 16;
 const CLIENT_PORT: u16 = 49152;
 /// Type of an echo request (RFC 792).
 const ECHO_REQUEST: u8 = 8;
+const ECHO_REQUEST_V6: u8 = 128;
 /// Port ids of the imagined placement: which they are changes no verdict.
 const UPLINK: u16 = 1;
 const FIRST_PORT: u16 = 2;
@@ -157,10 +158,18 @@ pub fn explain(intent: &Intent, question: &Question) -> Result<Explained, Refuse
     let tenant = intent.tenant(&question.tenant).ok_or_else(not_found)?;
     let (from, all_from) = parties(intent, &question.tenant, "from", &question.from)?;
     let (to, all_to) = parties(intent, &question.tenant, "to", &question.to)?;
+    let met = |one: &Party| to.iter().any(|to| to.address.is_ipv4() == one.address.is_ipv4());
+    if !from.iter().any(met) {
+        let value = to.first().map(|to| to.address.to_string()).unwrap_or_default();
+        return Err(Refused::new("to", &value, Reason::MixedFamilies));
+    }
     let mut asked = Asked { intent, tenant, question, nodes: BTreeMap::new() };
     let mut pairs = Vec::new();
     for from in &from {
-        for to in to.iter().filter(|to| to.address != from.address) {
+        let may_meet = |to: &&Party| {
+            to.address != from.address && to.address.is_ipv4() == from.address.is_ipv4()
+        };
+        for to in to.iter().filter(may_meet) {
             pairs.push(asked.pair(from, to));
         }
     }
@@ -179,13 +188,13 @@ fn parties(
         End::Endpoint(id) => {
             let found = intent.endpoint(id).filter(in_tenant);
             let missing = || Refused::new(field, id, Reason::EndpointNotFound);
-            Ok((vec![party(found.ok_or_else(missing)?)], true))
+            Ok((faces(found.ok_or_else(missing)?).collect(), true))
         }
         End::Address(address) => {
             let mut endpoints = intent.endpoints().filter(in_tenant);
-            let holder = endpoints.find(|e| address_of(e) == *address);
+            let holder = endpoints.find(|e| e.has(*address));
             let nobody = Party { address: *address, endpoint: None, group: None, node: None };
-            Ok((vec![holder.map_or(nobody, party)], true))
+            Ok((vec![holder.map_or(nobody, |e| party(e, *address))], true))
         }
         End::Group(name) => {
             let key = GroupKey { tenant: tenant.clone(), group: name.clone() };
@@ -194,7 +203,7 @@ fn parties(
             }
             let is_member = |e: &&Endpoint| e.group.as_ref() == Some(name);
             let mut members = intent.endpoints().filter(in_tenant).filter(is_member);
-            let some: Vec<Party> = members.by_ref().take(MEMBERS_MAX).map(party).collect();
+            let some: Vec<Party> = members.by_ref().take(MEMBERS_MAX).flat_map(faces).collect();
             if some.is_empty() {
                 return Err(Refused::new(field, name, Reason::GroupWithoutEndpoints));
             }
@@ -203,17 +212,18 @@ fn parties(
     }
 }
 
-fn party(endpoint: &Endpoint) -> Party {
+fn party(endpoint: &Endpoint, address: IpAddr) -> Party {
     Party {
-        address: address_of(endpoint),
+        address,
         endpoint: Some(endpoint.id.clone()),
         group: endpoint.group.clone(),
         node: Some(endpoint.host.node.clone()),
     }
 }
 
-const fn address_of(endpoint: &Endpoint) -> IpAddr {
-    IpAddr::V4(endpoint.address)
+/// The endpoint with each of its addresses.
+fn faces(endpoint: &Endpoint) -> impl Iterator<Item = Party> + '_ {
+    endpoint.addresses().map(|address| party(endpoint, address))
 }
 
 /// A node's tables, as far as they decide who may talk to whom.
@@ -259,8 +269,13 @@ impl Asked<'_> {
         let (vrf, question) = (self.tenant.vrf, self.question);
         let tables = self.tables(node);
         let group = |ip| tables.groups.lookup(vrf, ip).map_or(Group::NONE, |(_, group)| *group);
-        let protocol = question.protocol.number();
+        let (protocol, echo_request) = match question.protocol.number() {
+            // In IPv6 it is ICMPv6 (RFC 4443, section 4.1).
+            ipproto::ICMP if to.address.is_ipv6() => (ipproto::ICMPV6, ECHO_REQUEST_V6),
+            number => (number, ECHO_REQUEST),
+        };
         let has_ports = matches!(protocol, ipproto::TCP | ipproto::UDP);
+        let is_icmp = matches!(protocol, ipproto::ICMP | ipproto::ICMPV6);
         let query = PolicyQuery {
             direction,
             vrf,
@@ -270,7 +285,7 @@ impl Asked<'_> {
             dst: to.address,
             protocol,
             ports: has_ports.then_some((CLIENT_PORT, question.port)),
-            icmp: (protocol == ipproto::ICMP).then_some((ECHO_REQUEST, 0)),
+            icmp: is_icmp.then_some((echo_request, 0)),
             tcp_flags: (protocol == ipproto::TCP).then_some(tcp_flag::SYN),
         };
         let found = tables.rules.lookup(&query).copied();

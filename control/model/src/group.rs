@@ -1,13 +1,14 @@
 //! Endpoint groups: the endpoints of one network that policies speak about.
 
 use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use flowtable::ids::Group;
 
 use crate::key::{GroupKey, ProfileKey};
 use crate::name::{CfgdTag, NetworkName, PolicyName, ProfileName};
+use crate::range::AddressRange;
 use crate::refusal::Refused;
-use crate::subnet::AddressRange;
 
 /// A group as a user asks for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,8 +17,10 @@ pub struct GroupSpec {
     pub key: GroupKey,
     /// Its network, in the same tenant.
     pub network: NetworkName,
-    /// Its own addresses; `None`: those of the network.
-    pub pool: Option<AddressRange>,
+    /// Its own IPv4 addresses; `None`: those of the network.
+    pub pool: Option<AddressRange<Ipv4Addr>>,
+    /// Its own IPv6 addresses; `None`: those of the network.
+    pub pool6: Option<AddressRange<Ipv6Addr>>,
     /// Its policies, in the same tenant, each once.
     pub policies: Vec<PolicyName>,
     /// Its net profile, in the same tenant.
@@ -45,12 +48,28 @@ impl GroupSpec {
         Ok(policies)
     }
 
-    /// Checks a pool; empty is `None`.
+    /// Checks an IPv4 pool; empty is `None`.
     ///
     /// # Errors
     /// [`Refused`] with Contiv's texts for pools.
-    pub fn parse_pool(field: &'static str, text: &str) -> Result<Option<AddressRange>, Refused> {
-        if text.is_empty() { Ok(None) } else { AddressRange::parse(field, text).map(Some) }
+    pub fn parse_pool(
+        field: &'static str,
+        text: &str,
+    ) -> Result<Option<AddressRange<Ipv4Addr>>, Refused> {
+        let pool = || AddressRange::<Ipv4Addr>::parse(field, text);
+        (!text.is_empty()).then(pool).transpose()
+    }
+
+    /// Checks an IPv6 pool; empty is `None`.
+    ///
+    /// # Errors
+    /// [`Refused`] with Contiv's texts for pools.
+    pub fn parse_pool6(
+        field: &'static str,
+        text: &str,
+    ) -> Result<Option<AddressRange<Ipv6Addr>>, Refused> {
+        let pool = || AddressRange::<Ipv6Addr>::parse(field, text);
+        (!text.is_empty()).then(pool).transpose()
     }
 
     /// The key of its net profile.

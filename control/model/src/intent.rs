@@ -3,7 +3,6 @@
 //! what does not resolve compiles to nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 
 use crate::app_profile::AppProfile;
 use crate::bgp::Bgp;
@@ -136,9 +135,10 @@ impl Spec {
             Self::Global(_) => Key::Global,
             Self::Endpoint(o) => Key::Endpoint(o.id.clone()),
             Self::Node(o) => Key::Node(o.name.clone()),
-            Self::AddressLease(o) => {
-                Key::AddressLease(LeaseKey { network: o.network.clone(), address: o.address? })
-            }
+            Self::AddressLease(o) => Key::AddressLease(LeaseKey {
+                network: o.network.clone(),
+                address: o.wanted.address()?,
+            }),
             Self::NetProfile(o) => Key::NetProfile(o.key.clone()),
             Self::Service(o) => Key::Service(o.key.clone()),
             Self::AppProfile(o) => Key::AppProfile(o.key.clone()),
@@ -378,12 +378,6 @@ impl Intent {
             endpoint.network.tenant == service.key.tenant
                 && service.selectors.is_subset(&endpoint.host.labels)
         })
-    }
-
-    /// The endpoint with an address of a network.
-    #[must_use]
-    pub fn endpoint_at(&self, network: &NetworkKey, address: Ipv4Addr) -> Option<&Endpoint> {
-        self.endpoints.values().find(|e| e.network == *network && e.address == address)
     }
 
     /// The groups a policy is attached to.

@@ -1,7 +1,7 @@
 //! Identities of objects: names joined with colons, as users and the API write them.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use crate::global::Global;
 use crate::name::{
@@ -160,7 +160,7 @@ pub struct LeaseKey {
     /// The network.
     pub network: NetworkKey,
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
 }
 
 impl LeaseKey {
@@ -170,11 +170,15 @@ impl LeaseKey {
     /// [`Refused`] when a part is missing, left over or wrong.
     pub fn parse(field: &'static str, text: &str) -> Result<Self, Refused> {
         let refuse = |reason| Refused::new(field, text, reason);
-        let (network, address) = text
-            .rsplit_once(':')
-            .ok_or_else(|| refuse(Reason::BadKey { form: "tenant:network:address" }))?;
-        let network = NetworkKey::parse(field, network)?;
-        let address = address.parse().map_err(|_not_an_address| refuse(Reason::BadAddress))?;
+        let bad = || refuse(Reason::BadKey { form: "tenant:network:address" });
+        // IPv6 addresses have colons, names have none.
+        let (tenant, rest) = text.split_once(':').ok_or_else(bad)?;
+        let (network, address) = rest.split_once(':').ok_or_else(bad)?;
+        let network = NetworkKey {
+            tenant: TenantName::parse(field, tenant)?,
+            network: NetworkName::parse(field, network)?,
+        };
+        let address = address.parse().map_err(|_not_an_address| refuse(Reason::BadIpAddress))?;
         Ok(Self { network, address })
     }
 }
@@ -317,6 +321,7 @@ mod tests {
             (Kind::Endpoint, "0123456789ab:eth0"),
             (Kind::Node, "host1.example"),
             (Kind::AddressLease, "red:net:10.1.1.5"),
+            (Kind::AddressLease, "red:net:2016:617::5"),
             (Kind::NetProfile, "red:gold_1"),
             (Kind::Service, "red:web"),
             (Kind::AppProfile, "red:shop"),
@@ -341,6 +346,8 @@ mod tests {
             (Kind::NetProfile, "red:gold:more"),
             (Kind::AddressLease, "red:net"),
             (Kind::AddressLease, "red:net:10.1.1"),
+            (Kind::AddressLease, "red:net:10.1.1.5:more"),
+            (Kind::AddressLease, "red:net:2016::5::"),
             (Kind::Tenant, ""),
         ];
         for (kind, text) in bad {

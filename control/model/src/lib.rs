@@ -20,6 +20,7 @@ mod name;
 mod network;
 mod pool;
 mod profile;
+mod range;
 mod ranges;
 mod rate;
 mod refusal;
@@ -34,7 +35,8 @@ pub use app_profile::AppProfile;
 pub use bgp::{AsNumber, Bgp, Neighbor};
 pub use compile::{Placement, PortLimits, compile};
 pub use endpoint::{
-    AddressLease, Endpoint, EndpointSpec, Host, LeaseSpec, Node, Served, Ttl, mac_for,
+    AddressLease, Endpoint, EndpointSpec, Host, LeaseSpec, Node, Served, Ttl, WantedAddress,
+    WantedAddresses, mac_for,
 };
 pub use explain::{End, Explained, Explanation, Party, Question, Side, Way, explain};
 pub use flowtable::entry::{Direction, OnDeny, Permit, Tracking};
@@ -57,12 +59,13 @@ pub use name::{
 pub use network::{Encap, Network, NetworkSpec, NwType, Tag};
 pub use pool::{AddressPool, Claim, Departed, Holder, Order, Unavailable};
 pub use profile::{NetProfile, Scope};
+pub use range::{Address, AddressRange};
 pub use ranges::Ranges;
 pub use rate::{Bandwidth, Burst, RateLimit, default_burst_bytes};
 pub use refusal::{Class, Reason, Refused};
 pub use rule::{AddressMatch, Peer, Protocol, Rule, RuleSpec, RuleText};
 pub use service::{ContainerLabel, Service, ServicePort, ServiceSpec, Transport};
-pub use subnet::{AddressRange, Subnet};
+pub use subnet::Subnet;
 pub use subnet6::Subnet6;
 pub use tag::{TagPool, TagRange};
 pub use tenant::{Tenant, TenantChange, TenantSettings, TenantSpec};

@@ -1,6 +1,7 @@
 //! Names. Keys join names with colons and DNS uses them as labels, so that the accepted characters
 //! are Contiv's: labels of letters, digits and inner dashes, joined by dots.
 
+use std::borrow::Borrow;
 use std::fmt;
 
 use crate::refusal::{Reason, Refused};
@@ -112,6 +113,13 @@ text_type!(
     /// Text only for people to read: at most 255 bytes without control characters, or nothing.
     Label, label
 );
+
+// Maps by owner are searched by the names of endpoints.
+impl Borrow<str> for Owner {
+    fn borrow(&self) -> &str {
+        self.as_str()
+    }
+}
 
 impl NetworkName {
     /// Before every name, and none itself: where a search begins.

@@ -1,6 +1,6 @@
 //! Networks: a subnet, a gateway and a tag on the wire.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flowtable::ids::{Bd, Vid, Vni};
 
@@ -211,6 +211,16 @@ impl Network {
             && *subnet6 == self.subnet6
             && *gateway6 == self.gateway6
             && *cfgd_tag == self.cfgd_tag
+    }
+
+    /// What belongs to an address of it: the length of its subnet's prefix, and the gateway of its
+    /// family.
+    #[must_use]
+    pub fn surroundings(&self, address: IpAddr) -> Option<(u8, Option<IpAddr>)> {
+        match address {
+            IpAddr::V4(_) => Some((self.subnet.length(), self.gateway.map(IpAddr::V4))),
+            IpAddr::V6(_) => Some((self.subnet6?.length(), self.gateway6.map(IpAddr::V6))),
+        }
     }
 
     /// The tag shown to users: their own, or `network.tenant`.

@@ -1,18 +1,17 @@
-//! Addresses of one network, or of one group's pool: who holds which, the lowest free one, and the
+//! Addresses of one family of one network, or of one group's pool: who holds which, the lowest free one, and the
 //! texts Contiv shows. Every address that is handed out has a holder, so that a second asker can be
 //! told who has it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::Ipv4Addr;
 
 use flowtable::ids::Group;
 
 use crate::endpoint::fnv1a;
 use crate::key::ServiceKey;
 use crate::name::{EndpointId, Owner};
+use crate::range::{Address, AddressRange};
 use crate::ranges::Ranges;
-use crate::subnet::AddressRange;
 
 /// Who has an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,89 +98,113 @@ impl Order {
 
 /// The addresses that can be handed out, and who has them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AddressPool {
-    hosts: Option<AddressRange>,
+pub struct AddressPool<A> {
+    hosts: Option<AddressRange<A>>,
     taken: Ranges,
-    holders: BTreeMap<Ipv4Addr, Holder>,
+    holders: BTreeMap<A, Holder>,
+    /// Addresses without endpoint that have an owner: looked up for every endpoint that is made.
+    reserved: BTreeMap<Owner, BTreeSet<A>>,
 }
 
-impl AddressPool {
+impl<A: Address> AddressPool<A> {
     /// Nothing handed out; `None` has no address at all.
     #[must_use]
-    pub fn new(hosts: Option<AddressRange>) -> Self {
-        Self { hosts, taken: Ranges::default(), holders: BTreeMap::new() }
+    pub fn new(hosts: Option<AddressRange<A>>) -> Self {
+        let (taken, holders, reserved) = (Ranges::default(), BTreeMap::new(), BTreeMap::new());
+        Self { hosts, taken, holders, reserved }
     }
 
     /// The lowest address nobody has, which stays so.
     #[must_use]
-    pub fn lowest(&self) -> Option<Ipv4Addr> {
-        let hosts = self.hosts?;
-        let lowest = self.taken.lowest_gap(hosts.first().to_bits(), hosts.last().to_bits());
-        lowest.map(Ipv4Addr::from_bits)
+    pub fn lowest(&self) -> Option<A> {
+        self.lowest_from(0)
     }
 
     /// The address that is next for `asker`.
     #[must_use]
-    pub fn next(&self, order: Order, asker: &str) -> Option<Ipv4Addr> {
+    pub fn next(&self, order: Order, asker: &str) -> Option<A> {
         match order {
             Order::Lowest => self.lowest(),
             Order::Spread => self.spread(asker).or_else(|| self.lowest()),
         }
     }
 
-    fn spread(&self, asker: &str) -> Option<Ipv4Addr> {
+    fn spread(&self, asker: &str) -> Option<A> {
         let hosts = self.hosts?;
-        let (first, last) = (hosts.first().to_bits(), hosts.last().to_bits());
-        let count = u64::from(last - first) + 1;
-        let offset = u32::try_from(fnv1a(asker.as_bytes()) % count).ok()?;
-        self.taken.lowest_gap(first + offset, last).map(Ipv4Addr::from_bits)
+        let all_but_one = hosts.last().number() - hosts.first().number();
+        // Larger pools are used as far as a hash reaches.
+        let count = all_but_one.saturating_add(1);
+        self.lowest_from(u128::from(fnv1a(asker.as_bytes())) % count)
+    }
+
+    /// The lowest free address that has at least `skipped` others of the pool before it.
+    fn lowest_from(&self, skipped: u128) -> Option<A> {
+        let hosts = self.hosts?;
+        let (first, last) = (hosts.first().number(), hosts.last().number());
+        self.taken.lowest_gap(first + skipped, last).map(A::at)
     }
 
     /// Whether `address` can be taken.
     ///
     /// # Errors
     /// Why not, with the holder if there is one.
-    pub fn check(&self, address: Ipv4Addr) -> Result<(), Unavailable> {
+    pub fn check(&self, address: A) -> Result<(), Unavailable> {
         if !self.hosts.is_some_and(|hosts| hosts.contains(address)) {
             return Err(Unavailable::Outside);
         }
         if let Some(holder) = self.holders.get(&address) {
             return Err(Unavailable::Held(holder.clone()));
         }
-        if self.taken.contains(address.to_bits()) { Err(Unavailable::Carved) } else { Ok(()) }
+        if self.taken.contains(address.number()) { Err(Unavailable::Carved) } else { Ok(()) }
     }
 
     /// Gives `address` to `holder`.
     ///
     /// # Errors
     /// As [`Self::check`]; nothing changes then.
-    pub fn take(&mut self, address: Ipv4Addr, holder: Holder) -> Result<(), Unavailable> {
+    pub fn take(&mut self, address: A, holder: Holder) -> Result<(), Unavailable> {
         self.check(address)?;
-        self.taken.insert(address.to_bits(), address.to_bits());
+        self.taken.insert(address.number(), address.number());
+        if let Some(owner) = holder.reserved_for() {
+            self.reserved.entry(owner.clone()).or_default().insert(address);
+        }
         self.holders.insert(address, holder);
         Ok(())
     }
 
     /// Takes `address` back; what nobody has is fine.
-    pub fn release(&mut self, address: Ipv4Addr) {
-        if self.holders.remove(&address).is_some() {
-            self.taken.remove(address.to_bits(), address.to_bits());
+    pub fn release(&mut self, address: A) {
+        let Some(holder) = self.holders.remove(&address) else { return };
+        self.taken.remove(address.number(), address.number());
+        let Some(owner) = holder.reserved_for() else { return };
+        if let Some(reserved) = self.reserved.get_mut(owner) {
+            reserved.remove(&address);
+            if reserved.is_empty() {
+                self.reserved.remove(owner);
+            }
         }
     }
 
     /// Who has `address`.
     #[must_use]
-    pub fn holder(&self, address: Ipv4Addr) -> Option<&Holder> {
+    pub fn holder(&self, address: A) -> Option<&Holder> {
         self.holders.get(&address)
     }
 
     /// Everybody who has an address, by address.
-    pub fn holders(&self) -> impl Iterator<Item = (Ipv4Addr, &Holder)> {
+    pub fn holders(&self) -> impl Iterator<Item = (A, &Holder)> {
         self.holders.iter().map(|(address, holder)| (*address, holder))
     }
 
+    /// The first address that is reserved for one of these names and that no endpoint has.
+    #[must_use]
+    pub fn reserved_for(&self, names: &[&str]) -> Option<A> {
+        let reserved = names.iter().filter_map(|name| self.reserved.get(*name)?.first());
+        reserved.min().copied()
+    }
+
     /// Addresses that are free once every node has forgotten who had them.
-    pub fn leaving(&self) -> impl Iterator<Item = Ipv4Addr> {
+    pub fn leaving(&self) -> impl Iterator<Item = A> {
         let is_leaving = |holder: &Holder| match holder {
             Holder::Lease(claim) => claim.owner.is_none() && claim.left.is_some(),
             Holder::Gateway | Holder::Endpoint(_) | Holder::Service(_) => false,
@@ -191,63 +214,81 @@ impl AddressPool {
 
     /// The first address of `range` that is taken or not in the pool.
     #[must_use]
-    pub fn first_unavailable(&self, range: AddressRange) -> Option<Ipv4Addr> {
+    pub fn first_unavailable(&self, range: AddressRange<A>) -> Option<A> {
         if !self.hosts.is_some_and(|hosts| hosts.covers(range)) {
             return Some(range.first());
         }
-        let taken = self.taken.clipped(range.first().to_bits(), range.last().to_bits());
-        taken.iter().next().map(|(first, _)| Ipv4Addr::from_bits(first))
+        let taken = self.taken.clipped(range.first().number(), range.last().number());
+        taken.iter().next().map(|(first, _)| A::at(first))
     }
 
     /// Sets `range` aside for a group; see [`Self::first_unavailable`].
-    pub fn carve(&mut self, range: AddressRange) {
-        self.taken.insert(range.first().to_bits(), range.last().to_bits());
+    pub fn carve(&mut self, range: AddressRange<A>) {
+        self.taken.insert(range.first().number(), range.last().number());
     }
 
     /// Takes a carved range back.
-    pub fn restore(&mut self, range: AddressRange) {
-        self.taken.remove(range.first().to_bits(), range.last().to_bits());
+    pub fn restore(&mut self, range: AddressRange<A>) {
+        self.taken.remove(range.first().number(), range.last().number());
     }
 
     /// How many addresses are taken.
     #[must_use]
-    pub fn allocated_count(&self) -> u64 {
+    pub fn allocated_count(&self) -> u128 {
         self.taken.count()
     }
 
     /// How many addresses are free.
     #[must_use]
-    pub fn available_count(&self) -> u64 {
-        let Some(hosts) = self.hosts else { return 0 };
-        self.taken.gaps(hosts.first().to_bits(), hosts.last().to_bits()).count()
+    pub fn available_count(&self) -> u128 {
+        self.free().count()
     }
 
     /// Taken addresses, as `10.1.1.1-10.1.1.4, 10.1.1.6`.
     #[must_use]
     pub fn allocated(&self) -> String {
-        self.taken.text(Ipv4Addr::from_bits)
+        self.taken.text(A::at)
     }
 
     /// Free addresses, as [`Self::allocated`].
     #[must_use]
     pub fn available(&self) -> String {
-        let Some(hosts) = self.hosts else { return String::new() };
-        let free = self.taken.gaps(hosts.first().to_bits(), hosts.last().to_bits());
-        free.text(Ipv4Addr::from_bits)
+        self.free().text(A::at)
+    }
+
+    fn free(&self) -> Ranges {
+        let Some(hosts) = self.hosts else { return Ranges::default() };
+        self.taken.gaps(hosts.first().number(), hosts.last().number())
+    }
+}
+
+impl Holder {
+    /// The owner of a reservation that no endpoint uses.
+    const fn reserved_for(&self) -> Option<&Owner> {
+        match self {
+            Self::Lease(claim) => claim.owner.as_ref(),
+            Self::Gateway | Self::Endpoint(_) | Self::Service(_) => None,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     use proptest::prelude::*;
 
     use super::*;
     use crate::subnet::Subnet;
+    use crate::subnet6::Subnet6;
 
-    fn pool(subnet: &str) -> AddressPool {
+    fn pool(subnet: &str) -> AddressPool<Ipv4Addr> {
         AddressPool::new(Subnet::parse("subnet", subnet).unwrap().hosts())
+    }
+
+    fn pool6(subnet: &str) -> AddressPool<Ipv6Addr> {
+        AddressPool::new(Subnet6::parse("ipv6Subnet", subnet).unwrap().hosts())
     }
 
     fn endpoint(id: &str) -> Holder {
@@ -293,34 +334,78 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_pool_larger_than_any_table_is_handed_out_from_its_start_or_spread() {
+        let mut pool = pool6("2016::/1");
+        assert_eq!(pool.lowest().unwrap().to_string(), "::2");
+        let one = pool.next(Order::Spread, "web-1").unwrap();
+        pool.take(one, endpoint("a")).unwrap();
+        assert_eq!(pool.next(Order::Spread, "web-1").unwrap().to_bits(), one.to_bits() + 1);
+        assert_ne!(pool.next(Order::Spread, "web-2"), Some(one));
+        assert_eq!(pool.allocated(), one.to_string());
+        assert_eq!(pool.available_count(), (1 << 127) - 3);
+    }
+
+    #[test]
+    fn what_is_reserved_is_found_by_its_owner_while_no_endpoint_has_it() {
+        let mut pool = pool6("2016::/64");
+        let owner = Owner::parse("owner", "web-1").unwrap();
+        let claim = Claim { owner: Some(owner), left: None };
+        for host in [9, 5] {
+            let address = Ipv6Addr::from_bits((0x2016 << 112) + host);
+            pool.take(address, Holder::Lease(claim.clone())).unwrap();
+        }
+        let found = |pool: &AddressPool<Ipv6Addr>| {
+            pool.reserved_for(&["x", "web-1"]).map(|address| address.to_string())
+        };
+        assert_eq!(found(&pool).as_deref(), Some("2016::5"));
+        pool.release("2016::5".parse().unwrap());
+        pool.take("2016::5".parse().unwrap(), endpoint("a")).unwrap();
+        assert_eq!(found(&pool).as_deref(), Some("2016::9"));
+        pool.release("2016::9".parse().unwrap());
+        assert_eq!((found(&pool), pool.reserved.len()), (None, 0));
+    }
+
+    /// A step: what to do, and to which host.
+    type Step = (u8, u8);
+
+    /// Does the steps to a pool whose hosts are `first + 2` to `first + 12`, and to a plain set.
+    fn compare<A: Address>(mut pool: AddressPool<A>, first: A, steps: &[Step]) {
+        let at = |host: u8| A::at(first.number() + u128::from(host));
+        let host = |address: A| (address.number() - first.number()) as u8;
+        let mut held: BTreeSet<u8> = BTreeSet::new();
+        for (step, wanted) in steps {
+            let lowest = (2..=12).find(|h| !held.contains(h));
+            assert_eq!(pool.lowest(), lowest.map(at));
+            match (step, pool.lowest()) {
+                (0, Some(free)) => {
+                    assert_eq!(pool.take(free, endpoint("x")), Ok(()));
+                    assert!(held.insert(host(free)), "no duplicate");
+                }
+                (1, _) => {
+                    let free = (2..=12).contains(wanted) && !held.contains(wanted);
+                    assert_eq!(pool.take(at(*wanted), endpoint("x")).is_ok(), free);
+                    held.extend(free.then_some(*wanted));
+                }
+                _ => {
+                    pool.release(at(*wanted));
+                    held.remove(wanted);
+                }
+            }
+            let holders: BTreeSet<u8> = pool.holders().map(|(a, _)| host(a)).collect();
+            assert_eq!(holders, held);
+            assert_eq!(pool.allocated_count(), held.len() as u128);
+            assert_eq!(pool.available_count(), 11 - held.len() as u128);
+        }
+    }
+
     proptest! {
         #[test]
-        fn the_pool_equals_a_plain_set(steps in proptest::collection::vec((0u8..3, 0u8..16), 0..120)) {
-            let mut pool = pool("10.1.1.2-10.1.1.12/28");
-            let mut held: BTreeSet<u8> = BTreeSet::new();
-            for (step, host) in steps {
-                let address = Ipv4Addr::new(10, 1, 1, host);
-                let lowest = (2..=12).find(|h| !held.contains(h));
-                prop_assert_eq!(pool.lowest(), lowest.map(|h| Ipv4Addr::new(10, 1, 1, h)));
-                match (step, pool.lowest()) {
-                    (0, Some(free)) => {
-                        prop_assert_eq!(pool.take(free, endpoint("x")), Ok(()));
-                        prop_assert!(held.insert(free.octets()[3]), "no duplicate");
-                    }
-                    (1, _) => {
-                        let free = (2..=12).contains(&host) && !held.contains(&host);
-                        prop_assert_eq!(pool.take(address, endpoint("x")).is_ok(), free);
-                        if free { held.insert(host); }
-                    }
-                    _ => {
-                        pool.release(address);
-                        held.remove(&host);
-                    }
-                }
-                let holders: BTreeSet<u8> = pool.holders().map(|(a, _)| a.octets()[3]).collect();
-                prop_assert_eq!(&holders, &held);
-                prop_assert_eq!(pool.allocated_count(), held.len() as u64);
-            }
+        fn the_pool_equals_a_plain_set_in_both_families(
+            steps in proptest::collection::vec((0u8..3, 0u8..16), 0..120)
+        ) {
+            compare(pool("10.1.1.2-10.1.1.12/28"), Ipv4Addr::new(10, 1, 1, 0), &steps);
+            compare(pool6("2016::2-2016::c/64"), Ipv6Addr::from_bits(0x2016 << 112), &steps);
         }
     }
 }

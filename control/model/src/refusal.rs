@@ -103,9 +103,13 @@ reasons! {
         "objects of this kind are made by {maker}", "do not create or update it here";
     /// A field a stored object must have.
     MissingId => Invalid, "an identifier that netmaster hands out is missing", "restore the store from a backup";
-    /// IPv6 in an address field.
-    Ipv6AddressNotBuilt => Invalid,
-        "IPv6 addresses are not supported by this version", "use an IPv4 address";
+    /// An IPv6 address where there are none.
+    NoIpv6 { network: String } => Invalid,
+        "network {network} hands out no IPv6 addresses", "use an IPv4 address, or a network with an ipv6Subnet";
+    /// IPv6 where only IPv4 is known.
+    ServiceIpv6 => Invalid, "a service has an IPv4 address", "use an IPv4 address of its network";
+    /// An address of the other family than was asked for.
+    OtherFamily => Invalid, "the address is not of this family", "leave the family out, or name an address of it";
     /// ACI.
     AciLeftOut => Invalid, "the ACI fabric modes are not supported", "use networkInfraType default";
     /// Not an IPv4 address.
@@ -122,7 +126,7 @@ reasons! {
     /// Not a usable MAC.
     BadMac => Invalid, "not a unicast MAC address", "write it like 02:00:0a:01:01:05";
     /// More than one address of a family.
-    TooManyAddresses => Invalid, "an endpoint has one IPv4 address", "ask for one address or none";
+    TooManyAddresses => Invalid, "an endpoint has one address of each family", "ask for one of each at most";
 
     /// Tenant changed.
     TenantImmutable => Exists, "Cant change tenant parameters after its created",

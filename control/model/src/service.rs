@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::key::{NetworkKey, ServiceKey};
 use crate::name::NetworkName;
@@ -122,6 +122,21 @@ pub struct ServiceSpec {
 }
 
 impl ServiceSpec {
+    /// Checks an IPv4 address; empty is `None`.
+    ///
+    /// # Errors
+    /// [`Refused`] for IPv6 and for text that is no address.
+    pub fn parse_address(field: &'static str, text: &str) -> Result<Option<Ipv4Addr>, Refused> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        match text.parse() {
+            Ok(IpAddr::V4(address)) => Ok(Some(address)),
+            Ok(IpAddr::V6(_)) => Err(Refused::new(field, text, Reason::ServiceIpv6)),
+            Err(_not_an_address) => Err(Refused::new(field, text, Reason::BadAddress)),
+        }
+    }
+
     /// Checks selectors; one given twice counts once.
     ///
     /// # Errors

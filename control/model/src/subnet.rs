@@ -1,101 +1,23 @@
-//! IPv4 subnets and ranges. A subnet is a block, or a range of a block that several networks of a
+//! IPv4 subnets. A subnet is a block, or a range of a block that several networks of a
 //! tenant may share. Host 0 and the last address of the block are never handed out.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
-use flowtable::entry::Prefix;
 use ipnetwork::Ipv4Network;
 
+use crate::range::AddressRange;
 use crate::refusal::{Reason, Refused};
 
 const LENGTH_MIN: u8 = 8;
 const LENGTH_MAX: u8 = 31;
-
-/// IPv4 addresses, both ends included, first <= last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AddressRange {
-    first: Ipv4Addr,
-    last: Ipv4Addr,
-}
-
-impl AddressRange {
-    /// Checks a group's pool: one address or `a-b`.
-    ///
-    /// # Errors
-    /// [`Refused`] with Contiv's texts for pools.
-    pub fn parse(field: &'static str, text: &str) -> Result<Self, Refused> {
-        let refuse = |reason| Refused::new(field, text, reason);
-        if text.contains(':') {
-            return Err(refuse(Reason::PoolIpv6));
-        }
-        let (first, last) = text.split_once('-').unwrap_or((text, text));
-        match (first.parse(), last.parse()) {
-            (Ok(first), Ok(last)) if first <= last => Ok(Self { first, last }),
-            _ => Err(refuse(Reason::PoolFormat { pool: text.to_owned() })),
-        }
-    }
-
-    /// The first address.
-    #[must_use]
-    pub const fn first(self) -> Ipv4Addr {
-        self.first
-    }
-
-    /// The last address.
-    #[must_use]
-    pub const fn last(self) -> Ipv4Addr {
-        self.last
-    }
-
-    /// Whether `address` is in it.
-    #[must_use]
-    pub fn contains(self, address: Ipv4Addr) -> bool {
-        self.first <= address && address <= self.last
-    }
-
-    /// Whether all of `other` is in it.
-    #[must_use]
-    pub fn covers(self, other: Self) -> bool {
-        self.contains(other.first) && self.contains(other.last)
-    }
-
-    /// Whether they share an address.
-    #[must_use]
-    pub fn overlaps(self, other: Self) -> bool {
-        self.first <= other.last && other.first <= self.last
-    }
-
-    /// The fewest blocks that hold exactly these addresses.
-    #[must_use]
-    pub fn prefixes(self) -> Vec<Prefix> {
-        // One more than an address, so that the end of the space needs no special case.
-        let (mut next, end) = (u64::from(self.first.to_bits()), u64::from(self.last.to_bits()));
-        let mut blocks = Vec::new();
-        while next <= end {
-            let aligned = (next as u32).trailing_zeros().min(32);
-            let fitting = (end - next + 1).ilog2();
-            let free_bits = aligned.min(fitting);
-            let address = IpAddr::V4(Ipv4Addr::from_bits(next as u32));
-            blocks.extend(Prefix::new(address, 32 - free_bits as u8));
-            next += 1 << free_bits;
-        }
-        blocks
-    }
-}
-
-impl fmt::Display for AddressRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.first, self.last)
-    }
-}
 
 /// A network's addresses: `a.b.c.d/len`, or the range `a.b.c.d-e.f.g.h/len` of that block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Subnet {
     // Its address is as given: users see what they wrote, also when it has host bits.
     given: Ipv4Network,
-    range: Option<AddressRange>,
+    range: Option<AddressRange<Ipv4Addr>>,
 }
 
 impl Subnet {
@@ -124,10 +46,8 @@ impl Subnet {
         let given = Ipv4Network::new(first, length).map_err(|_too_long| Reason::SubnetFormat)?;
         let whole = Self { given, range: None };
         let Some(last) = last else { return Ok(whole) };
-        if first > last || !whole.block().contains(last) {
-            return Err(Reason::SubnetFormat);
-        }
-        Ok(Self { range: Some(AddressRange { first, last }), ..whole })
+        let range = AddressRange::new(first, last).filter(|range| whole.block().covers(*range));
+        Ok(Self { range: Some(range.ok_or(Reason::SubnetFormat)?), ..whole })
     }
 
     /// The prefix length, 8 to 31.
@@ -144,26 +64,26 @@ impl Subnet {
 
     /// Every address of the block, also outside the range.
     #[must_use]
-    pub fn block(&self) -> AddressRange {
-        AddressRange { first: self.given.network(), last: self.given.broadcast() }
+    pub fn block(&self) -> AddressRange<Ipv4Addr> {
+        AddressRange::between(self.given.network(), self.given.broadcast())
     }
 
     /// The addresses that are this network's: the range, or the block.
     #[must_use]
-    pub fn range(&self) -> AddressRange {
+    pub fn range(&self) -> AddressRange<Ipv4Addr> {
         self.range.unwrap_or_else(|| self.block())
     }
 
-    /// The addresses that can be handed out: the range less host 0 and the last of the block.
+    /// The addresses that can be handed out: the range less host 0 and the last of the block. A
+    /// multicast block has none.
     #[must_use]
-    pub fn hosts(&self) -> Option<AddressRange> {
-        let (block, range) = (self.block(), self.range());
-        let first = range.first.to_bits().max(block.first.to_bits() + 1);
-        let last = range.last.to_bits().min(block.last.to_bits() - 1);
-        (first <= last).then(|| AddressRange {
-            first: Ipv4Addr::from_bits(first),
-            last: Ipv4Addr::from_bits(last),
-        })
+    pub fn hosts(&self) -> Option<AddressRange<Ipv4Addr>> {
+        let block = self.block();
+        if block.first().is_multicast() {
+            return None;
+        }
+        let (first, last) = (block.first().to_bits() + 1, block.last().to_bits() - 1);
+        AddressRange::new(first.into(), last.into())?.common(self.range())
     }
 
     /// Checks a gateway: a host address of the block, in or outside the range.
@@ -178,12 +98,12 @@ impl Subnet {
         if !block.contains(gateway) {
             return Err(refuse(Reason::GatewayOutside {
                 gateway: gateway.to_string(),
-                subnet: format!("{}/{}", block.first, self.length()),
-                host: gateway.to_bits().wrapping_sub(block.first.to_bits()).to_string(),
+                subnet: format!("{}/{}", block.first(), self.length()),
+                host: gateway.to_bits().wrapping_sub(block.first().to_bits()).to_string(),
             }));
         }
         // A /31 has nothing between its ends.
-        if self.length() < LENGTH_MAX && (gateway == block.first || gateway == block.last) {
+        if self.length() < LENGTH_MAX && [block.first(), block.last()].contains(&gateway) {
             return Err(refuse(Reason::GatewayReserved));
         }
         Ok(gateway)
@@ -205,8 +125,6 @@ fn read_address(text: &str) -> Result<Ipv4Addr, Reason> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     fn subnet(text: &str) -> Subnet {
@@ -295,37 +213,11 @@ mod tests {
     }
 
     #[test]
-    fn pools_are_one_address_or_a_range() {
+    fn no_group_address_is_handed_out() {
+        assert_eq!(subnet("224.1.1.0/24").hosts(), None);
         assert_eq!(
-            AddressRange::parse("ipPool", "10.1.1.1").unwrap().to_string(),
-            "10.1.1.1-10.1.1.1"
+            subnet("223.255.255.0/24").hosts().unwrap().last().to_string(),
+            "223.255.255.254"
         );
-        for bad in ["10.3.1.110-10.3.1.320", "10.3.2.0/24", "10.1.1.2-10.1.1.1", "x", ""] {
-            let refused = AddressRange::parse("ipPool", bad).unwrap_err();
-            assert_eq!(refused.to_string(), format!("invalid ip-pool {bad}"));
-        }
-        let v6 = AddressRange::parse("ipPool", "2016::1-2016::9").unwrap_err();
-        assert_eq!(v6.to_string(), "ipv6 address pool is not supported for Endpoint Groups");
-    }
-
-    proptest! {
-        #[test]
-        fn a_range_is_split_into_exactly_its_addresses(base in any::<u32>(), size in 0u32..600) {
-            let first = base.min(u32::MAX - size);
-            let range = AddressRange { first: first.into(), last: (first + size).into() };
-            let mut members = Vec::new();
-            for block in range.prefixes() {
-                let IpAddr::V4(start) = block.address() else { panic!("IPv4 in, IPv4 out") };
-                let count = 1u64 << (32 - block.length());
-                members.extend((0..count).map(|i| (u64::from(start.to_bits()) + i) as u32));
-            }
-            prop_assert_eq!(members, (first..=first + size).collect::<Vec<_>>());
-        }
-    }
-
-    #[test]
-    fn the_whole_address_space_is_one_block() {
-        let all = AddressRange { first: Ipv4Addr::UNSPECIFIED, last: Ipv4Addr::BROADCAST };
-        assert_eq!(all.prefixes().len(), 1);
     }
 }

@@ -1,20 +1,27 @@
-//! IPv6 subnets: whole blocks, without ranges.
+//! IPv6 subnets. A subnet is a block, or a range of a block that several networks of a tenant may
+//! share.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
-use flowtable::entry::Prefix;
 use ipnetwork::Ipv6Network;
 
+use crate::range::AddressRange;
 use crate::refusal::{Reason, Refused};
 
 const LENGTH_MAX: u8 = 127;
+/// The lowest address a host can have: `::` is none and `::1` its own (RFC 4291, sections 2.5.2 and
+/// 2.5.3).
+const HOST_MIN: u128 = 2;
+/// The last before multicast (RFC 4291, section 2.7).
+const HOST_MAX: u128 = (0xff << 120) - 1;
 
-/// A network's IPv6 addresses. Shown in the one form RFC 5952 allows, with its host bits if it was
-/// given with some.
+/// A network's IPv6 addresses: `address/len`, or the range `first-last/len` of that block. Shown in
+/// the one form RFC 5952 allows, with its host bits if it was given with some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Subnet6 {
     given: Ipv6Network,
+    range: Option<AddressRange<Ipv6Addr>>,
 }
 
 impl Subnet6 {
@@ -27,17 +34,22 @@ impl Subnet6 {
     }
 
     fn read(text: &str) -> Result<Self, Reason> {
-        let (address, length) = text.split_once('/').ok_or(Reason::Subnet6Format)?;
+        let (addresses, length) = text.split_once('/').ok_or(Reason::Subnet6Format)?;
         if !(1..=3).contains(&length.len()) || !length.bytes().all(|b| b.is_ascii_digit()) {
             return Err(Reason::Subnet6Format);
         }
         let length = length.parse::<u32>().map_err(|_not_a_number| Reason::Subnet6Format)?;
-        let address = address.parse().map_err(|_not_an_address| Reason::Subnet6Format)?;
+        let (first, last) = match addresses.split_once('-') {
+            Some((first, last)) => (read_address(first)?, Some(read_address(last)?)),
+            None => (read_address(addresses)?, None),
+        };
         let fitting = u8::try_from(length).ok().filter(|l| (1..=LENGTH_MAX).contains(l));
         let fitting = fitting.ok_or(Reason::Subnet6Length { length })?;
-        let given =
-            Ipv6Network::new(address, fitting).map_err(|_too_long| Reason::Subnet6Format)?;
-        Ok(Self { given })
+        let given = Ipv6Network::new(first, fitting).map_err(|_too_long| Reason::Subnet6Format)?;
+        let whole = Self { given, range: None };
+        let Some(last) = last else { return Ok(whole) };
+        let range = AddressRange::new(first, last).filter(|range| whole.block().covers(*range));
+        Ok(Self { range: Some(range.ok_or(Reason::Subnet6Format)?), ..whole })
     }
 
     /// The prefix length, 1 to 127.
@@ -52,42 +64,54 @@ impl Subnet6 {
         self.given.network()
     }
 
-    /// Whether `address` is in it.
+    /// Every address of the block, also outside the range.
     #[must_use]
-    pub fn contains(&self, address: Ipv6Addr) -> bool {
-        self.given.contains(address)
+    pub fn block(&self) -> AddressRange<Ipv6Addr> {
+        let host_bits = u128::MAX >> self.length();
+        let last = self.network_address().to_bits() | host_bits;
+        AddressRange::between(self.network_address(), last.into())
     }
 
-    /// Whether they share an address.
+    /// The addresses that are this network's: the range, or the block.
     #[must_use]
-    pub fn overlaps(&self, other: &Self) -> bool {
-        self.contains(other.network_address()) || other.contains(self.network_address())
+    pub fn range(&self) -> AddressRange<Ipv6Addr> {
+        self.range.unwrap_or_else(|| self.block())
     }
 
-    /// The block, without host bits.
+    /// The addresses that can be handed out: the range less the first of the block. Multicast and
+    /// link-local blocks have none.
     #[must_use]
-    pub fn prefix(&self) -> Option<Prefix> {
-        Prefix::new(IpAddr::V6(self.network_address()), self.length()).ok()
+    pub fn hosts(&self) -> Option<AddressRange<Ipv6Addr>> {
+        let block = self.block();
+        if block.first().is_unicast_link_local() && block.last().is_unicast_link_local() {
+            return None;
+        }
+        // A /127 joins two routers and has no address of all of them (RFC 6164).
+        let every_routers = u128::from(self.length() < LENGTH_MAX);
+        let first = block.first().to_bits() + every_routers;
+        let usable = AddressRange::new(HOST_MIN.into(), HOST_MAX.into())?;
+        let hosts = AddressRange::new(first.into(), block.last())?;
+        usable.common(hosts)?.common(self.range())
     }
 
-    /// Checks a gateway: an address of the block, but not its first.
+    /// Checks a gateway: a unicast address of the block, but not its first.
     ///
     /// # Errors
-    /// [`Refused`] when it is no address, outside the block, or the block's first address.
+    /// [`Refused`] when it is no address, outside the block, the block's first address or nobody's.
     pub fn parse_gateway(&self, field: &'static str, text: &str) -> Result<Ipv6Addr, Refused> {
         let refuse = |reason| Refused::new(field, text, reason);
         let gateway: Ipv6Addr =
             text.parse().map_err(|_not_an_address| refuse(Reason::BadIpv6Address))?;
         let first = self.network_address();
-        if !self.contains(gateway) {
+        if !self.block().contains(gateway) {
             return Err(refuse(Reason::GatewayOutside {
                 gateway: gateway.to_string(),
                 subnet: format!("{first}/{}", self.length()),
                 host: gateway.to_bits().wrapping_sub(first.to_bits()).to_string(),
             }));
         }
-        // A /127 joins two routers and has no address of all of them (RFC 6164).
-        if self.length() < LENGTH_MAX && gateway == first {
+        let nobodys = gateway.is_multicast() || gateway.is_loopback();
+        if nobodys || self.length() < LENGTH_MAX && gateway == first {
             return Err(refuse(Reason::GatewayReserved));
         }
         Ok(gateway)
@@ -96,8 +120,15 @@ impl Subnet6 {
 
 impl fmt::Display for Subnet6 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.given.fmt(f)
+        match self.range {
+            Some(range) => write!(f, "{range}/{}", self.length()),
+            None => self.given.fmt(f),
+        }
     }
+}
+
+fn read_address(text: &str) -> Result<Ipv6Addr, Reason> {
+    text.parse().map_err(|_not_an_address| Reason::Subnet6Format)
 }
 
 #[cfg(test)]
@@ -121,7 +152,10 @@ mod tests {
             ("2016::", format),
             ("2016::/", format),
             ("2016::/+64", format),
-            ("2016::1-2016::9/64", format),
+            ("2016::9-2016::1/64", format),
+            ("2016::1-2017::1/64", format),
+            ("2016::1-9/64", format),
+            ("2016::1-2016::5-2016::9/64", format),
             ("10.1.1.0/24", format),
             ("2016:::/64", format),
             ("fe80::1%eth0/64", format),
@@ -154,12 +188,27 @@ mod tests {
             assert_eq!(net.parse_gateway("ipv6Gateway", bad).unwrap_err().to_string(), text);
         }
         assert!(subnet("2016::/127").parse_gateway("ipv6Gateway", "2016::").is_ok());
+        for (block, nobodys) in [("8000::/1", "ff02::1"), ("::/64", "::1")] {
+            let refused = subnet(block).parse_gateway("ipv6Gateway", nobodys).unwrap_err();
+            assert_eq!(refused.reason, Reason::GatewayReserved);
+        }
     }
 
     #[test]
-    fn blocks_overlap_when_one_is_in_the_other() {
-        assert!(!subnet("::/64").overlaps(&subnet("1::/64")));
-        assert!(subnet("2001:2000::/32").overlaps(&subnet("2001:2000:1234:4422::/64")));
-        assert!(subnet("2001:2000:1234:4422::/64").overlaps(&subnet("2001:2000::/32")));
+    fn what_is_handed_out_is_unicast_and_not_every_routers() {
+        for (given, hosts) in [
+            ("2016::/120", "2016::1-2016::ff"),
+            ("2016::1:10-2016::1:20/64", "2016::1:10-2016::1:20"),
+            ("2016::-2016::20/64", "2016::1-2016::20"),
+            ("2016::4/127", "2016::4-2016::5"),
+            ("::/64", "::2-::ffff:ffff:ffff:ffff"),
+            ("8000::/1", "8000::1-feff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+        ] {
+            assert_eq!(subnet(given).hosts().unwrap().to_string(), hosts, "{given}");
+            assert_eq!(subnet(given).to_string(), given);
+        }
+        for none in ["ffff:ffff:ffff::/48", "fe80::/64", "::/127"] {
+            assert_eq!(subnet(none).hosts(), None, "{none}");
+        }
     }
 }

@@ -100,13 +100,14 @@ impl TagPool {
     /// The lowest tag of the range that is not in use, which stays so.
     #[must_use]
     pub fn lowest(&self) -> Option<u32> {
-        self.used.lowest_gap(self.range.first, self.range.last)
+        let lowest = self.used.lowest_gap(self.range.first.into(), self.range.last.into());
+        lowest.and_then(|tag| u32::try_from(tag).ok())
     }
 
     /// Whether `tag` is in the range and not in use.
     #[must_use]
     pub fn is_available(&self, tag: u32) -> bool {
-        self.range.contains(tag) && !self.used.contains(tag)
+        self.range.contains(tag) && !self.used.contains(tag.into())
     }
 
     /// The allowed range.
@@ -117,18 +118,19 @@ impl TagPool {
 
     /// Marks `tag` as in use.
     pub fn take(&mut self, tag: u32) {
-        self.used.insert(tag, tag);
+        self.used.insert(tag.into(), tag.into());
     }
 
     /// Marks `tag` as free.
     pub fn release(&mut self, tag: u32) {
-        self.used.remove(tag, tag);
+        self.used.remove(tag.into(), tag.into());
     }
 
     /// Whether every tag in use lies in `range`.
     #[must_use]
     pub fn fits(&self, range: TagRange) -> bool {
-        self.used.iter().all(|(first, last)| range.contains(first) && range.contains(last))
+        let (low, high) = (u128::from(range.first), u128::from(range.last));
+        self.used.iter().all(|(first, last)| low <= first && last <= high)
     }
 
     /// Changes the allowed range; see [`Self::fits`].
@@ -144,14 +146,14 @@ impl TagPool {
 
     /// How many tags are in use.
     #[must_use]
-    pub fn count(&self) -> u64 {
+    pub fn count(&self) -> u128 {
         self.used.count()
     }
 
     /// How many tags of the range are free.
     #[must_use]
-    pub fn available_count(&self) -> u64 {
-        self.used.gaps(self.range.first, self.range.last).count()
+    pub fn available_count(&self) -> u128 {
+        self.used.gaps(self.range.first.into(), self.range.last.into()).count()
     }
 }
 
@@ -201,7 +203,7 @@ mod tests {
                     pool.release(tag);
                     used.remove(&tag);
                 }
-                prop_assert_eq!(pool.count(), used.len() as u64);
+                prop_assert_eq!(pool.count(), used.len() as u128);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! `netctl ip`: reserved, used and leaving addresses. What is not free is no object of its own, so that
 //! these commands have their own calls and their own row.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -55,7 +55,10 @@ pub(crate) struct ReserveArgs {
     tenant: String,
     /// The wanted address; without one the next that is free
     #[arg(long, value_name = "ADDRESS")]
-    ip: Option<Ipv4Addr>,
+    ip: Option<IpAddr>,
+    /// An IPv6 address, when none is named
+    #[arg(short = '6', long)]
+    ipv6: bool,
     /// The group whose pool it comes from
     #[arg(short, long)]
     group: Option<String>,
@@ -72,7 +75,7 @@ pub(crate) struct ReleaseArgs {
     /// The network
     network: String,
     /// The address
-    address: Ipv4Addr,
+    address: IpAddr,
     /// Name of the tenant
     #[arg(short, long, default_value = "default")]
     tenant: String,
@@ -219,6 +222,8 @@ async fn reserve(
         endpoint_group: args.group.unwrap_or_default(),
         preferred_address: args.ip.map(|ip| ip.to_string()).unwrap_or_default(),
         owner: args.owner.unwrap_or_default(),
+        // 0: that of the address.
+        family: if args.ipv6 { 6 } else { 0 },
         // Part of a second is a second: 0 would be no end.
         ttl_seconds: args.ttl.map_or(0, |ttl| ttl.as_millis().div_ceil(1000) as u64),
     };

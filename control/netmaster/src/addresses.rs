@@ -33,8 +33,11 @@ impl Selection {
         let intent = state.ledger.intent();
         let mut found: BTreeMap<LeaseKey, v1::Address> = BTreeMap::new();
         for endpoint in intent.endpoints().filter(|endpoint| self.has(&endpoint.network)) {
-            let key = LeaseKey { network: endpoint.network.clone(), address: endpoint.address };
-            found.insert(key, used(endpoint, reclaim));
+            for address in endpoint.addresses() {
+                let key = LeaseKey { network: endpoint.network.clone(), address };
+                let shown = used(&key, endpoint, reclaim);
+                found.insert(key, shown);
+            }
         }
         for lease in intent.leases().filter(|lease| self.has(&lease.network)) {
             let entry = found.entry(lease.key());
@@ -53,7 +56,7 @@ impl Selection {
     }
 }
 
-fn used(endpoint: &Endpoint, reclaim: &Reclaim) -> v1::Address {
+fn used(key: &LeaseKey, endpoint: &Endpoint, reclaim: &Reclaim) -> v1::Address {
     let node = &endpoint.host.node;
     let leak = if reclaim.sessions.standing(node).dead {
         let id = &endpoint.id;
@@ -63,13 +66,12 @@ fn used(endpoint: &Endpoint, reclaim: &Reclaim) -> v1::Address {
     } else {
         String::new()
     };
-    let key = LeaseKey { network: endpoint.network.clone(), address: endpoint.address };
     v1::Address {
         state: "used".to_owned(),
         endpoint_id: endpoint.id.to_string(),
         homing_host: node.to_string(),
         leak,
-        ..named(&key)
+        ..named(key)
     }
 }
 

@@ -6,7 +6,7 @@ use control_api::v1::net_master_server::NetMaster;
 use control_api::{convert, v1};
 use control_model::{
     EndpointId, GroupName, Key, Kind, LeaseKey, LeaseSpec, NetworkKey, NetworkName, NodeName,
-    Object, Owner, Reason, Refused, Spec, TenantName, Ttl,
+    Object, Owner, Reason, Refused, Spec, TenantName, Ttl, WantedAddress,
 };
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -143,10 +143,12 @@ impl NetMaster for Api {
             return Err(Status::internal("a lease was written and is none"));
         };
         let reply = self.master.read(|state| {
-            state.ledger.intent().network(&network).map(|network| v1::AllocateAddressReply {
+            let (length, gateway) =
+                state.ledger.intent().network(&network)?.surroundings(lease.address)?;
+            Some(v1::AllocateAddressReply {
                 address: lease.address.to_string(),
-                prefix_length: network.subnet.length().into(),
-                gateway: network.gateway.map(|ip| ip.to_string()).unwrap_or_default(),
+                prefix_length: length.into(),
+                gateway: gateway.map(|ip| ip.to_string()).unwrap_or_default(),
             })
         });
         let gone = || status(&not_found(&Key::Network(network.clone())));
@@ -263,7 +265,7 @@ impl Api {
         owner: Option<&Owner>,
     ) -> Result<Option<EndpointId>, Status> {
         let found = self.master.read(|state| {
-            let endpoint = state.ledger.intent().endpoint_at(&key.network, key.address)?;
+            let endpoint = state.ledger.endpoint_at(key)?;
             let is_dead = self.sessions.standing(&endpoint.host.node).dead;
             let is_its = owner.is_some_and(|owner| owner.as_str() == endpoint.id.as_str());
             (is_dead && is_its).then(|| endpoint.id.clone())
@@ -302,7 +304,8 @@ fn lease_spec(request: &v1::AllocateAddressRequest) -> Result<LeaseSpec, Refused
     Ok(LeaseSpec {
         network: network_key(&request.tenant_name, &request.network_name)?,
         group: GroupName::parse_optional("endpointGroup", &request.endpoint_group)?,
-        address: LeaseSpec::parse_address("preferredAddress", &request.preferred_address)?,
+        wanted: WantedAddress::parse("preferredAddress", &request.preferred_address)?
+            .of_family("family", request.family)?,
         ttl: Ttl::parse("ttlSeconds", request.ttl_seconds, owner.as_ref())?,
         owner,
     })
@@ -310,9 +313,9 @@ fn lease_spec(request: &v1::AllocateAddressRequest) -> Result<LeaseSpec, Refused
 
 fn lease_key(request: &v1::ReleaseAddressRequest) -> Result<(LeaseKey, Option<Owner>), Refused> {
     let network = network_key(&request.tenant_name, &request.network_name)?;
-    let address = LeaseSpec::parse_address("address", &request.address)?;
-    let missing = || Refused::new("address", "", Reason::BadAddress);
-    let key = LeaseKey { network, address: address.ok_or_else(missing)? };
+    let bad = || Refused::new("address", &request.address, Reason::BadIpAddress);
+    let address = request.address.parse().map_err(|_not_an_address| bad())?;
+    let key = LeaseKey { network, address };
     Ok((key, Owner::parse_optional("owner", &request.owner)?))
 }
 

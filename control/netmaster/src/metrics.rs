@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use control_model::{Key, Kind, Ledger, Object};
+use control_model::{Key, Kind, Ledger, NetworkKey, Object};
 use control_store::{Commit, StoreError};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
@@ -159,30 +159,46 @@ fn objects(into: &mut Registry, ledger: &Ledger) {
 fn tags(into: &mut Registry, ledger: &Ledger) {
     let pools = [("vlan", ledger.vlans()), ("vxlan", ledger.vxlans())];
     let label = |kind: &str| vec![("encap", kind.to_owned())];
-    let used = pools.map(|(kind, pool)| (label(kind), pool.count()));
+    let used = pools.map(|(kind, pool)| (label(kind), pool.count() as u64));
     sample_each(into, "tags_used", "VLAN ids and VNIs in use", used);
-    let free = pools.map(|(kind, pool)| (label(kind), pool.available_count()));
+    let free = pools.map(|(kind, pool)| (label(kind), pool.available_count() as u64));
     sample_each(into, "tags_free", "VLAN ids and VNIs of the range that are free", free);
+}
+
+/// Addresses of one family of a network.
+struct Pool {
+    labels: Labels,
+    used: u64,
+    free: u64,
+}
+
+fn pools_of(key: &NetworkKey, ledger: &Ledger) -> [Option<Pool>; 2] {
+    let Some(holdings) = ledger.holdings(key) else { return [None, None] };
+    let pool = |family: &str, used: usize, free: u128| Pool {
+        labels: vec![
+            ("tenant", key.tenant.to_string()),
+            ("network", key.network.to_string()),
+            ("family", family.to_owned()),
+        ],
+        used: used as u64,
+        // An IPv6 block may have more than a series can say.
+        free: u64::try_from(free).unwrap_or(u64::MAX),
+    };
+    let (used, used6) = holdings.held_counts();
+    let v4 = pool("4", used, holdings.network().available_count());
+    let v6 = holdings.network6().map(|own| pool("6", used6, own.available_count()));
+    [Some(v4), v6]
 }
 
 fn addresses(into: &mut Registry, ledger: &Ledger) {
     let networks = ledger.intent().networks().take(NETWORKS_MAX);
-    let pools: Vec<(Labels, u64, u64)> = networks
-        .filter_map(|network| {
-            let holdings = ledger.holdings(&network.key)?;
-            let labels = vec![
-                ("tenant", network.key.tenant.to_string()),
-                ("network", network.key.network.to_string()),
-            ];
-            let free = holdings.network().available_count();
-            Some((labels, holdings.held_count() as u64, free))
-        })
-        .collect();
-    let used = pools.iter().map(|(labels, used, _)| (labels.clone(), *used));
-    let help = "IPv4 addresses that endpoints and reservations hold, in all pools of a network";
+    let pools: Vec<Pool> =
+        networks.flat_map(|network| pools_of(&network.key, ledger)).flatten().collect();
+    let used = pools.iter().map(|pool| (pool.labels.clone(), pool.used));
+    let help = "Addresses that endpoints and reservations hold, in all pools of a network";
     sample_each(into, "addresses_used", help, used);
-    let free = pools.iter().map(|(labels, _, free)| (labels.clone(), *free));
-    let help = "IPv4 addresses of a network that are free, pools of groups apart";
+    let free = pools.iter().map(|pool| (pool.labels.clone(), pool.free));
+    let help = "Addresses of a network that are free, pools of groups apart";
     sample_each(into, "addresses_free", help, free);
     let omitted = ledger.intent().networks().count().saturating_sub(NETWORKS_MAX) as u64;
     sample(into, "networks_without_series", "Networks above the bound of series", omitted);

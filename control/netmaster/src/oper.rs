@@ -113,7 +113,10 @@ pub(crate) fn oper(object: &Object, ledger: &Ledger) -> v1::Oper {
 fn network_not_in_force(network: &Network) -> String {
     let notes = [
         (network.nw_type == NwType::Infra, "nwType infra: the nodes get no address of it"),
-        (network.subnet6.is_some(), "ipv6Subnet: no address of it is handed out"),
+        (
+            network.subnet6.is_some_and(|subnet| subnet.hosts().is_none()),
+            "ipv6Subnet: it has no address that a host can have",
+        ),
     ];
     joined(&notes)
 }
@@ -135,10 +138,14 @@ fn joined(notes: &[(bool, &'static str)]) -> String {
 fn network_addresses(key: &NetworkKey, ledger: &Ledger) -> v1::Oper {
     let members = endpoints(ledger.intent(), |e| e.network == *key);
     let Some(holdings) = ledger.holdings(key) else { return with_endpoints(members) };
+    let (held, held6) = holdings.held_counts();
+    let v6 = holdings.network6();
     v1::Oper {
         allocated_ip_addresses: holdings.network().allocated(),
         available_ip_addresses: holdings.network().available(),
-        allocated_addresses_count: u32::try_from(holdings.held_count()).unwrap_or(u32::MAX),
+        allocated_ipv6_addresses: v6.map(AddressPool::allocated).unwrap_or_default(),
+        available_ipv6_addresses: v6.map(AddressPool::available).unwrap_or_default(),
+        allocated_addresses_count: u32::try_from(held + held6).unwrap_or(u32::MAX),
         ..with_endpoints(members)
     }
 }
@@ -150,12 +157,16 @@ fn group_oper(group: &EndpointGroup, ledger: &Ledger) -> v1::Oper {
     let members = endpoints(intent, |e| {
         e.network.tenant == spec.key.tenant && e.group.as_ref() == Some(&spec.key.group)
     });
-    let pool = ledger.holdings(&network).map(|holdings| holdings.group(&spec.key.group));
+    let holdings = ledger.holdings(&network);
+    let pool = holdings.map(|holdings| holdings.group(&spec.key.group));
+    let v6 = holdings.and_then(|holdings| holdings.group6(&spec.key.group));
     v1::Oper {
         pkt_tag: intent.network(&network).map(|n| n.tag.number()).unwrap_or_default(),
         group_tag: group.shown_tag(),
         allocated_ip_addresses: pool.map(AddressPool::allocated).unwrap_or_default(),
         available_ip_addresses: pool.map(AddressPool::available).unwrap_or_default(),
+        allocated_ipv6_addresses: v6.map(AddressPool::allocated).unwrap_or_default(),
+        available_ipv6_addresses: v6.map(AddressPool::available).unwrap_or_default(),
         ..with_endpoints(members)
     }
 }

@@ -6,6 +6,7 @@
 //! address that is its own. What only the runtime has said is noted on the host end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -154,13 +155,9 @@ impl Lost<'_> {
 
     fn row(&self, inside: Inside, note: Note, port: PortId) -> Attachment {
         let endpoint = self.endpoint;
-        let gateway = self.network.gateway.map(Into::into);
-        let address = Address {
-            ip: endpoint.address.into(),
-            prefix_len: self.network.subnet.length(),
-            gateway,
-        };
-        let routed = inside.seen.gateways.into_iter().filter(|ip| Some(*ip) == gateway);
+        let addresses = Address::all_of(endpoint, self.network);
+        let ours = |ip: &IpAddr| addresses.iter().any(|address| address.gateway == Some(*ip));
+        let default_routes = inside.seen.gateways.into_iter().filter(ours).collect();
         Attachment {
             id: self.id.clone(),
             state: State::Attached,
@@ -176,8 +173,8 @@ impl Lost<'_> {
             interface: Some(Interface {
                 mac: endpoint.mac,
                 mtu: inside.mtu,
-                addresses: vec![address],
-                default_routes: routed.collect(),
+                default_routes,
+                addresses,
             }),
             limits: note.limits,
         }

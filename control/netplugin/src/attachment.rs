@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use control_model::PortLimits;
+use control_model::{Endpoint, Network, PortLimits};
 use flowtable::entry::Band;
 use flowtable::ids::Mac;
 use serde::{Deserialize, Serialize};
@@ -98,6 +98,17 @@ pub(crate) struct Address {
     pub(crate) ip: IpAddr,
     pub(crate) prefix_len: u8,
     pub(crate) gateway: Option<IpAddr>,
+}
+
+impl Address {
+    /// The addresses of an endpoint, with what its network says of them.
+    pub(crate) fn all_of(endpoint: &Endpoint, network: &Network) -> Vec<Self> {
+        let address = |ip| {
+            let (prefix_len, gateway) = network.surroundings(ip)?;
+            Some(Self { ip, prefix_len, gateway })
+        };
+        endpoint.addresses().filter_map(address).collect()
+    }
 }
 
 impl fmt::Display for Address {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use flowtable::ids::Mac;
 use netdev::{
     Arp, Error as NetlinkError, Namespace, NamespaceError, Netlink, RouteSpec, SysctlError,
-    VethSpec, refuse_ipv4, set_disable_ipv6,
+    VethSpec, refuse_ipv4, set_disable_ipv6, take_only_given_ipv6,
 };
 
 use crate::attachment::{Address, Interface, Sandbox};
@@ -141,6 +141,9 @@ fn equip(pair: &Pair<'_>, namespace: &Namespace) -> Result<Vec<IpAddr>, Error> {
     let inside = Netlink::open_in(namespace)?;
     let gone = || Error::Gone { link: pair.ifname.to_owned() };
     let index = inside.link_by_name(pair.ifname)?.ok_or_else(gone)?.index;
+    if pair.interface.addresses.iter().any(|address| address.ip.is_ipv6()) {
+        take_only_given_ipv6(namespace, pair.ifname)?;
+    }
     for Address { ip, prefix_len, .. } in &pair.interface.addresses {
         inside.add_address(index, *ip, *prefix_len)?;
     }

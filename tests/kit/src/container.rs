@@ -1,6 +1,6 @@
 //! A container: a namespace that weir-cni attached to a node.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,6 +45,7 @@ pub struct Container {
     result: Value,
     address: Ipv4Addr,
     prefix_len: u8,
+    address6: Option<Ipv6Addr>,
 }
 
 impl Container {
@@ -76,24 +77,43 @@ impl Container {
             result: Value::Null,
             address: Ipv4Addr::UNSPECIFIED,
             prefix_len: 0,
+            address6: None,
         };
         let text = container.call(node, "ADD")?.success();
         let text = text.with_context(|| format!("attaching {}", spec.name))?;
         container.result = serde_json::from_str(&text).with_context(|| format!("ADD: {text}"))?;
-        let address = container.result["ips"][0]["address"].as_str();
-        let address = address.with_context(|| format!("ADD without an address: {text}"))?;
-        let (address, len) = address.split_once('/').context("an address without a length")?;
-        (container.address, container.prefix_len) = (address.parse()?, len.parse()?);
+        container.read_addresses().with_context(|| format!("ADD: {text}"))?;
         Ok(container)
     }
 
-    /// Its address.
+    fn read_addresses(&mut self) -> Result<()> {
+        for ip in self.result["ips"].as_array().context("no list of addresses")? {
+            let address = ip["address"].as_str().context("no text")?;
+            let (address, len) = address.split_once('/').context("an address without a length")?;
+            match address.parse()? {
+                IpAddr::V4(address) => (self.address, self.prefix_len) = (address, len.parse()?),
+                IpAddr::V6(address) => self.address6 = Some(address),
+            }
+        }
+        ensure!(!self.address.is_unspecified(), "no IPv4 address");
+        Ok(())
+    }
+
+    /// Its IPv6 address.
+    ///
+    /// # Errors
+    /// When its network hands none out.
+    pub fn address6(&self) -> Result<Ipv6Addr> {
+        self.address6.with_context(|| format!("{} has no IPv6 address", self.netns.name()))
+    }
+
+    /// Its IPv4 address.
     #[must_use]
     pub const fn address(&self) -> Ipv4Addr {
         self.address
     }
 
-    /// Length of its subnet's prefix.
+    /// Length of its IPv4 subnet's prefix.
     #[must_use]
     pub const fn prefix_len(&self) -> u8 {
         self.prefix_len

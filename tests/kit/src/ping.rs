@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::os::fd::AsRawFd as _;
+use std::net::{IpAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::thread::{self, JoinHandle};
@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use etherparse::{
-    IcmpEchoHeader, Icmpv4Header, Icmpv4Slice, Icmpv4Type, Ipv4HeaderSlice, ip_number,
+    IcmpEchoHeader, Icmpv4Header, Icmpv4Slice, Icmpv4Type, Icmpv6Header, Icmpv6Slice, Icmpv6Type,
+    Ipv4HeaderSlice, ip_number,
 };
 use netdev::Namespace;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, connect, socket,
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, connect, socket,
 };
 
 /// How long one request waits for its answer.
@@ -29,7 +30,7 @@ pub struct Ping {
     pub sent: u32,
     /// Requests answered within a second.
     pub received: u32,
-    /// TTL of the last answer as it arrived.
+    /// TTL of the last answer as it arrived; the kernel does not show IPv6's hop limit.
     pub ttl: Option<u8>,
 }
 
@@ -37,17 +38,17 @@ pub struct Ping {
 ///
 /// # Errors
 /// When a request cannot be sent for a reason of this side, such as no route.
-pub fn ping(namespace: &Namespace, dst: Ipv4Addr, count: u32) -> Result<Ping> {
-    let echo = Echo::open(namespace, dst)?;
+pub fn ping(namespace: &Namespace, dst: impl Into<IpAddr>, count: u32) -> Result<Ping> {
+    let echo = Echo::open(namespace, dst.into())?;
     let mut result = Ping { sent: 0, received: 0, ttl: None };
     for sequence in 0..count {
         // Sequence numbers are sixteen bits; within one call only neighbours must differ.
         let sequence = sequence as u16;
         echo.send(sequence)?;
         result.sent += 1;
-        if let Some(ttl) = echo.wait_for(sequence, Instant::now() + ANSWER_BOUND)? {
+        if let Some((_, ttl)) = echo.wait_for(sequence, Instant::now() + ANSWER_BOUND)? {
             result.received += 1;
-            result.ttl = Some(ttl);
+            result.ttl = ttl;
         }
     }
     Ok(result)
@@ -78,8 +79,12 @@ impl Flow {
     ///
     /// # Errors
     /// When no socket is to be had or no route leads there.
-    pub fn start(namespace: &Namespace, dst: Ipv4Addr, interval: Duration) -> Result<Self> {
-        let echo = Echo::open(namespace, dst)?;
+    pub fn start(
+        namespace: &Namespace,
+        dst: impl Into<IpAddr>,
+        interval: Duration,
+    ) -> Result<Self> {
+        let echo = Echo::open(namespace, dst.into())?;
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
         let work = move || run_flow(&echo, interval, &seen);
@@ -132,32 +137,56 @@ fn gap_max(start: Instant, end: Instant, answers: &BTreeMap<u16, Instant>) -> Du
     times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
 }
 
+fn raw_socket(dst: IpAddr) -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    match dst {
+        IpAddr::V4(dst) => {
+            let raw = socket(AddressFamily::Inet, SockType::Raw, flags, SockProtocol::Icmp)?;
+            connect(raw.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(dst, 0)))?;
+            Ok(raw)
+        }
+        IpAddr::V6(dst) => {
+            let raw = socket(AddressFamily::Inet6, SockType::Raw, flags, SockProtocol::IcmpV6)?;
+            connect(raw.as_raw_fd(), &SockaddrIn6::from(SocketAddrV6::new(dst, 0, 0, 0)))?;
+            Ok(raw)
+        }
+    }
+}
+
 /// A raw ICMP socket towards one address.
 #[derive(Debug)]
 struct Echo {
     socket: UdpSocket,
+    dst: IpAddr,
     id: u16,
 }
 
+/// Sequence number and TTL of an answer.
+type Answer = (u16, Option<u8>);
+
 impl Echo {
-    fn open(namespace: &Namespace, dst: Ipv4Addr) -> Result<Self> {
+    fn open(namespace: &Namespace, dst: IpAddr) -> Result<Self> {
         static NEXT_ID: AtomicU16 = AtomicU16::new(1);
-        let socket = namespace.run(|| {
-            let flags = SockFlag::SOCK_CLOEXEC;
-            let raw = socket(AddressFamily::Inet, SockType::Raw, flags, SockProtocol::Icmp)?;
-            connect(raw.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(dst, 0)))?;
-            nix::Result::Ok(raw)
-        })?;
+        let socket = namespace.run(|| raw_socket(dst))?;
         let socket = socket.with_context(|| format!("preparing to ping {dst}"))?;
         let id = (std::process::id() as u16) ^ NEXT_ID.fetch_add(1, Ordering::Relaxed).swap_bytes();
         // The standard library's socket serves any datagram socket; it adds the receive timeout.
-        Ok(Self { socket: socket.into(), id })
+        Ok(Self { socket: socket.into(), dst, id })
     }
 
     fn send(&self, sequence: u16) -> Result<()> {
-        let kind = Icmpv4Type::EchoRequest(IcmpEchoHeader { id: self.id, seq: sequence });
+        let echo = IcmpEchoHeader { id: self.id, seq: sequence };
         let mut packet = Vec::new();
-        Icmpv4Header::with_checksum(kind, &PAYLOAD).write(&mut packet)?;
+        match self.dst {
+            IpAddr::V4(_) => {
+                let kind = Icmpv4Type::EchoRequest(echo);
+                Icmpv4Header::with_checksum(kind, &PAYLOAD).write(&mut packet)?;
+            }
+            // The kernel puts the checksum in (RFC 3542, section 3.1).
+            IpAddr::V6(_) => {
+                Icmpv6Header::new(Icmpv6Type::EchoRequest(echo)).write(&mut packet)?;
+            }
+        }
         packet.extend(PAYLOAD);
         match self.socket.send(&packet) {
             // Nobody answered ARP for the request before: an answer that is missing, like others.
@@ -166,11 +195,11 @@ impl Echo {
         }
     }
 
-    /// TTL of the answer to `sequence`.
-    fn wait_for(&self, sequence: u16, deadline: Instant) -> Result<Option<u8>> {
-        while let Some((answered, ttl)) = self.receive(deadline)? {
-            if answered == sequence {
-                return Ok(Some(ttl));
+    /// The answer to `sequence`, if one comes.
+    fn wait_for(&self, sequence: u16, deadline: Instant) -> Result<Option<Answer>> {
+        while let Some(answer) = self.receive(deadline)? {
+            if answer.0 == sequence {
+                return Ok(Some(answer));
             }
         }
         Ok(None)
@@ -184,7 +213,7 @@ impl Echo {
     }
 
     /// The next answer to one of our requests; `None` at the deadline.
-    fn receive(&self, deadline: Instant) -> Result<Option<(u16, u8)>> {
+    fn receive(&self, deadline: Instant) -> Result<Option<Answer>> {
         let mut buffer = [0; 2048];
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -193,7 +222,8 @@ impl Echo {
             }
             self.socket.set_read_timeout(Some(left))?;
             let answer = match self.socket.recv(&mut buffer) {
-                Ok(len) => parse_answer(&buffer[..len], self.id),
+                Ok(len) if self.dst.is_ipv4() => parse_answer(&buffer[..len], self.id),
+                Ok(len) => parse_answer6(&buffer[..len], self.id),
                 // The time is up, or an ICMP error came back: no answer either way.
                 Err(error) if error.raw_os_error().is_some() => None,
                 Err(error) => return Err(error.into()),
@@ -207,14 +237,21 @@ impl Echo {
 
 /// Sequence number and TTL, when the packet answers a request of that id. A raw socket gets the
 /// IP header too.
-fn parse_answer(packet: &[u8], id: u16) -> Option<(u16, u8)> {
+fn parse_answer(packet: &[u8], id: u16) -> Option<Answer> {
     let ip = Ipv4HeaderSlice::from_slice(packet).ok()?;
     if ip.protocol() != ip_number::ICMP {
         return None;
     }
     let icmp = Icmpv4Slice::from_slice(packet.get(ip.slice().len()..)?).ok()?;
     let Icmpv4Type::EchoReply(echo) = icmp.icmp_type() else { return None };
-    (echo.id == id && icmp.payload() == PAYLOAD).then(|| (echo.seq, ip.ttl()))
+    (echo.id == id && icmp.payload() == PAYLOAD).then(|| (echo.seq, Some(ip.ttl())))
+}
+
+/// As [`parse_answer`]; IPv6's raw sockets get no IP header.
+fn parse_answer6(packet: &[u8], id: u16) -> Option<Answer> {
+    let icmp = Icmpv6Slice::from_slice(packet).ok()?;
+    let Icmpv6Type::EchoReply(echo) = icmp.icmp_type() else { return None };
+    (echo.id == id && icmp.payload() == PAYLOAD).then_some((echo.seq, None))
 }
 
 #[cfg(test)]
@@ -231,7 +268,7 @@ mod tests {
 
     #[test]
     fn an_answer_gives_sequence_and_ttl_to_its_own_asker_only() {
-        assert_eq!(parse_answer(&answer(7, 9, &PAYLOAD), 7), Some((9, 63)));
+        assert_eq!(parse_answer(&answer(7, 9, &PAYLOAD), 7), Some((9, Some(63))));
         assert_eq!(parse_answer(&answer(7, 9, &PAYLOAD), 8), None);
         assert_eq!(parse_answer(&answer(7, 9, b"other"), 7), None);
     }

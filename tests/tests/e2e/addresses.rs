@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,7 +44,11 @@ struct Scene {
 
 fn build() -> Result<Scene> {
     let nodes = Topology::new(Purpose::Test).two_nodes()?;
-    let lines = ["tenant create blue", "network create -t blue -s 10.1.0.0/22 -g 10.1.3.254 front"];
+    let lines = [
+        "tenant create blue",
+        "network create -t blue -s 10.1.0.0/22 -g 10.1.3.254 -s6 2001:db8:1::/64 \
+         -g6 2001:db8:1::fe front",
+    ];
     configure(&nodes.one, &lines)?;
     let a = attach(&nodes.one, "a", "front")?;
     let c = attach(&nodes.two, "c", "front")?;
@@ -78,7 +83,7 @@ fn follows(scene: &mut Scene) -> Result<()> {
     let before = scene.traces()?;
     let reserved = netctl(&scene.nodes.one, "ip reserve -t blue --ip 10.1.2.77 front web-1")?;
     ensure!(reserved == "Reserving address 10.1.2.77/22\n", "{reserved}");
-    let wanted = "10.1.2.77".parse()?;
+    let wanted: Ipv4Addr = "10.1.2.77".parse()?;
     for round in 0..4 {
         let nodes = &mut scene.nodes;
         if round == 2 {
@@ -296,7 +301,7 @@ fn kill_plugins() {
     }
 }
 
-/// netmaster has endpoints for a, c and `lives`, each with the address that its container has, no
+/// netmaster has endpoints for a, c and `lives`, each with the two addresses that its container has, no
 /// address twice, and nothing else is used or leaving.
 fn just_these(scene: &Scene, lives: &[Plug]) -> Result<()> {
     let node = &scene.nodes.one;
@@ -309,20 +314,23 @@ fn just_these(scene: &Scene, lives: &[Plug]) -> Result<()> {
         let address = row["ipAddress"].as_str().context("no address")?.to_owned();
         ensure!(used.insert(address, id).is_none(), "an address twice: {rows:?}");
     }
-    ensure!(used.len() == lives.len() + 2, "{} used, {} live", used.len(), lives.len() + 2);
+    let living = lives.len() + 2;
+    ensure!(used.len() == 2 * living, "{} used, {living} live", used.len());
     for plug in lives {
         let netlink = plug.netns().netlink()?;
         let link = netlink.link_by_name(kit::CONTAINER_IFNAME)?.context("no device")?;
-        let held = netlink.addresses(link.index)?;
-        let held = held.iter().find(|a| a.ip.is_ipv4()).context("no address inside")?;
-        let id = used.get(&held.ip.to_string()).context("its address is free")?;
-        ensure!(
-            *id == format!("{}:{}", plug.id, plug.ifname),
-            "{id} has the address of {}",
-            plug.id
-        );
+        let held: Vec<IpAddr> = netlink.addresses(link.index)?.iter().map(|a| a.ip).collect();
+        let is_link_local =
+            |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        let held: Vec<_> = held.into_iter().filter(|ip| !is_link_local(ip)).collect();
+        ensure!(held.len() == 2 && held[0].is_ipv4() != held[1].is_ipv4(), "{held:?} inside");
+        for ip in held {
+            let id = used.get(&ip.to_string()).with_context(|| format!("{ip} is free"))?;
+            let own = format!("{}:{}", plug.id, plug.ifname);
+            ensure!(*id == own, "{id} has {ip} of {own}");
+        }
     }
     let ids = endpoints(node)?;
-    ensure!(ids.len() == used.len(), "{ids:?}");
+    ensure!(ids.len() == living, "{ids:?}");
     Ok(())
 }

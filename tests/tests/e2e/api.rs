@@ -350,10 +350,9 @@ async fn allocate(
     let request = v1::AllocateAddressRequest {
         tenant_name: "blue".into(),
         network_name: "front".into(),
-        endpoint_group: String::new(),
         preferred_address: preferred.into(),
         owner,
-        ttl_seconds: 0,
+        ..Default::default()
     };
     let reply = NetMasterClient::new(channel).allocate_address(request).await?.into_inner();
     if (reply.prefix_length, reply.gateway.as_str()) == (24, "10.1.1.254") {

@@ -1,6 +1,7 @@
 //! Disks without room: a file system of 4 MB, and netplugin's rows on it.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
 
@@ -105,7 +106,7 @@ fn full() -> Result<()> {
         // The file may have had room for a shorter row.
         if del.code != Some(0) {
             refusal(&del, 5).context("DEL on a full disk")?;
-            let seen = ping(plug.netns().namespace(), "10.1.1.254".parse()?, 1)?;
+            let seen = ping(plug.netns().namespace(), Ipv4Addr::new(10, 1, 1, 254), 1)?;
             ensure!(seen.received == 1, "a refused DEL has taken the network of {}", plug.id);
         }
     }

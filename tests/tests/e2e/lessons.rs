@@ -2,6 +2,7 @@
 //! that the CNI issue names), where no other module has the scene for it.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -63,7 +64,7 @@ fn settled(one: &OneNode, before: &Traces) -> Result<()> {
 }
 
 fn works(plug: &Plug) -> Result<()> {
-    let seen = ping(plug.netns().namespace(), "10.1.1.254".parse()?, 1)?;
+    let seen = ping(plug.netns().namespace(), Ipv4Addr::new(10, 1, 1, 254), 1)?;
     ensure!(seen.received == 1, "the gateway is silent to {}", plug.id);
     Ok(())
 }

@@ -12,6 +12,7 @@ mod cni;
 mod control;
 mod ctl;
 mod disk;
+mod dual;
 mod explain;
 mod features;
 mod files;
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
         refusals::tests,
         api::tests,
         addresses::tests,
+        dual::tests,
         scale::tests,
         policy::tests,
         features::tests,

@@ -130,7 +130,8 @@ impl Traces {
         })?;
         let addresses = networks.iter().map(|name| {
             let network = netctl_json(node, &format!("network inspect -t blue {name}"))?;
-            Ok(network["Oper"]["availableIPAddresses"].clone())
+            let oper = &network["Oper"];
+            Ok(json!([oper["availableIPAddresses"], oper["availableIPv6Addresses"]]))
         });
         Ok(Self {
             links: links(node)?,

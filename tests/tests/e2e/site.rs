@@ -1,7 +1,7 @@
 //! What sentences say of nodes and containers: configuring, attaching, counting.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -48,14 +48,16 @@ pub(crate) fn attach_to_group(
 }
 
 /// One echo request, answered.
-pub(crate) fn reach(from: &Container, to: Ipv4Addr) -> Result<()> {
+pub(crate) fn reach(from: &Container, to: impl Into<IpAddr>) -> Result<()> {
+    let to = to.into();
     let seen = ping(from.namespace(), to, 1)?;
     ensure!(seen.received == 1, "{} does not reach {to}", from.address());
     Ok(())
 }
 
 /// As [`reach`], once it works.
-pub(crate) fn reach_soon(from: &Container, to: Ipv4Addr) -> Result<()> {
+pub(crate) fn reach_soon(from: &Container, to: impl Into<IpAddr>) -> Result<()> {
+    let to = to.into();
     let what = format!("{} to reach {to}", from.address());
     wait_until(BOUND, what, || reach(from, to).ok())?;
     Ok(())

@@ -21,4 +21,4 @@ pub use netlink::{
     Address, Arp, Error, Link, Neighbour, NeighbourState, Netlink, Operation, Route, RouteInfo,
     RouteSpec, VethSpec,
 };
-pub use sysctl::{Error as SysctlError, refuse_ipv4, set_disable_ipv6};
+pub use sysctl::{Error as SysctlError, refuse_ipv4, set_disable_ipv6, take_only_given_ipv6};

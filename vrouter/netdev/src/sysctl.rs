@@ -39,6 +39,22 @@ pub fn set_disable_ipv6(namespace: Option<&Namespace>, ifname: &str) -> Result<(
     }
 }
 
+/// Has `ifname` in `namespace` take IPv6 addresses, and none but those it is given: no router's
+/// advertisement changes its addresses or routes. A runtime may have turned IPv6 off there.
+///
+/// # Errors
+/// [`Error::Write`] when there is no such device or the kernel has no IPv6, [`Error::Namespace`].
+pub fn take_only_given_ipv6(namespace: &Namespace, ifname: &str) -> Result<(), Error> {
+    let conf = Path::new(IPV6).join("conf").join(ifname);
+    namespace.run(|| {
+        for (switch, value) in [("accept_ra", "0"), ("disable_ipv6", "0")] {
+            let path = conf.join(switch);
+            std::fs::write(&path, value).map_err(|source| Error::Write { path, source })?;
+        }
+        Ok(())
+    })?
+}
+
 /// Has the calling thread's own namespace forward nothing that arrives on `ifname`, and take nothing
 /// whose sender it would not reach over it (RFC 3704, section 2.2: strict), which is nobody on a device
 /// without address and routes. `conf/all/rp_filter` set to 2 weakens the second.

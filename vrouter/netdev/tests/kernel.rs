@@ -13,7 +13,7 @@ use netdev::ethtool::{self, Feature, State};
 use netdev::packet::PacketSocket;
 use netdev::{
     Arp, Event, Link, Monitor, Namespace, NeighbourState, Netlink, RouteSpec, VethSpec,
-    set_disable_ipv6,
+    set_disable_ipv6, take_only_given_ipv6,
 };
 
 const BOUND: Duration = Duration::from_secs(10);
@@ -37,7 +37,10 @@ fn main() {
         ("a_permanent_neighbour_needs_no_answer", a_permanent_neighbour_needs_no_answer),
         ("the_monitor_sees_changes_and_deletion", the_monitor_sees_changes_and_deletion),
         ("offloads_read_back_as_set", offloads_read_back_as_set),
-        ("ipv6_is_turned_off_in_the_named_namespace", ipv6_is_turned_off_in_the_named_namespace),
+        (
+            "ipv6_is_turned_off_and_on_in_the_named_namespace",
+            ipv6_is_turned_off_and_on_in_the_named_namespace,
+        ),
         (
             "a_named_namespace_is_made_found_and_removed",
             a_named_namespace_is_made_found_and_removed,
@@ -276,12 +279,18 @@ fn offloads_read_back_as_set() -> Result<()> {
     })?
 }
 
-fn ipv6_is_turned_off_in_the_named_namespace() -> Result<()> {
+fn ipv6_is_turned_off_and_on_in_the_named_namespace() -> Result<()> {
     let pair = Pair::new()?;
     set_disable_ipv6(Some(&pair.far), "far0")?;
     let path = "/proc/sys/net/ipv6/conf/far0/disable_ipv6";
     let value = pair.far.run(|| std::fs::read_to_string(path))??;
     assert_eq!(value.trim(), "1");
+    take_only_given_ipv6(&pair.far, "far0")?;
+    for (switch, expected) in [("disable_ipv6", "0"), ("accept_ra", "0")] {
+        let path = format!("/proc/sys/net/ipv6/conf/far0/{switch}");
+        let value = pair.far.run(|| std::fs::read_to_string(path))??;
+        assert_eq!(value.trim(), expected, "{switch}");
+    }
     let Err(error) = set_disable_ipv6(Some(&pair.far), "none0") else { bail!("no such device") };
     assert!(error.to_string().contains("none0"), "{error}");
     pair.near.run(|| set_disable_ipv6(None, "near0"))??;

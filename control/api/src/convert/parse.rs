@@ -8,7 +8,7 @@ use control_model::{
     Owner, PolicyKey, PolicyName, ProfileKey, ProfileName, RateLimit, Reason, Refused, Rule,
     RuleId, RuleKey, RuleName, RuleSpec, RuleText, Scope, Served, Service, ServiceKey, ServiceName,
     ServiceSpec, Spec, Subnet, Tag, Tenant, TenantChange, TenantName, TenantSettings, TenantSpec,
-    Ttl, Vrf,
+    Ttl, Vrf, WantedAddress, WantedAddresses,
 };
 
 use crate::v1;
@@ -62,15 +62,16 @@ pub fn to_model(object: &v1::Object) -> Result<Object, Refused> {
         Wire::Rule(o) => Object::Rule(Rule { spec: rule(o)?, cookie: RuleId(o.cookie) }),
         Wire::Global(o) => Object::Global(Global::default().changed_by(&global(o)?)),
         Wire::Endpoint(o) => {
-            let EndpointSpec { id, network, group, address, mac, host } = endpoint(o)?;
-            let address = address.ok_or_else(|| missing("ipAddress", 0))?;
+            let EndpointSpec { id, network, group, wanted, mac, host } = endpoint(o)?;
+            let address = wanted.v4.ok_or_else(|| missing("ipAddress", 0))?;
             let mac = mac.ok_or_else(|| missing("macAddress", 0))?;
-            Object::Endpoint(Endpoint { id, network, group, address, mac, host })
+            let address6 = wanted.v6;
+            Object::Endpoint(Endpoint { id, network, group, address, address6, mac, host })
         }
         Wire::Node(o) => Object::Node(node(o)?),
         Wire::AddressLease(o) => {
-            let LeaseSpec { network, group: _, address, owner, ttl: _ } = lease(o)?;
-            let address = address.ok_or_else(|| missing("address", 0))?;
+            let LeaseSpec { network, group: _, wanted, owner, ttl: _ } = lease(o)?;
+            let address = wanted.address().ok_or_else(|| missing("address", 0))?;
             let group = (o.left_group != 0).then(|| given("leftGroup", o.left_group, Group::new));
             let left = Departed { group: group.transpose()? };
             let claim = Claim { owner, left: o.leaving.then_some(left) };
@@ -79,7 +80,7 @@ pub fn to_model(object: &v1::Object) -> Result<Object, Refused> {
         }
         Wire::NetProfile(o) => Object::NetProfile(profile(o)?),
         Wire::ServiceLb(o) => {
-            let vip = LeaseSpec::parse_address("serviceVip", &o.service_vip)?;
+            let vip = ServiceSpec::parse_address("serviceVip", &o.service_vip)?;
             let vip = vip.ok_or_else(|| missing("serviceVip", 0))?;
             Object::Service(Service { spec: service(o)?, vip })
         }
@@ -173,6 +174,7 @@ fn group(o: &v1::EndpointGroup) -> Result<GroupSpec, Refused> {
         },
         network: NetworkName::parse("networkName", &o.network_name)?,
         pool: GroupSpec::parse_pool("ipPool", &o.ip_pool)?,
+        pool6: GroupSpec::parse_pool6("ipv6Pool", &o.ipv6_pool)?,
         policies: GroupSpec::parse_policies("policies", &o.policies)?,
         profile: ProfileName::parse_optional("netProfile", &o.net_profile)?,
         cfgd_tag: CfgdTag::parse_optional("cfgdTag", &o.cfgd_tag)?,
@@ -223,7 +225,7 @@ fn endpoint(o: &v1::Endpoint) -> Result<EndpointSpec, Refused> {
         id: EndpointId::parse("endpointID", &o.endpoint_id)?,
         network: network_key(&o.tenant_name, &o.network_name)?,
         group: GroupName::parse_optional("endpointGroup", &o.endpoint_group)?,
-        address: EndpointSpec::parse_addresses("ipAddress", &o.ip_address)?,
+        wanted: WantedAddresses::parse("ipAddress", &o.ip_address)?,
         mac: EndpointSpec::parse_mac("macAddress", &o.mac_address)?,
         host: Host {
             node: NodeName::parse("homingHost", &o.homing_host)?,
@@ -248,7 +250,7 @@ fn lease(o: &v1::AddressLease) -> Result<LeaseSpec, Refused> {
     Ok(LeaseSpec {
         network: network_key(&o.tenant_name, &o.network_name)?,
         group: None,
-        address: LeaseSpec::parse_address("address", &o.address)?,
+        wanted: WantedAddress::parse("address", &o.address)?,
         ttl: Ttl::parse("ttlSeconds", o.ttl_seconds, owner.as_ref())?,
         owner,
     })
@@ -261,7 +263,7 @@ fn service(o: &v1::ServiceLb) -> Result<ServiceSpec, Refused> {
             service: ServiceName::parse("serviceName", &o.service_name)?,
         },
         network: NetworkName::parse("networkName", &o.network_name)?,
-        address: LeaseSpec::parse_address("ipAddress", &o.ip_address)?,
+        address: ServiceSpec::parse_address("ipAddress", &o.ip_address)?,
         selectors: ServiceSpec::parse_selectors("selectors", &o.selectors)?,
         ports: ServiceSpec::parse_ports("ports", &o.ports)?,
     })

@@ -96,6 +96,15 @@ fn configuration() -> Vec<v1::Object> {
             net_profile: "gold_1".into(),
             cfgd_tag: "x".into(),
             group_id: 9,
+            ..v1::EndpointGroup::default()
+        })),
+        wire(Wire::EndpointGroup(v1::EndpointGroup {
+            tenant_name: tenant_name(),
+            group_name: "six".into(),
+            network_name: "net".into(),
+            ipv6_pool: "2016:617::10-2016:617::1f".into(),
+            group_id: 10,
+            ..v1::EndpointGroup::default()
         })),
         wire(Wire::Policy(v1::Policy { tenant_name: tenant_name(), policy_name: "first".into() })),
         wire(Wire::Rule(v1::Rule {

@@ -122,18 +122,17 @@ impl NodeView<'_> {
         if let Some((port, vid)) = wire {
             entries.push(Entry::Vlan(VlanEntry { port, vid, bd, vrf }));
         }
-        let block6 = network.subnet6.and_then(|subnet| subnet.prefix());
+        let blocks6 = network.subnet6.map(|subnet| subnet.block().prefixes()).unwrap_or_default();
         entries.push(Entry::Network(NetworkEntry {
             bd,
             vrf,
-            subnets: network.subnet.block().prefixes().into_iter().chain(block6).collect(),
+            subnets: network.subnet.block().prefixes().into_iter().chain(blocks6).collect(),
             gateways: self.gateways(network),
             wire,
         }));
         // On a VLAN network there may be hosts that are no endpoints; inside VXLAN nobody else is.
         if matches!(network.tag, Tag::Vxlan(_)) {
-            let prefixes = network.subnet.range().prefixes().into_iter().chain(block6);
-            entries.extend(prefixes.map(|prefix| {
+            entries.extend(blocks(network).map(|prefix| {
                 let next_hop = NextHop::UnknownEndpoint;
                 Entry::Route(RouteEntry { vrf, prefix, bd, mac: Mac::default(), next_hop })
             }));
@@ -153,14 +152,16 @@ impl NodeView<'_> {
 
     fn endpoint(&self, endpoint: &Endpoint, network: &Network, vrf: Vrf, entries: &mut Vec<Entry>) {
         let (bd, mac) = (network.bd, endpoint.mac);
-        let prefix = Prefix::host(IpAddr::V4(endpoint.address));
+        let prefixes = || endpoint.addresses().map(Prefix::host);
         let group = self.intent.group_of(endpoint).map(|group| group.id);
         if endpoint.group.is_some() && group.is_none() {
             // Outside its group it would be outside its policies too.
             return;
         }
         // Every node knows the group of every address: in-rules name groups of remote senders.
-        entries.extend(group.map(|group| Entry::Group(GroupEntry { vrf, prefix, group })));
+        let of_group =
+            |group| prefixes().map(move |prefix| Entry::Group(GroupEntry { vrf, prefix, group }));
+        entries.extend(group.into_iter().flat_map(of_group));
         let Some(next_hop) = self.next_hop(endpoint, network) else { return };
         if let NextHop::Local(port) = next_hop {
             entries.push(Entry::Port(PortEntry {
@@ -169,12 +170,13 @@ impl NodeView<'_> {
                 bd,
                 group: group.unwrap_or(Group::NONE),
                 mac,
-                ips: vec![IpAddr::V4(endpoint.address)],
-                ipv6: Ipv6::Off,
+                ips: endpoint.addresses().collect(),
+                ipv6: if endpoint.address6.is_some() { Ipv6::On } else { Ipv6::Off },
                 sample_rate: self.placement.sample_rate,
             }));
         }
-        entries.push(Entry::Route(RouteEntry { vrf, prefix, bd, mac, next_hop }));
+        let route = |prefix| Entry::Route(RouteEntry { vrf, prefix, bd, mac, next_hop });
+        entries.extend(prefixes().map(route));
         entries.push(Entry::Mac(MacEntry { bd, mac, next_hop }));
     }
 
@@ -258,9 +260,7 @@ impl NodeView<'_> {
             Peer::Network(name) => {
                 let key = NetworkKey::new(tenant.clone(), name.clone());
                 let network = self.intent.networks.get(&key)?;
-                let blocks = network.subnet.range().prefixes().into_iter();
-                let block6 = network.subnet6.and_then(|subnet| subnet.prefix());
-                Some((None, blocks.chain(block6).map(Some).collect()))
+                Some((None, blocks(network).map(Some).collect()))
             }
             Peer::Match { group: None, address } => {
                 Some((None, vec![address.map(AddressMatch::prefix)]))
@@ -272,6 +272,12 @@ impl NodeView<'_> {
             }
         }
     }
+}
+
+/// The addresses that are a network's, in both families.
+fn blocks(network: &Network) -> impl Iterator<Item = Prefix> + use<> {
+    let of_v6 = network.subnet6.map(|subnet| subnet.range().prefixes()).unwrap_or_default();
+    network.subnet.range().prefixes().into_iter().chain(of_v6)
 }
 
 #[cfg(test)]

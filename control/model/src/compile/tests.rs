@@ -426,6 +426,42 @@ fn d05_both_families_of_a_network_are_in_its_tables_and_in_rules_about_it() {
 }
 
 #[test]
+fn net_5_an_endpoint_with_two_addresses_has_rows_for_both() {
+    let both = network("default:net", "10.1.1.0/24 10.1.1.254", "vxlan 7");
+    let ledger = ledger([
+        with_ipv6(both, "2016:617::10-2016:617::1f/64", "2016:617::254"),
+        group("default:web", "net", "", &[]),
+        endpoint("here", "default:net", "web", "", "n1"),
+        endpoint("there", "default:net", "web", "10.1.1.9 2016:617::19", "n2"),
+    ]);
+    let entries = compile(ledger.intent(), &node("n1"), &placed(&[("here", 5)], None));
+    assert_eq!(
+        routes(&entries),
+        [
+            "1 10.1.1.0/24 1 UnknownEndpoint",
+            "1 2016:617::10/124 1 UnknownEndpoint",
+            "1 10.1.1.1/32 1 Local(PortId(5))",
+            "1 2016:617::10/128 1 Local(PortId(5))",
+            "1 10.1.1.9/32 1 Tunnel { vtep: 192.168.0.2, vni: Vni(7) }",
+            "1 2016:617::19/128 1 Tunnel { vtep: 192.168.0.2, vni: Vni(7) }",
+        ]
+    );
+    let ports = texts(&entries, |entry| {
+        let Entry::Port(port) = entry else { return None };
+        Some((port.ips.clone(), port.ipv6))
+    });
+    let own = vec!["10.1.1.1".parse::<IpAddr>().unwrap(), "2016:617::10".parse().unwrap()];
+    assert_eq!(ports, [(own, Ipv6::On)], "no other may be its sender's");
+    let groups = texts(&entries, |entry| {
+        let Entry::Group(entry) = entry else { return None };
+        Some(entry.prefix.to_string())
+    });
+    assert_eq!(groups, ["10.1.1.1/32", "2016:617::10/128", "10.1.1.9/32", "2016:617::19/128"]);
+    let [net] = &networks(&entries)[..] else { panic!("one network") };
+    assert_eq!(net.subnets[1].to_string(), "2016:617::/64", "the block, for its neighbors");
+}
+
+#[test]
 fn a_bridge_is_the_gateway_of_no_network() {
     let mut ledger = ledger([]);
     let bridge = crate::global::GlobalSpec::default().with_modes("", "bridge", "").unwrap();

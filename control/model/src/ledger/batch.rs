@@ -208,12 +208,12 @@ fn steps(batch: &Batch) -> Vec<(usize, Step)> {
     deletes.chain(puts).collect()
 }
 
-const fn takes_any(spec: &Spec) -> bool {
+fn takes_any(spec: &Spec) -> bool {
     match spec {
         Spec::Network(network) => network.tag.is_none(),
         Spec::Service(service) => service.address.is_none(),
-        Spec::AddressLease(lease) => lease.address.is_none(),
-        Spec::EndpointGroup(group) => group.pool.is_none(),
+        Spec::AddressLease(lease) => lease.wanted.address().is_none(),
+        Spec::EndpointGroup(group) => group.pool.is_none() && group.pool6.is_none(),
         Spec::Tenant(_)
         | Spec::Policy(_)
         | Spec::Rule(_)

@@ -1,5 +1,7 @@
 //! Writes of endpoints and nodes.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use flowtable::ids::Group;
 
 use super::address::{Asking, Purpose};
@@ -24,32 +26,51 @@ impl Ledger {
             return Err(Refused::new("homingHost", &spec.host.node, reason));
         }
         let missing = || Refused::new("networkName", &spec.network, Reason::NetworkNotFound);
-        let group_id = self.group_id(&spec.network, spec.group.as_ref());
+        let (address, address6) = self.choose_addresses(&spec)?;
         let holdings = self.holdings.get_mut(&spec.network).ok_or_else(missing)?;
-        let name = spec.host.container_name.as_str();
-        let names = [spec.id.as_str(), name];
-        let address = holdings.choose(&Asking {
-            group: spec.group.as_ref(),
-            group_id,
-            wanted: spec.address,
-            names: if name.is_empty() { &names[..1] } else { &names },
-            order: self.intent.global.allocation,
-            purpose: Purpose::Endpoint,
-        })?;
         let mac = spec.mac.unwrap_or_else(|| mac_for(&spec.network.tenant, address));
         if let Some(owner) = holdings.mac_owner(mac) {
             let reason = Reason::MacTaken { owner: owner.to_string() };
             return Err(Refused::new("macAddress", &mac, reason));
         }
-        let handed = holdings.hand_over(address, Holder::Endpoint(spec.id.clone()));
-        handed.map_err(|why| not_chosen(address, &why))?;
-        holdings.add_mac(mac, spec.id.clone());
-        let EndpointSpec { id, network, group, address: _, mac: _, host } = spec;
-        let lease = LeaseKey { network: network.clone(), address };
-        let object = Object::Endpoint(Endpoint { id, network, group, address, mac, host });
+        let EndpointSpec { id, network, group, wanted: _, mac: _, host } = spec;
+        let endpoint = Endpoint { id, network, group, address, address6, mac, host };
+        for address in endpoint.addresses() {
+            let handed = holdings.hand_over(address, Holder::Endpoint(endpoint.id.clone()));
+            handed.map_err(|why| not_chosen(address, &why))?;
+        }
+        holdings.add_mac(mac, endpoint.id.clone());
+        let object = Object::Endpoint(endpoint.clone());
         let mut changes = vec![Change::Put(object.clone())];
-        changes.extend(self.taken_up(&lease));
+        for address in endpoint.addresses() {
+            let lease = LeaseKey { network: endpoint.network.clone(), address };
+            changes.extend(self.taken_up(&lease));
+        }
         Ok(Outcome { object, changes: self.commit(changes) })
+    }
+
+    /// The addresses it gets; an IPv6 one if its network hands any out.
+    fn choose_addresses(
+        &self,
+        spec: &EndpointSpec,
+    ) -> Result<(Ipv4Addr, Option<Ipv6Addr>), Refused> {
+        let missing = || Refused::new("networkName", &spec.network, Reason::NetworkNotFound);
+        let holdings = self.holdings.get(&spec.network).ok_or_else(missing)?;
+        let name = spec.host.container_name.as_str();
+        let names = [spec.id.as_str(), name];
+        let asking = Asking {
+            group: spec.group.as_ref(),
+            group_id: self.group_id(&spec.network, spec.group.as_ref()),
+            wanted: spec.wanted.v4,
+            names: if name.is_empty() { &names[..1] } else { &names },
+            order: self.intent.global.allocation,
+            purpose: Purpose::Endpoint,
+        };
+        let address = holdings.choose(&asking)?;
+        if !holdings.has_ipv6() && spec.wanted.v6.is_none() {
+            return Ok((address, None));
+        }
+        Ok((address, Some(holdings.choose6(&asking.wanting(spec.wanted.v6))?)))
     }
 
     /// Only what its runtime calls it can change.
@@ -69,15 +90,19 @@ impl Ledger {
         let Some(endpoint) = self.intent.endpoints.get(id) else {
             return Err(Refused::new("key", id, Reason::EndpointNotFound));
         };
-        let Endpoint { network, address, mac, .. } = endpoint.clone();
-        let lease = self.left_behind(endpoint);
+        let (network, mac) = (endpoint.network.clone(), endpoint.mac);
+        let leases = self.left_behind(endpoint);
         if let Some(holdings) = self.holdings.get_mut(&network) {
-            let handed = holdings.hand_over(address, Holder::Lease(lease.claim.clone()));
-            handed.map_err(|why| not_chosen(address, &why))?;
+            for lease in &leases {
+                let holder = Holder::Lease(lease.claim.clone());
+                let handed = holdings.hand_over(lease.address, holder);
+                handed.map_err(|why| not_chosen(lease.address, &why))?;
+            }
             holdings.remove_mac(mac);
         }
-        let lease = Change::Put(Object::AddressLease(lease));
-        Ok(self.commit(vec![Change::Remove(Key::Endpoint(id.clone())), lease]))
+        let mut changes = vec![Change::Remove(Key::Endpoint(id.clone()))];
+        changes.extend(leases.into_iter().map(|lease| Change::Put(Object::AddressLease(lease))));
+        Ok(self.commit(changes))
     }
 
     /// A node says it is there, first or again.
@@ -139,7 +164,7 @@ impl Ledger {
 }
 
 /// Choosing and handing over are one step under one borrow, so this names a bug, not a race.
-pub(super) fn not_chosen(address: std::net::Ipv4Addr, why: &Unavailable) -> Refused {
+pub(super) fn not_chosen(address: IpAddr, why: &Unavailable) -> Refused {
     debug_assert!(false, "{address} was chosen and is not available: {why:?}");
     let (address, owner) = (address.to_string(), "somebody else".to_owned());
     Refused::new("ipAddress", &address.clone(), Reason::AddressTaken { address, owner })
@@ -155,7 +180,10 @@ fn check_same(endpoint: &Endpoint, spec: &EndpointSpec) -> Result<(), Refused> {
         let group = spec.group.as_ref().map(ToString::to_string).unwrap_or_default();
         return refuse("endpointGroup", group);
     }
-    if let Some(address) = spec.address.filter(|address| *address != endpoint.address) {
+    if let Some(address) = spec.wanted.v4.filter(|address| *address != endpoint.address) {
+        return refuse("ipAddress", address.to_string());
+    }
+    if let Some(address) = spec.wanted.v6.filter(|address| Some(*address) != endpoint.address6) {
         return refuse("ipAddress", address.to_string());
     }
     if let Some(mac) = spec.mac.filter(|mac| *mac != endpoint.mac) {

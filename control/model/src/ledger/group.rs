@@ -23,8 +23,8 @@ impl Ledger {
         self.check_policies(&spec)?;
         self.check_profile(&spec)?;
         let id = self.counters.next_group()?;
-        if let (Some(pool), Some(holdings)) = (spec.pool, self.holdings.get_mut(&network)) {
-            holdings.carve("ipPool", &key.group, pool)?;
+        if let Some(holdings) = self.holdings.get_mut(&network) {
+            holdings.carve(&spec)?;
         }
         Ok(self.commit_one(Object::EndpointGroup(EndpointGroup { spec, id })))
     }
@@ -42,6 +42,10 @@ impl Ledger {
         if group.spec.pool != spec.pool {
             let value = spec.pool.map(|pool| pool.to_string()).unwrap_or_default();
             return Err(Refused::new("ipPool", &value, Reason::GroupPoolImmutable));
+        }
+        if group.spec.pool6 != spec.pool6 {
+            let value = spec.pool6.map(|pool| pool.to_string()).unwrap_or_default();
+            return Err(Refused::new("ipv6Pool", &value, Reason::GroupPoolImmutable));
         }
         if group.spec == spec {
             return Ok(unchanged(Object::EndpointGroup(group.clone())));

@@ -4,14 +4,16 @@
 //! is kept until the caller says that every node has forgotten it ([`Ledger::let_go`]): a table that
 //! is not up to date would grant its next holder what the last one was granted.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use super::address::{Asking, Purpose};
 use super::endpoint::not_chosen;
-use super::{Change, Ledger, Outcome, unchanged};
-use crate::endpoint::{AddressLease, Endpoint, LeaseSpec, Served};
+use super::{Change, Holdings, Ledger, Outcome, unchanged};
+use crate::endpoint::{AddressLease, Endpoint, LeaseSpec, Served, WantedAddress};
 use crate::intent::Object;
 use crate::key::{Key, LeaseKey};
 use crate::name::Owner;
-use crate::pool::{Claim, Departed, Holder};
+use crate::pool::{Claim, Departed, Holder, Order};
 use crate::refusal::{Reason, Refused};
 
 /// The longest step of the clock ([`Ledger::pass`]). A reservation made within a step lasts that much
@@ -27,23 +29,16 @@ impl Ledger {
         if let Some(lease) = self.reserved_before(spec) {
             return Ok(self.prolonged(&AddressLease { expires, ..lease }));
         }
-        if let Some(address) = spec.address.filter(|_| self.is_had_by_owner(spec)) {
+        if let Some(address) = spec.wanted.address().filter(|ip| self.is_had_by_owner(spec, *ip)) {
             let claim = Claim { owner: spec.owner.clone(), left: None };
             let network = spec.network.clone();
             let lease = AddressLease { network, address, claim, expires };
             return Ok(self.commit_one(Object::AddressLease(lease)));
         }
         let missing = || Refused::new("networkName", &spec.network, Reason::NetworkNotFound);
+        let order = self.intent.global.allocation;
         let holdings = self.holdings.get_mut(&spec.network).ok_or_else(missing)?;
-        let owner = spec.owner.as_ref().map_or("", Owner::as_str);
-        let address = holdings.choose(&Asking {
-            group: spec.group.as_ref(),
-            group_id: None,
-            wanted: spec.address,
-            names: &[owner],
-            order: self.intent.global.allocation,
-            purpose: Purpose::Reservation,
-        })?;
+        let address = chosen(holdings, spec, order)?;
         let left = holdings.holder(address).and_then(Holder::left);
         let claim = Claim { owner: spec.owner.clone(), left };
         let handed = holdings.hand_over(address, Holder::Lease(claim.clone()));
@@ -59,7 +54,7 @@ impl Ledger {
         let is_same = |lease: &&AddressLease| {
             lease.network == spec.network
                 && lease.claim.owner.as_ref() == Some(owner)
-                && spec.address.is_none_or(|wanted| wanted == lease.address)
+                && spec.wanted.is_met_by(lease.address)
         };
         leases.find(is_same).cloned()
     }
@@ -71,12 +66,22 @@ impl Ledger {
     }
 
     /// Whether the wanted address is the very one that an endpoint of the owner's name has now.
-    fn is_had_by_owner(&self, spec: &LeaseSpec) -> bool {
-        let Some((address, owner)) = spec.address.zip(spec.owner.as_ref()) else { return false };
-        self.intent.endpoint_at(&spec.network, address).is_some_and(|endpoint| {
+    fn is_had_by_owner(&self, spec: &LeaseSpec, address: IpAddr) -> bool {
+        let Some(owner) = &spec.owner else { return false };
+        let key = LeaseKey { network: spec.network.clone(), address };
+        self.endpoint_at(&key).is_some_and(|endpoint| {
             let names = [endpoint.id.as_str(), endpoint.host.container_name.as_str()];
             names.contains(&owner.as_str())
         })
+    }
+
+    /// The endpoint that has an address of a network.
+    #[must_use]
+    pub fn endpoint_at(&self, key: &LeaseKey) -> Option<&Endpoint> {
+        match self.holder_of(key)? {
+            Holder::Endpoint(id) => self.intent.endpoint(id),
+            Holder::Gateway | Holder::Service(_) | Holder::Lease(_) => None,
+        }
     }
 
     /// What becomes of a reservation when an endpoint takes it up.
@@ -90,14 +95,18 @@ impl Ledger {
         if taken == *lease { None } else { Some(Change::Put(Object::AddressLease(taken))) }
     }
 
-    /// What stays of an endpoint's address when it leaves.
-    pub(super) fn left_behind(&self, endpoint: &Endpoint) -> AddressLease {
-        let (network, address) = (endpoint.network.clone(), endpoint.address);
-        let group = self.group_id(&network, endpoint.group.as_ref());
-        let reserved = self.intent.leases.get(&LeaseKey { network: network.clone(), address });
-        let owner = reserved.and_then(|lease| lease.claim.owner.clone());
-        let claim = Claim { owner, left: Some(Departed { group }) };
-        AddressLease { network, address, claim, expires: reserved.and_then(|lease| lease.expires) }
+    /// What stays of an endpoint's addresses when it leaves.
+    pub(super) fn left_behind(&self, endpoint: &Endpoint) -> Vec<AddressLease> {
+        let network = &endpoint.network;
+        let left = Some(Departed { group: self.group_id(network, endpoint.group.as_ref()) });
+        let lease = |address| {
+            let reserved = self.intent.leases.get(&LeaseKey { network: network.clone(), address });
+            let owner = reserved.and_then(|lease| lease.claim.owner.clone());
+            let expires = reserved.and_then(|lease| lease.expires);
+            let claim = Claim { owner, left };
+            AddressLease { network: network.clone(), address, claim, expires }
+        };
+        endpoint.addresses().map(lease).collect()
     }
 
     /// Ends a reservation, as its owner. What an endpoint uses it keeps for as long as it lives; an
@@ -200,6 +209,23 @@ impl Ledger {
     fn holder_of(&self, key: &LeaseKey) -> Option<&Holder> {
         self.holdings.get(&key.network)?.holder(key.address)
     }
+}
+
+/// The address a reservation gets.
+fn chosen(holdings: &Holdings, spec: &LeaseSpec, order: Order) -> Result<IpAddr, Refused> {
+    let owner = spec.owner.as_ref().map_or("", Owner::as_str);
+    let asking = Asking {
+        group: spec.group.as_ref(),
+        group_id: None,
+        wanted: None::<Ipv4Addr>,
+        names: &[owner],
+        order,
+        purpose: Purpose::Reservation,
+    };
+    Ok(match spec.wanted {
+        WantedAddress::V4(wanted) => holdings.choose(&asking.wanting(wanted))?.into(),
+        WantedAddress::V6(wanted) => holdings.choose6(&asking.wanting(wanted))?.into(),
+    })
 }
 
 impl Holder {

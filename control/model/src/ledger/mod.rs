@@ -10,10 +10,12 @@ mod bgp;
 mod endpoint;
 mod global;
 mod group;
+mod holdings;
 mod lease;
 mod network;
 mod policy;
 mod profile;
+mod rebuild;
 mod service;
 mod tenant;
 
@@ -21,9 +23,10 @@ use std::collections::BTreeMap;
 
 use flowtable::ids::{Bd, Group, RuleId, Vrf};
 
-pub use address::{Damaged, Holdings};
 pub use batch::{Action, Applied, Batch, RefusedObject};
+pub use holdings::Holdings;
 pub use lease::CLOCK_STEP_SECONDS;
+pub use rebuild::Damaged;
 
 use crate::compile::GROUP_MAX;
 use crate::endpoint::Served;

@@ -1,12 +1,14 @@
 //! Writes of networks: tags and overlaps.
 
-use super::address::Holdings;
+use super::holdings::Holdings;
 use super::{Change, Ledger, Outcome, unchanged};
 use crate::intent::Object;
 use crate::key::{GroupKey, Key, NetworkKey};
 use crate::name::GroupName;
 use crate::network::{Encap, Network, NetworkSpec, Tag};
+use crate::range::{Address, AddressRange};
 use crate::refusal::{Reason, Refused};
+use crate::subnet6::Subnet6;
 use crate::tag::TagPool;
 
 impl Ledger {
@@ -24,8 +26,9 @@ impl Ledger {
         let tag = self.choose_tag(&spec)?;
         let bd = self.counters.next_bd()?;
         self.tags_mut(spec.encap).take(tag.number());
-        self.holdings.insert(spec.key.clone(), Holdings::new(spec.subnet, spec.gateway));
-        Ok(self.commit_one(Object::Network(spec.placed(tag, bd))))
+        let network = spec.placed(tag, bd);
+        self.holdings.insert(network.key.clone(), Holdings::new(&network));
+        Ok(self.commit_one(Object::Network(network)))
     }
 
     pub(super) fn delete_network(&mut self, key: &NetworkKey) -> Result<Vec<Change>, Refused> {
@@ -76,14 +79,11 @@ impl Ledger {
     }
 
     fn check_overlap(&self, spec: &NetworkSpec) -> Result<(), Refused> {
+        let wanted = Claimed { range: spec.subnet.range(), gateway: spec.gateway };
         let mut others = self.intent.networks_of(&spec.key.tenant);
-        let (range, gateway) = (spec.subnet.range(), spec.gateway);
-        // A gateway may lie outside its network's range, but not where another hands addresses out.
         let conflicts = |other: &&Network| {
-            let theirs = other.subnet.range();
-            theirs.overlaps(range)
-                || gateway.is_some_and(|gateway| theirs.contains(gateway))
-                || other.gateway.is_some_and(|gateway| range.contains(gateway))
+            let theirs = Claimed { range: other.subnet.range(), gateway: other.gateway };
+            theirs.conflicts(wanted)
         };
         let Some(other) = others.find(conflicts) else { return self.check_overlap6(spec) };
         let reason = Reason::SubnetOverlap {
@@ -94,14 +94,17 @@ impl Ledger {
     }
 
     fn check_overlap6(&self, spec: &NetworkSpec) -> Result<(), Refused> {
-        let Some(wanted) = spec.subnet6 else { return Ok(()) };
+        let Some(subnet) = spec.subnet6 else { return Ok(()) };
+        let wanted = Claimed { range: subnet.range(), gateway: spec.gateway6 };
         let others = self.intent.networks_of(&spec.key.tenant);
         let mut theirs = others.filter_map(|other| Some((other, other.subnet6?)));
-        let Some((other, subnet)) = theirs.find(|(_, subnet)| subnet.overlaps(&wanted)) else {
-            return Ok(());
+        let conflicts = |(other, theirs): &(&Network, Subnet6)| {
+            Claimed { range: theirs.range(), gateway: other.gateway6 }.conflicts(wanted)
         };
-        let (network, subnet) = (other.key.network.to_string(), subnet.to_string());
-        Err(Refused::new("ipv6Subnet", &wanted, Reason::Subnet6Overlap { network, subnet }))
+        let Some((other, theirs)) = theirs.find(conflicts) else { return Ok(()) };
+        let (network, theirs) = (other.key.network.to_string(), theirs.to_string());
+        let reason = Reason::Subnet6Overlap { network, subnet: theirs };
+        Err(Refused::new("ipv6Subnet", &subnet, reason))
     }
 
     fn choose_tag(&self, spec: &NetworkSpec) -> Result<Tag, Refused> {
@@ -138,5 +141,21 @@ impl Ledger {
             Encap::Vlan => &mut self.vlans,
             Encap::Vxlan => &mut self.vxlans,
         }
+    }
+}
+
+/// What a network takes of one family.
+#[derive(Debug, Clone, Copy)]
+struct Claimed<A> {
+    range: AddressRange<A>,
+    gateway: Option<A>,
+}
+
+impl<A: Address> Claimed<A> {
+    /// A gateway may lie outside its network's range, but not where another hands addresses out.
+    fn conflicts(self, other: Self) -> bool {
+        self.range.overlaps(other.range)
+            || other.gateway.is_some_and(|gateway| self.range.contains(gateway))
+            || self.gateway.is_some_and(|gateway| other.range.contains(gateway))
     }
 }

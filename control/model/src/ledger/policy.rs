@@ -1,7 +1,5 @@
 //! Writes of policies and rules.
 
-use std::net::IpAddr;
-
 use super::{Change, Ledger, Outcome, unchanged};
 use crate::intent::Object;
 use crate::key::{GroupKey, Key, NetworkKey, PolicyKey};
@@ -86,7 +84,7 @@ impl Ledger {
         let key = &group.spec.key;
         let network = NetworkKey::new(key.tenant.clone(), group.spec.network.clone());
         let holder = match (own.host(), self.holdings.get(&network)) {
-            (Some(IpAddr::V4(host)), Some(holdings)) => holdings.holder(host),
+            (Some(host), Some(holdings)) => holdings.holder(host),
             (_, _) => None,
         };
         let endpoint = match holder {

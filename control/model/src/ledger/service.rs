@@ -31,9 +31,9 @@ impl Ledger {
             order: self.intent.global.allocation,
             purpose: Purpose::Endpoint,
         })?;
-        let handed = holdings.hand_over(vip, Holder::Service(spec.key.clone()));
-        handed.map_err(|why| not_chosen(vip, &why))?;
-        let lease = LeaseKey { network: spec.network_key(), address: vip };
+        let handed = holdings.hand_over(vip.into(), Holder::Service(spec.key.clone()));
+        handed.map_err(|why| not_chosen(vip.into(), &why))?;
+        let lease = LeaseKey { network: spec.network_key(), address: vip.into() };
         let object = Object::Service(Service { spec, vip });
         let mut changes = vec![Change::Put(object.clone())];
         changes.extend(self.taken_up(&lease));
@@ -60,7 +60,7 @@ impl Ledger {
             return Err(Refused::new("key", key, Reason::ServiceNotFound));
         };
         if let Some(holdings) = self.holdings.get_mut(&service.spec.network_key()) {
-            holdings.release(service.vip);
+            holdings.release(service.vip.into());
         }
         Ok(self.commit(vec![Change::Remove(Key::Service(key.clone()))]))
     }

@@ -94,7 +94,8 @@ pub(crate) struct NetworkCreateArgs {
     /// Address of the gateway
     #[arg(short, long)]
     pub(crate) gateway: Option<Ipv4Addr>,
-    /// IPv6 subnet (also -s6)
+    /// IPv6 subnet, a block or a range of one, as for IPv4: containers get an address of each family
+    /// (also -s6)
     #[arg(long)]
     pub(crate) subnetv6: Option<String>,
     /// IPv6 address of the gateway (also -g6)
@@ -134,6 +135,9 @@ pub(crate) struct GroupCreateArgs {
     /// Addresses of its endpoints, for example 10.36.0.1-10.36.0.10
     #[arg(short = 'r', long)]
     pub(crate) ip_pool: Option<String>,
+    /// IPv6 addresses of its endpoints, the first and the last joined with a dash
+    #[arg(long)]
+    pub(crate) ipv6_pool: Option<String>,
     /// Tag of the group (also -tag)
     #[arg(long)]
     pub(crate) epg_tag: Option<String>,

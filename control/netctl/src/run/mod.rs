@@ -365,6 +365,7 @@ fn group_of(args: GroupCreateArgs) -> v1::EndpointGroup {
         group_name: args.scope.name,
         network_name: args.network,
         ip_pool: args.ip_pool.unwrap_or_default(),
+        ipv6_pool: args.ipv6_pool.unwrap_or_default(),
         policies: args.policy,
         net_profile: args.networkprofile.unwrap_or_default(),
         cfgd_tag: args.epg_tag.unwrap_or_default(),
@@ -454,14 +455,15 @@ mod tests {
 
     #[test]
     fn contivs_group_flags_land_in_their_fields() {
-        let line =
-            "netctl group create -t blue n1 g1 -p p1 -p p2 -n gold -r 10.1.1.5-10.1.1.9 -tag web";
+        let line = "netctl group create -t blue n1 g1 -p p1 -p p2 -n gold -r 10.1.1.5-10.1.1.9 -tag web \
+             --ipv6-pool 2001:db8::5-2001:db8::9";
         let Noun::Group(GroupVerb::Create(args)) = noun(line) else { panic!() };
         let want = v1::EndpointGroup {
             tenant_name: "blue".into(),
             group_name: "g1".into(),
             network_name: "n1".into(),
             ip_pool: "10.1.1.5-10.1.1.9".into(),
+            ipv6_pool: "2001:db8::5-2001:db8::9".into(),
             policies: vec!["p1".into(), "p2".into()],
             net_profile: "gold".into(),
             cfgd_tag: "web".into(),

@@ -14,6 +14,7 @@ pub(crate) struct GroupView {
     group_name: String,
     network_name: String,
     ip_pool: String,
+    ipv6_pool: String,
     policies: Vec<String>,
     net_profile: String,
     cfgd_tag: String,
@@ -30,10 +31,20 @@ pub(crate) struct GroupOper {
     allocated_ip_addresses: String,
     #[serde(rename = "availableIPAddresses")]
     available_ip_addresses: String,
+    #[serde(rename = "allocatedIPv6Addresses")]
+    allocated_ipv6_addresses: String,
+    #[serde(rename = "availableIPv6Addresses")]
+    available_ipv6_addresses: String,
     group_tag: String,
     /// The group's number in the data plane: `src_group` and `dst_group` of flow text.
     endpoint_group_id: u32,
     endpoints: Vec<EndpointView>,
+}
+
+/// Contiv's table has one column for pools.
+fn pools(pools: &[&str]) -> String {
+    let given = pools.iter().filter(|pool| !pool.is_empty());
+    given.copied().collect::<Vec<_>>().join(",")
 }
 
 impl View for GroupView {
@@ -57,6 +68,7 @@ impl View for GroupView {
             group_name: g.group_name,
             network_name: g.network_name,
             ip_pool: g.ip_pool,
+            ipv6_pool: g.ipv6_pool,
             policies: g.policies,
             net_profile: g.net_profile,
             cfgd_tag: g.cfgd_tag,
@@ -73,7 +85,7 @@ impl View for GroupView {
             self.tenant_name.clone(),
             self.group_name.clone(),
             self.network_name.clone(),
-            self.ip_pool.clone(),
+            pools(&[&self.ip_pool, &self.ipv6_pool]),
             self.cfgd_tag.clone(),
             self.policies.join(","),
             self.net_profile.clone(),
@@ -86,6 +98,8 @@ impl View for GroupView {
             num_endpoints: oper.num_endpoints,
             allocated_ip_addresses: oper.allocated_ip_addresses,
             available_ip_addresses: oper.available_ip_addresses,
+            allocated_ipv6_addresses: oper.allocated_ipv6_addresses,
+            available_ipv6_addresses: oper.available_ipv6_addresses,
             group_tag: oper.group_tag,
             endpoint_group_id: self.group_id,
             endpoints: oper.endpoints.into_iter().map(EndpointView::from).collect(),

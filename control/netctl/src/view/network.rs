@@ -34,6 +34,10 @@ pub(crate) struct NetworkOper {
     allocated_ip_addresses: String,
     #[serde(rename = "availableIPAddresses")]
     available_ip_addresses: String,
+    #[serde(rename = "allocatedIPv6Addresses")]
+    allocated_ipv6_addresses: String,
+    #[serde(rename = "availableIPv6Addresses")]
+    available_ipv6_addresses: String,
     network_tag: String,
     endpoints: Vec<EndpointView>,
 }
@@ -98,6 +102,8 @@ impl View for NetworkView {
             allocated_addresses_count: oper.allocated_addresses_count,
             allocated_ip_addresses: oper.allocated_ip_addresses,
             available_ip_addresses: oper.available_ip_addresses,
+            allocated_ipv6_addresses: oper.allocated_ipv6_addresses,
+            available_ipv6_addresses: oper.available_ipv6_addresses,
             network_tag: oper.network_tag,
             endpoints: oper.endpoints.into_iter().map(EndpointView::from).collect(),
         }

@@ -135,6 +135,7 @@ fn cli_1_groups_show_their_policies_joined_by_commas() {
         group_name: "front".into(),
         network_name: "web".into(),
         ip_pool: "10.1.1.5-10.1.1.9".into(),
+        ipv6_pool: "2001:db8::5-2001:db8::9".into(),
         policies: vec!["p1".into(), "p2".into()],
         net_profile: "gold".into(),
         cfgd_tag: "front.web".into(),

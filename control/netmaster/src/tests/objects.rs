@@ -194,15 +194,28 @@ async fn a_refusal_of_a_huge_value_still_reaches_the_client() {
 }
 
 #[tokio::test]
-async fn of_64_clients_that_ask_for_one_address_exactly_one_gets_it() {
+async fn ipam_5_of_64_clients_that_ask_for_one_address_exactly_one_gets_it() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(redb(&dir)).await;
-    populate(&mut server.client().await).await;
+    let mut client = server.client().await;
+    populate(&mut client).await;
+    let both = v1::Network {
+        ipv6_subnet: "2016::/64".into(),
+        ipv6_gateway: "2016::fe".into(),
+        ..network("red", "both", "10.1.9.0/24")
+    };
+    client.create(Wire::Network(both)).await.unwrap();
+    one_winner(&server, "net", ("10.1.1.77", 24, "10.1.1.254")).await;
+    one_winner(&server, "both", ("2016::77", 64, "2016::fe")).await;
+}
+
+/// 64 clients ask for one address, which has a prefix length and a gateway.
+async fn one_winner(server: &Server, network: &'static str, wanted: (&'static str, u32, &str)) {
     let ask = |owner: usize, mut client: Client| async move {
         let request = v1::AllocateAddressRequest {
             tenant_name: "red".into(),
-            network_name: "net".into(),
-            preferred_address: "10.1.1.77".into(),
+            network_name: network.into(),
+            preferred_address: wanted.0.into(),
             owner: format!("owner-{owner}"),
             ..Default::default()
         };
@@ -222,16 +235,12 @@ async fn of_64_clients_that_ask_for_one_address_exactly_one_gets_it() {
         }
     }
     assert_eq!(winners.len(), 1);
-    assert_eq!(
-        (winners[0].address.as_str(), winners[0].prefix_length, winners[0].gateway.as_str()),
-        ("10.1.1.77", 24, "10.1.1.254")
-    );
-    let Wire::AddressLease(lease) =
-        server.client().await.list(v1::Kind::AddressLease, "red").await.remove(0)
-    else {
-        panic!("a lease");
-    };
-    let reason = format!("ip address 10.1.1.77 is not available: it belongs to {}", lease.owner);
+    let got = &winners[0];
+    assert_eq!((got.address.as_str(), got.prefix_length, got.gateway.as_str()), wanted);
+    let key = format!("red:{network}:{}", wanted.0);
+    let (lease, _) = server.client().await.get(v1::Kind::AddressLease, &key).await.unwrap();
+    let Wire::AddressLease(lease) = lease else { panic!("a lease") };
+    let reason = format!("ip address {} is not available: it belongs to {}", wanted.0, lease.owner);
     assert_eq!(told, BTreeSet::from([reason]), "every loser is told who has it");
 }
 

@@ -20,7 +20,7 @@ use crate::links::{self, Pair};
 use crate::master::Made;
 use crate::metrics::Step;
 use crate::mirror::Stamp;
-use crate::mtu::{MTU_WITHOUT_UPLINK, Wrapping, container_mtu};
+use crate::mtu::{Carried, MTU_WITHOUT_UPLINK, Room, Wrapping, container_mtu};
 use crate::naming::{host_ifname, host_mac};
 use crate::node::{Node, wanted};
 use crate::note::Note;
@@ -158,7 +158,7 @@ fn has_endpoint(node: &Node, id: &AttachmentId, interface: &Interface) -> bool {
         let mut addresses = interface.addresses.iter();
         endpoint.host.node == node.config.node
             && endpoint.mac == interface.mac
-            && addresses.all(|a| a.ip == IpAddr::V4(endpoint.address))
+            && addresses.all(|a| endpoint.has(a.ip))
     })
 }
 
@@ -274,24 +274,32 @@ async fn plan(node: &Arc<Node>, wish: &Wish) -> Result<Interface, Refusal> {
     let found = node.mirror.read(|intent| {
         let endpoint = intent.endpoint(&id)?;
         let network = intent.network(&endpoint.network)?;
-        Some((endpoint.mac, endpoint.address, network.subnet, network.gateway, network.tag))
+        Some((endpoint.mac, Address::all_of(endpoint, network), network.tag))
     });
     let gone = || Refusal::Differs(format!("endpoint {id} was deleted while it was attached"));
-    let (mac, address, subnet, gateway, tag) = found.ok_or_else(gone)?;
-    let prefix_len = subnet.length();
-    let other = |wished: &&WishedAddress| wished.prefix_len.is_some_and(|len| len != prefix_len);
-    if let Some(WishedAddress { ip, .. }) = wish.ips.iter().find(other) {
-        let reason = format!("{ip} is in subnet {subnet}: its prefix length is {prefix_len}");
-        return Err(Refusal::Request { field: "ips", reason });
-    }
+    let (mac, addresses, tag) = found.ok_or_else(gone)?;
+    check_lengths(&wish.ips, &addresses)?;
     let underlay = match node.config.uplink.clone() {
         Some(device) => blocking(move || links::uplink_mtu(&device)).await?,
         None => MTU_WITHOUT_UPLINK,
     };
-    let mtu = container_mtu(wish.mtu, underlay, wrapping(node, tag))?;
-    let gateway = gateway.map(IpAddr::V4);
-    let addresses = vec![Address { ip: IpAddr::V4(address), prefix_len, gateway }];
+    let carried = Carried::of(addresses.iter().map(|address| address.ip));
+    let mtu = container_mtu(wish.mtu, Room { underlay, wrapping: wrapping(node, tag), carried })?;
     Ok(Interface { mac, mtu, addresses, default_routes: Vec::new() })
+}
+
+/// A prefix length that is wished is that of the subnet.
+fn check_lengths(wished: &[WishedAddress], addresses: &[Address]) -> Result<(), Refusal> {
+    for WishedAddress { ip, prefix_len } in wished {
+        let ours = addresses.iter().find(|address| address.ip == *ip);
+        if let Some((ours, wished)) = ours.zip(*prefix_len)
+            && wished != ours.prefix_len
+        {
+            let reason = format!("the prefix length of {ip}'s subnet is {}", ours.prefix_len);
+            return Err(Refusal::Request { field: "ips", reason });
+        }
+    }
+    Ok(())
 }
 
 /// Waits until this node's intent has the endpoint as netmaster made it; returns that intent. One that
@@ -312,7 +320,7 @@ fn is_known(node: &Node, made: &EndpointObject) -> bool {
         intent.endpoint(&id).is_some_and(|endpoint| {
             endpoint.host.node == node.config.node
                 && endpoint.mac.to_string() == made.mac_address
-                && made.ip_address == [endpoint.address.to_string()]
+                && endpoint.addresses().map(|ip| ip.to_string()).eq(made.ip_address.iter().cloned())
         })
     })
 }

@@ -158,7 +158,7 @@ fn group_named(intent: &Intent, tenant: &Tenant, id: u32) -> Option<String> {
 /// The group of the endpoint with an address.
 fn group_of(intent: &Intent, tenant: &Tenant, ip: IpAddr) -> Option<String> {
     let mut endpoints = intent.endpoints().filter(|e| e.network.tenant == tenant.name);
-    let endpoint = endpoints.find(|e| IpAddr::V4(e.address) == ip)?;
+    let endpoint = endpoints.find(|e| e.has(ip))?;
     intent.group_of(endpoint).map(|group| group.spec.key.group.to_string())
 }
 

@@ -1,6 +1,7 @@
 //! libcni, the library under podman, containerd and kubelet, through a small client of ours.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -107,7 +108,7 @@ fn life(site: &mut Site) -> Result<()> {
         "{result}"
     );
     guest.call(site, "check", "plain")?.success().context("CHECK")?;
-    let seen = ping(guest.netns.namespace(), "10.1.1.254".parse()?, 1)?;
+    let seen = ping(guest.netns.namespace(), Ipv4Addr::new(10, 1, 1, 254), 1)?;
     ensure!(seen.received == 1, "the gateway is silent");
     guest.call(site, "del", "plain")?.success().context("DEL")?;
     site.again(&before)?;
@@ -152,7 +153,7 @@ fn delegated(site: &mut Site) -> Result<()> {
     let result = guest.add(site, "lent")?;
     ensure!(result["ips"][0]["address"] == "10.1.1.200/24", "{result}");
     ensure!(reserved(&dir)? == ["10.1.1.200"], "{:?}", reserved(&dir)?);
-    let seen = ping(guest.netns.namespace(), "10.1.1.254".parse()?, 1)?;
+    let seen = ping(guest.netns.namespace(), Ipv4Addr::new(10, 1, 1, 254), 1)?;
     ensure!(seen.received == 1, "the gateway is silent");
     guest.call(site, "check", "lent")?.success().context("CHECK")?;
     for _ in 0..2 {
@@ -195,7 +196,7 @@ fn chained(site: &mut Site) -> Result<()> {
     let inside = guest.netns.netlink()?.link_by_name(CONTAINER_IFNAME)?.context("no eth0")?;
     ensure!(inside.mtu == 1400, "tuning came to nothing: {inside:?}");
     guest.call(site, "check", "chain")?.success().context("CHECK of the chain")?;
-    let seen = ping(guest.netns.namespace(), "10.1.1.254".parse()?, 1)?;
+    let seen = ping(guest.netns.namespace(), Ipv4Addr::new(10, 1, 1, 254), 1)?;
     ensure!(seen.received == 1, "the gateway is silent");
     guest.call(site, "del", "chain")?.success().context("DEL of the chain")?;
     site.again(&before)

@@ -33,8 +33,9 @@ pub(crate) const SUITES: [Suite; 3] = [
 /// Where Debian puts the stock plugins.
 const STOCK_PLUGINS: &str = "/usr/lib/cni";
 const BUSYBOX: &str = "/bin/busybox";
+const NETWORKS: [&str; 3] = ["front", "back", "both"];
 
-/// A node with tenant blue's networks front and back, and what a runtime is given.
+/// A node with tenant blue's networks front, back and, in both families, both; and what a runtime is given.
 #[derive(Debug)]
 struct Site {
     dir: DirGuard,
@@ -48,6 +49,8 @@ impl Site {
             "tenant create blue",
             "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 front",
             "network create -t blue -s 10.1.2.0/24 back",
+            "network create -t blue -s 10.1.3.0/24 -g 10.1.3.254 -s6 2001:db8:3::/64 \
+             -g6 2001:db8:3::fe both",
             "group create -t blue front web",
         ];
         configure(&one.node, &lines)?;
@@ -116,11 +119,11 @@ impl Site {
     }
 
     fn traces(&self) -> Result<Traces> {
-        Traces::of(self.node(), &["front", "back"])
+        Traces::of(self.node(), &NETWORKS)
     }
 
     /// Waits until there is just what was before.
     fn again(&self, before: &Traces) -> Result<()> {
-        before.again(self.node(), &["front", "back"])
+        before.again(self.node(), &NETWORKS)
     }
 }

@@ -24,6 +24,7 @@ pub(super) fn tests() -> Vec<Test> {
         &[
             ("cni_1_podman_runs_a_container_to_its_end_and_leaves_nothing", run_to_end),
             ("cni_1_podman_gives_a_container_the_address_and_mac_it_asks_for", address_and_mac),
+            ("cni_1_podman_gives_a_container_an_address_of_each_family", both_families),
             ("cni_1_podman_connects_and_disconnects_a_second_network", second_network),
             ("cni_1_podman_reloads_a_network_in_the_same_namespace", reload),
             ("cni_1_podman_restarts_a_container_in_a_new_namespace", restart),
@@ -63,6 +64,7 @@ fn build() -> Result<Site> {
     site.rootfs()?;
     site.configure("front", &json!({}), &[])?;
     site.configure("back", &json!({ "network": "back" }), &[])?;
+    site.configure("both", &json!({ "network": "both" }), &[])?;
     let ports = json!({ "capabilities": { "ips": true, "portMappings": true } });
     site.configure("ports", &ports, &[])?;
     fs::write(site.dir.path().join("containers.conf"), containers_conf(&site))?;
@@ -129,6 +131,29 @@ fn address_and_mac(site: &mut Site) -> Result<()> {
         ensure!(link.contains("0a:00:00:00:00:50"), "{link}");
         reaches_gateway(site, "a")?;
         done(site, "rm -f -t 0 a").map(drop)
+    })
+}
+
+fn both_families(site: &mut Site) -> Result<()> {
+    leaving_nothing(site, || {
+        let asked = "--network both:ip=10.1.3.50,ip6=2001:db8:3::50 --rootfs ROOTFS";
+        done(site, &format!("run -d --name a {asked} /bin/sleep 1000"))?;
+        done(site, "run -d --name b --network both --rootfs ROOTFS /bin/sleep 1000")?;
+        let network = inspect(site, "a", "both")?;
+        ensure!(network["IPAddress"] == "10.1.3.50", "{network}");
+        ensure!(network["GlobalIPv6Address"] == "2001:db8:3::50", "{network}");
+        ensure!(network["GlobalIPv6PrefixLen"] == 64, "{network}");
+        ensure!(network["IPv6Gateway"] == "2001:db8:3::fe", "{network}");
+        for to in ["2001:db8:3::50", "2001:db8:3::fe", "10.1.3.50"] {
+            done(site, &format!("exec b ping -c 1 -W 2 {to}"))?;
+        }
+        let routes = done(site, "exec b ip -6 route")?;
+        ensure!(routes.contains("default via 2001:db8:3::fe dev eth0"), "{routes}");
+        done(site, "network reload a")?;
+        let after = inspect(site, "a", "both")?;
+        ensure!(after["GlobalIPv6Address"] == "2001:db8:3::50", "{after}");
+        done(site, "exec b ping -c 1 -W 2 2001:db8:3::50")?;
+        done(site, "rm -f -t 0 a b").map(drop)
     })
 }
 

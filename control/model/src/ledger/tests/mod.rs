@@ -3,6 +3,7 @@
 
 mod addresses;
 mod batch;
+mod families;
 mod leases;
 mod profiles;
 mod property;
@@ -15,7 +16,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::app_profile::AppProfile;
 use crate::bgp::{AsNumber, Bgp};
-use crate::endpoint::{EndpointSpec, Host, LeaseSpec, Node, Ttl};
+use crate::endpoint::{EndpointSpec, Host, LeaseSpec, Node, Ttl, WantedAddress, WantedAddresses};
 use crate::global::GlobalSpec;
 use crate::group::GroupSpec;
 use crate::key::{AppProfileKey, Kind, LeaseKey, PolicyKey, ProfileKey, RuleKey, ServiceKey};
@@ -86,12 +87,15 @@ pub(crate) fn with_ipv6(network: Spec, subnet: &str, gateway: &str) -> Spec {
     Spec::Network(NetworkSpec { subnet6, gateway6, ..spec })
 }
 
-pub(crate) fn group(key: &str, network: &str, pool: &str, policies: &[&str]) -> Spec {
+/// With pools: none, or one of each family at most, separated by a space.
+pub(crate) fn group(key: &str, network: &str, pools: &str, policies: &[&str]) -> Spec {
     let policies: Vec<_> = policies.iter().map(ToString::to_string).collect();
+    let pool = |is_v6| pools.split(' ').find(|pool| pool.contains(':') == is_v6).unwrap_or("");
     Spec::EndpointGroup(GroupSpec {
         key: GroupKey::parse("key", key).unwrap(),
         network: NetworkName::parse("networkName", network).unwrap(),
-        pool: GroupSpec::parse_pool("ipPool", pool).unwrap(),
+        pool: GroupSpec::parse_pool("ipPool", pool(false)).unwrap(),
+        pool6: GroupSpec::parse_pool6("ipv6Pool", pool(true)).unwrap(),
         policies: GroupSpec::parse_policies("policies", &policies).unwrap(),
         profile: None,
         cfgd_tag: None,
@@ -116,14 +120,14 @@ pub(crate) fn node(name: &str, vtep: &str) -> Spec {
     })
 }
 
-/// In `network`, optionally `group`, with a wanted address or "", on `node`.
-pub(crate) fn endpoint(id: &str, network: &str, group: &str, address: &str, node: &str) -> Spec {
-    let wanted = Some(address.to_owned()).filter(|a| !a.is_empty());
+/// In `network`, optionally `group`, with wanted addresses separated by spaces or "", on `node`.
+pub(crate) fn endpoint(id: &str, network: &str, group: &str, wanted: &str, node: &str) -> Spec {
+    let wanted: Vec<_> = wanted.split_whitespace().map(str::to_owned).collect();
     Spec::Endpoint(EndpointSpec {
         id: EndpointId::parse("endpointID", id).unwrap(),
         network: NetworkKey::parse("key", network).unwrap(),
         group: GroupName::parse_optional("endpointGroup", group).unwrap(),
-        address: EndpointSpec::parse_addresses("ipAddress", wanted.as_slice()).unwrap(),
+        wanted: WantedAddresses::parse("ipAddress", &wanted).unwrap(),
         mac: None,
         host: Host {
             node: NodeName::parse("homingHost", node).unwrap(),
@@ -149,7 +153,7 @@ fn lease(network: &str, group: &str, address: &str, owner: &str) -> Spec {
         ttl: Ttl::parse("ttlSeconds", 0, owner.as_ref()).unwrap(),
         network: NetworkKey::parse("key", network).unwrap(),
         group: GroupName::parse_optional("endpointGroup", group).unwrap(),
-        address: LeaseSpec::parse_address("address", address).unwrap(),
+        wanted: WantedAddress::parse("address", address).unwrap(),
         owner,
     })
 }
@@ -168,7 +172,7 @@ pub(crate) fn service(key: &str, network: &str, address: &str, selectors: &[&str
     Spec::Service(ServiceSpec {
         key: ServiceKey::parse("key", key).unwrap(),
         network: NetworkName::parse("networkName", network).unwrap(),
-        address: LeaseSpec::parse_address("ipAddress", address).unwrap(),
+        address: ServiceSpec::parse_address("ipAddress", address).unwrap(),
         selectors: ServiceSpec::parse_selectors("selectors", &selectors).unwrap(),
         ports: ServiceSpec::parse_ports("ports", &["80:8080:TCP".to_owned()]).unwrap(),
     })

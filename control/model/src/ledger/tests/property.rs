@@ -1,7 +1,7 @@
 //! Any run of writes against plain sets, and what a rebuilt ledger must be.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 
@@ -42,26 +42,30 @@ fn any_write() -> impl Strategy<Value = Write> {
     let nets = prop::sample::select(vec!["a", "b"]);
     let groups = prop::sample::select(vec!["g", "h"]);
     let ids = prop::sample::select(vec!["e1", "e2", "e3", "e4"]);
-    let address = prop::sample::select(vec!["", "10.1.1.1", "10.1.1.2", "10.1.1.6", "10.1.1.7"]);
-    let pool = prop::sample::select(vec!["", "10.1.1.1-10.1.1.2", "10.1.1.2-10.1.1.6"]);
+    let v4 = ["", "10.1.1.1", "10.1.1.2", "10.1.1.6", "10.1.1.7"];
+    let address = (prop::sample::select(v4.to_vec()), prop::sample::select(V6.to_vec()));
+    let pools = ["", "10.1.1.1-10.1.1.2", "10.1.1.2-10.1.1.6", "2016::2-2016::4"];
+    let pool = prop::sample::select([&pools[..], &["10.1.1.1 2016::2-2016::6"]].concat());
     (0u8..24, tenants, nets, groups, ids, address, pool).prop_map(
-        |(which, tenant_name, net, grp, id, address, pool)| {
+        |(which, tenant_name, net, grp, id, (address, address6), pool)| {
+            let both = format!("{address} {address6}");
+            let either = if address.is_empty() { address6 } else { address };
             let net_key = format!("{tenant_name}:{net}");
             let group_key = format!("{tenant_name}:{grp}");
             match which {
                 0 => create(tenant(tenant_name)),
-                1 => create(network(&net_key, "10.1.1.0/29 10.1.1.5", "vxlan")),
+                1 => create(one_of_two(net, &net_key)),
                 2 => create(group(&group_key, net, pool, &[])),
                 3 | 4 => create(endpoint(
                     id,
                     &net_key,
                     if pool.is_empty() { "" } else { grp },
-                    address,
+                    &both,
                     "n1",
                 )),
-                5 => create(lease(&net_key, "", address, id)),
-                16 => create(lease(&net_key, "", address, "")),
-                17 => create(named(endpoint(id, &net_key, "", address, "n2"), "e1")),
+                5 => create(lease(&net_key, "", either, id)),
+                16 => create(lease(&net_key, "", either, "")),
+                17 => create(named(endpoint(id, &net_key, "", &both, "n2"), "e1")),
                 18 => Write::Pass(if pool.is_empty() { 5 } else { 605 }),
                 19 => Write::LetGo,
                 6 => Write::Delete(Kind::Endpoint, id.to_owned()),
@@ -75,16 +79,28 @@ fn any_write() -> impl Strategy<Value = Write> {
                 15 => Write::Delete(Kind::AppProfile, net_key),
                 _ => Write::Delete(
                     Kind::AddressLease,
-                    format!("{net_key}:{}", if address.is_empty() { "10.1.1.1" } else { address }),
+                    format!("{net_key}:{}", if either.is_empty() { "10.1.1.1" } else { either }),
                 ),
             }
         },
     )
 }
 
+const V6: [&str; 5] = ["", "2016::1", "2016::2", "2016::6", "2016::8"];
+const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 1, 5));
+const GATEWAY6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2016, 0, 0, 0, 0, 0, 0, 5));
+
+/// Network a has addresses of both families, network b of one.
+fn one_of_two(net: &str, key: &str) -> Spec {
+    let plain = network(key, "10.1.1.0/29 10.1.1.5", "vxlan");
+    if net == "a" { with_ipv6(plain, "2016::/125", "2016::5") } else { plain }
+}
+
 /// Addresses that anybody could get, by looking at each.
-fn free(ledger: &Ledger) -> BTreeSet<(NetworkKey, Ipv4Addr)> {
-    let hosts = (1..=6).map(|host| Ipv4Addr::new(10, 1, 1, host));
+fn free(ledger: &Ledger) -> BTreeSet<(NetworkKey, IpAddr)> {
+    let hosts = (1..=6).map(|host| IpAddr::V4(Ipv4Addr::new(10, 1, 1, host)));
+    let hosts6 = (1..=7).map(|host| IpAddr::V6(Ipv6Addr::new(0x2016, 0, 0, 0, 0, 0, 0, host)));
+    let hosts = hosts.chain(hosts6);
     let networks = ledger.holdings.iter();
     let all = networks.flat_map(|(key, held)| hosts.clone().map(move |ip| (key, held, ip)));
     let free = all.filter(|(_, held, address)| held.holder(*address).is_none());
@@ -111,8 +127,8 @@ proptest! {
                 Change::Remove(Key::Endpoint(id)) => before.intent.endpoint(id),
                 Change::Remove(_) | Change::Put(_) => None,
             });
-            for endpoint in left {
-                let key = (endpoint.network.clone(), endpoint.address);
+            let left = left.flat_map(|e| e.addresses().map(|address| (e.network.clone(), address)));
+            for key in left {
                 prop_assert!(!free(&ledger).contains(&key), "free before the nodes know");
                 prop_assert!(!free_before.contains(&key));
             }
@@ -129,8 +145,12 @@ proptest! {
             prop_assert_eq!(&replay, ledger.intent());
             let mut owners = BTreeSet::new();
             for endpoint in ledger.intent().endpoints() {
-                prop_assert!(owners.insert((endpoint.network.clone(), endpoint.address)));
-                prop_assert!(endpoint.address != Ipv4Addr::new(10, 1, 1, 5), "the gateway's");
+                let has_both = ledger.intent.networks[&endpoint.network].subnet6.is_some();
+                prop_assert_eq!(endpoint.address6.is_some(), has_both);
+                for address in endpoint.addresses() {
+                    prop_assert!(owners.insert((endpoint.network.clone(), address)));
+                    prop_assert!(![GATEWAY, GATEWAY6].contains(&address), "the gateway's");
+                }
             }
             for lease in ledger.intent.leases.values() {
                 let first = owners.insert((lease.network.clone(), lease.address));
@@ -138,7 +158,7 @@ proptest! {
                 prop_assert!(first || lease.claim.left.is_none());
             }
             for service in ledger.intent().services() {
-                prop_assert!(owners.insert((service.spec.network_key(), service.vip)));
+                prop_assert!(owners.insert((service.spec.network_key(), service.vip.into())));
             }
             for profile in ledger.intent().app_profiles() {
                 let known = |group: &GroupName| {
@@ -151,7 +171,8 @@ proptest! {
                 let profile = group.spec.profile_key();
                 prop_assert!(profile.is_none_or(|key| ledger.intent.profiles.contains_key(&key)));
             }
-            let held: usize = ledger.holdings.values().map(Holdings::held_count).sum();
+            let counts = ledger.holdings.values().map(Holdings::held_counts);
+            let held: usize = counts.map(|(v4, v6)| v4 + v6).sum();
             prop_assert_eq!(held, owners.len(), "nothing leaks");
             prop_assert_eq!(rebuilt(&ledger), ledger.clone());
         }

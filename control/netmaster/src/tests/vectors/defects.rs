@@ -1,5 +1,6 @@
 //! Contiv's defects that its API shows (`docs/contiv.md` has the list), where no vector is about them.
 
+use super::super::addresses::Obedient;
 use super::*;
 
 #[tokio::test]
@@ -19,21 +20,29 @@ async fn d01_a_taken_address_is_given_to_nobody_else_and_its_owner_is_named() {
     assert_eq!((network.num_endpoints, network.allocated_addresses_count), (1, 1));
 }
 
-/// No IPv6 address is handed out yet, so that none can leak as Contiv's do.
+/// Contiv gives an IPv6 address back by the place it has in the IPv4 subnet.
 #[tokio::test]
-async fn d02_an_ipv6_address_is_refused_and_nothing_of_it_stays() {
-    let (_server, mut client) = contiv().await;
-    client.register("n1", "").await;
+async fn d02_an_ipv6_address_comes_back_with_its_endpoint() {
+    let (server, mut client) = contiv().await;
+    let node = Obedient::start(&server, "n1").await;
     let both = v1::Network { ipv6_subnet: "2016::/64".into(), ..net("net", "10.1.1.0/24", "") };
     client.create(Wire::Network(both)).await.unwrap();
-    let pod = v1::Endpoint {
-        ip_address: vec!["2016::5".into()],
-        ..endpoint("pod", "default", "net", "n1")
-    };
-    assert_eq!(client.refused(Wire::Endpoint(pod)).await.0, "ipAddress");
-    let oper = client.oper(v1::Kind::Network, "default:net").await;
-    assert_eq!((oper.allocated_ip_addresses.as_str(), oper.allocated_addresses_count), ("", 0));
-    assert_eq!(oper.not_in_force, "ipv6Subnet: no address of it is handed out");
+    let asked = ["10.1.1.9", "2016::5"];
+    for _ in 0..3 {
+        let pod = v1::Endpoint {
+            ip_address: asked.map(str::to_owned).to_vec(),
+            ..endpoint("pod", "default", "net", "n1")
+        };
+        let reply = client.create(Wire::Endpoint(pod)).await.unwrap();
+        let Some(Wire::Endpoint(pod)) = reply.object.unwrap().kind else { panic!("an endpoint") };
+        assert_eq!(pod.ip_address, asked);
+        let oper = client.oper(v1::Kind::Network, "default:net").await;
+        assert_eq!(oper.allocated_ipv6_addresses, "2016::5");
+        assert_eq!((oper.num_endpoints, oper.allocated_addresses_count), (1, 2));
+        assert_eq!(oper.not_in_force, "");
+        client.delete(v1::Kind::Endpoint, "pod").await.unwrap();
+    }
+    drop(node);
 }
 
 #[tokio::test]
