@@ -9,7 +9,7 @@
 
 use wide::u16x8;
 
-use crate::key::FlowKey;
+use crate::key::{Brief, FlowKey};
 
 const WAYS: usize = 8;
 const UNPLACED: u32 = u32::MAX;
@@ -61,13 +61,16 @@ struct Set {
 const EMPTY_SET: Set =
     Set { tags: u16x8::ZERO, places: [UNPLACED; WAYS], used: 0, hit: 0, hand: 0 };
 
+/// What a hit reads is in the first lines.
 #[derive(Debug, Clone, Copy)]
-#[repr(C)]
+#[repr(C, align(64))]
 struct Entry<V> {
-    key: FlowKey,
+    /// The key in brief: what a lookup compares, if it can.
+    brief: Brief,
     /// Set times [`WAYS`] plus way.
     home: u32,
     value: V,
+    key: FlowKey,
 }
 
 impl Set {
@@ -162,8 +165,22 @@ impl<V: Copy> FlowCache<V> {
         let Some(way) = set.candidates(tag_of(hash)).next() else { return Hint::NONE };
         let place = set.places[way];
         let entry = &self.entries[place as usize];
-        std::hint::black_box((entry.key.in_port, entry.home));
+        std::hint::black_box(entry.home);
         Hint(place)
+    }
+
+    /// The flow with this key, where [`FlowCache::touch`] has looked already, marked as hit. `None`: it is
+    /// elsewhere, if anywhere.
+    #[inline(always)]
+    pub fn find(&mut self, hint: Hint, brief: &Brief) -> Option<Slot> {
+        let entry = self.entries.get(hint.0 as usize)?;
+        let home = entry.home as usize;
+        let set = self.sets.get_mut(home / WAYS)?;
+        let bit = 1 << (home % WAYS);
+        (entry.brief == *brief && set.used & bit != 0).then(|| {
+            set.hit |= bit;
+            Slot(hint.0)
+        })
     }
 
     /// As [`FlowCache::lookup`], where [`FlowCache::touch`] has looked already. A hint that is no
@@ -215,17 +232,35 @@ impl<V: Copy> FlowCache<V> {
         value: V,
         stale: impl Fn(&V) -> bool,
     ) -> Option<Slot> {
+        let brief = Brief::of(&key).unwrap_or(Brief::NONE);
+        self.insert_named(hash, (key, brief), value, stale)
+    }
+
+    /// As [`FlowCache::insert`], with the key also in brief, or with [`Brief::NONE`]: no
+    /// [`FlowCache::find`] finds it then.
+    #[inline]
+    pub fn insert_named(
+        &mut self,
+        hash: u64,
+        (key, brief): (FlowKey, Brief),
+        value: V,
+        stale: impl Fn(&V) -> bool,
+    ) -> Option<Slot> {
         let index = self.set_index(hash);
         let way = self.way_of(index, hash, &key).or_else(|| self.victim(index, stale))?;
         let set = &mut self.sets[index];
         let bit = 1 << way;
         let fresh = set.used & bit == 0;
-        let entry = Entry { key, home: (index * WAYS + way) as u32, value };
-        if set.places[way] == UNPLACED {
-            set.places[way] = self.entries.len() as u32;
-            self.entries.push(entry);
+        let home = (index * WAYS + way) as u32;
+        if let Some(entry) = self.entries.get_mut(set.places[way] as usize) {
+            // Part by part, so that the value is copied once.
+            entry.brief = brief;
+            entry.home = home;
+            entry.value = value;
+            entry.key = key;
         } else {
-            self.entries[set.places[way] as usize] = entry;
+            set.places[way] = self.entries.len() as u32;
+            self.entries.push(Entry { brief, home, value, key });
         }
         set.tags.as_mut_array()[way] = tag_of(hash);
         set.used |= bit;

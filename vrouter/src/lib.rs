@@ -20,6 +20,7 @@ mod hot;
 mod mailbox;
 mod masked;
 mod pipeline;
+mod plain;
 mod port;
 mod qos;
 mod rewrite;

@@ -7,7 +7,7 @@
 
 use flowtable::Verdict;
 use flowtable::cache::FlowCache;
-use flowtable::key::{FlowKey, KeyHasher};
+use flowtable::key::{Brief, FlowKey, KeyHasher};
 
 use crate::pipeline::{Decision, Looked, Relation};
 use crate::snapshot::Snapshot;
@@ -53,7 +53,7 @@ impl MaskedCache {
         let (Some(class), Some(flows)) = (class(relation), &self.flows) else { return false };
         MASKS.iter().enumerate().filter(|(n, _)| self.used[*n]).any(|(number, looked)| {
             let masked = masked(key, *looked, number as u32, class);
-            let found = flows.peek(self.hasher.hash(&masked), &masked);
+            let found = flows.peek(self.hasher.hash_full(&masked), &masked);
             found.is_some_and(|slot| flows.entry(slot).holds_on(snapshot))
         })
     }
@@ -69,7 +69,9 @@ impl MaskedCache {
         let flows = self.flows.as_mut()?;
         for (number, looked) in MASKS.iter().enumerate().filter(|(n, _)| self.used[*n]) {
             let masked = masked(key, *looked, number as u32, class);
-            let Some(slot) = flows.lookup(self.hasher.hash(&masked), &masked) else { continue };
+            let Some(slot) = flows.lookup(self.hasher.hash_full(&masked), &masked) else {
+                continue;
+            };
             let decision = flows.entry(slot);
             if decision.holds_on(snapshot) {
                 return Some(Decision { relation, ..*decision });
@@ -87,7 +89,8 @@ impl MaskedCache {
         let (Some(number), Some(class)) = (number, class(decision.relation)) else { return };
         let masked = masked(key, decision.looked, number as u32, class);
         let stale = |old: &Decision| !old.holds_on(snapshot);
-        flows.insert(self.hasher.hash(&masked), masked, *decision, stale);
+        let named = (masked, Brief::NONE);
+        flows.insert_named(self.hasher.hash_full(&masked), named, *decision, stale);
         self.used[number] = true;
     }
 }

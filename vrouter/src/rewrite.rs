@@ -10,10 +10,11 @@ use packet_io::{Frame, NoRoom, PacketIo};
 /// Bytes of an untagged Ethernet header.
 pub(crate) const ETHERNET_BYTES: usize = 14;
 /// Bytes of two MAC addresses.
-const MACS: usize = 12;
+pub(crate) const MACS: usize = 12;
 /// Bytes of an 802.1Q tag.
 pub(crate) const TAG_BYTES: usize = 4;
-const TPID_8021Q: [u8; 2] = [0x81, 0x00];
+/// Tag protocol identifier of IEEE 802.1Q.
+pub(crate) const TPID_8021Q: [u8; 2] = [0x81, 0x00];
 const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 /// RFC 7348, section 5: the flags byte with the I bit.
@@ -22,6 +23,8 @@ const VXLAN_FLAGS: u8 = 0x08;
 const VXLAN_PORT: u16 = 4789;
 /// TTL of what we send (RFC 1700).
 const OUTER_TTL: u8 = 64;
+/// RFC 7348, section 5: the outer source port is within the dynamic range, 49152 to 65535.
+pub(crate) const ENTROPY_MIN: u16 = 0xc000;
 const IPPROTO_UDP: u8 = 17;
 
 /// What the outer headers of one tunnelled packet say.
@@ -38,17 +41,29 @@ pub(crate) struct Outer {
     pub(crate) class: u8,
 }
 
+/// The VLAN id of a frame's tag; `None` when there is none.
+#[inline(always)]
+pub(crate) fn tag(frame: &[u8]) -> Option<u16> {
+    let [.., p0, p1, t0, t1] = frame.first_chunk::<{ MACS + TAG_BYTES }>()?;
+    ([*p0, *p1] == TPID_8021Q).then_some(u16::from_be_bytes([*t0, *t1]) & 0x0fff)
+}
+
 /// Takes the tag off and says its VLAN id; `None` when there is none.
 #[inline]
 pub(crate) fn pop_tag<I: PacketIo>(io: &mut I, frame: &mut Frame) -> Option<u16> {
+    let vid = tag(io.bytes(frame))?;
     let head = io.bytes_mut(frame).first_chunk_mut::<{ MACS + TAG_BYTES }>()?;
-    if head[MACS..MACS + 2] != TPID_8021Q {
-        return None;
-    }
-    let tci = u16::from_be_bytes([head[MACS + 2], head[MACS + 3]]);
     head.copy_within(..MACS, TAG_BYTES);
     frame.shrink_front(TAG_BYTES).ok()?;
-    Some(tci & 0x0fff)
+    Some(vid)
+}
+
+/// Takes one from the TTL of this header of at least 20 bytes.
+#[inline(always)]
+pub(crate) fn hop_ipv4(header: &mut [u8]) {
+    header[8] = header[8].wrapping_sub(1);
+    let sum = u16::from_be_bytes([header[10], header[11]]);
+    header[10..12].copy_from_slice(&checksum_after_ttl_decrement(sum).to_be_bytes());
 }
 
 /// Puts an 802.1Q tag with priority 0 in front of the ethertype.
@@ -77,9 +92,7 @@ pub(crate) fn route<I: PacketIo>(
     macs[6..].copy_from_slice(&src.0);
     let header = bytes.get_mut(l3..).and_then(|b| b.first_chunk_mut::<20>()).ok_or(NoRoom)?;
     if header[0] >> 4 == 4 {
-        header[8] = header[8].wrapping_sub(1);
-        let sum = u16::from_be_bytes([header[10], header[11]]);
-        header[10..12].copy_from_slice(&checksum_after_ttl_decrement(sum).to_be_bytes());
+        hop_ipv4(header);
     } else {
         header[7] = header[7].wrapping_sub(1);
     }
@@ -202,6 +215,17 @@ pub(crate) fn encap<I: PacketIo>(
     Ok(())
 }
 
+/// The outer headers of an empty packet over IPv4; `None` over IPv6.
+pub(crate) fn outer_ipv4(outer: &Outer) -> Option<[u8; 50]> {
+    let (IpAddr::V4(src), IpAddr::V4(dst)) = (outer.src, outer.dst) else { return None };
+    let mut head = [0; 50];
+    head[..6].copy_from_slice(&outer.dst_mac.0);
+    head[6..MACS].copy_from_slice(&outer.src_mac.0);
+    emit_ipv4(&mut head[MACS..34], (src, dst), 0, outer.class);
+    emit_udp_vxlan(&mut head[34..], outer, 0);
+    Some(head)
+}
+
 /// Ethertype and header, 22 bytes. Don't Fragment is set: containers' MTU leaves room for these
 /// headers, and a fragmented tunnel packet would be dropped at the other end.
 fn emit_ipv4(out: &mut [u8], (src, dst): (Ipv4Addr, Ipv4Addr), inner: usize, class: u8) {
@@ -236,7 +260,7 @@ fn emit_ipv6(out: &mut [u8], (src, dst): (Ipv6Addr, Ipv6Addr), inner: usize, cla
 }
 
 fn emit_udp_vxlan(out: &mut [u8], outer: &Outer, inner: usize) {
-    out[..2].copy_from_slice(&(outer.entropy | 0xc000).to_be_bytes());
+    out[..2].copy_from_slice(&(outer.entropy | ENTROPY_MIN).to_be_bytes());
     out[2..4].copy_from_slice(&VXLAN_PORT.to_be_bytes());
     out[4..6].copy_from_slice(&((16 + inner) as u16).to_be_bytes());
     out[6..8].fill(0);

@@ -104,10 +104,24 @@ impl Sampler {
     }
 
     /// Whether this packet of `port` is sampled at one in `rate` (0: never).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&mut self, port: PortId, rate: u32) -> bool {
+        match self.skip.get_mut(usize::from(port.get())) {
+            Some(Countdown { left: left @ 2.., rate: of }) if *of == rate => {
+                *left -= 1;
+                false
+            }
+            _ => self.turn(port, rate),
+        }
+    }
+
+    /// A countdown ends, or begins.
+    #[cold]
+    fn turn(&mut self, port: PortId, rate: u32) -> bool {
         let at = usize::from(port.get());
         if rate == 0 {
+            // Nothing is drawn for it: this only passes the time until there is a rate.
+            self.skip[at] = Countdown { left: u32::MAX, rate };
             return false;
         }
         if self.skip[at].rate != rate {

@@ -18,7 +18,8 @@ use flowtable::meter::MeterSlot;
 use flowtable::policy::{PolicyTable, RuleChange};
 use packet_io::QueueId;
 
-use crate::port::{Framing, PortSpec};
+use crate::plain::Heads;
+use crate::port::{Framing, PortKind, PortSpec};
 use crate::qos::Qos;
 use crate::validate::Before;
 
@@ -106,10 +107,20 @@ pub(crate) struct Port {
     pub(crate) binding: Option<PortEntry>,
 }
 
+/// What a packet's way needs to know of a port on the trunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OnTrunk {
+    pub(crate) kind: PortKind,
+    /// sFlow rate of its entry; 0 leaves it to the engine's setting.
+    pub(crate) sample_rate: u32,
+}
+
 /// Ports by id.
 #[derive(Debug, Default)]
 pub(crate) struct Ports {
     by_id: Vec<Option<Port>>,
+    /// By id, for every packet.
+    on_trunk: Vec<Option<OnTrunk>>,
     /// Ports with a queue of their own.
     direct: Vec<(QueueId, PortId)>,
 }
@@ -122,6 +133,12 @@ impl Ports {
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &Port> {
         self.by_id.iter().flatten()
+    }
+
+    /// The port, if its frames come and go by the trunk.
+    #[inline(always)]
+    pub(crate) fn on_trunk(&self, id: PortId) -> Option<OnTrunk> {
+        *self.on_trunk.get(usize::from(id.get()))?
     }
 
     /// The direct port of a queue. A node has a handful of uplinks: a scan is the fastest map.
@@ -194,6 +211,8 @@ pub(crate) struct Snapshot {
     pub(crate) ports: Arc<Ports>,
     pub(crate) networks: Arc<Networks>,
     pub(crate) underlay: Arc<ExactMap<IpAddr, UnderlayEntry>>,
+    /// What networks and underlay say of tunnel end points, ready to be put in front of a packet.
+    pub(crate) heads: Arc<Heads>,
     pub(crate) groups: Arc<Lpm<Group>>,
     pub(crate) policy: Arc<Policy>,
     pub(crate) routes: Arc<Routes>,
@@ -210,6 +229,7 @@ impl Snapshot {
             ports: Arc::default(),
             networks: Arc::default(),
             underlay: Arc::default(),
+            heads: Arc::default(),
             groups: Arc::default(),
             policy: Arc::new(Policy::empty(tracking)),
             routes: Arc::default(),
@@ -251,6 +271,9 @@ impl Snapshot {
         }
         if changed.has(Section::Underlay) {
             next.underlay = Arc::new(master.underlay());
+        }
+        if changed.has(Section::Networks) || changed.has(Section::Underlay) {
+            next.heads = Arc::new(Heads::new(&next.underlay, &next.networks.vteps));
         }
         if changed.has(Section::Groups) {
             next.groups = Arc::new(master.groups());
@@ -296,13 +319,19 @@ impl Master {
     fn ports(&self) -> Ports {
         let mut ports = Ports::default();
         ports.by_id.resize(usize::from(PortId::MAX.get()) + 1, None);
+        ports.on_trunk.resize(usize::from(PortId::MAX.get()) + 1, None);
         for (id, spec) in &self.specs {
             let binding = match self.entries.get(&EntryKey::Port(*id)) {
                 Some(Entry::Port(entry)) => Some(entry.clone()),
                 _ => None,
             };
-            if let Framing::Direct(queue) = spec.framing {
-                ports.direct.push((queue, *id));
+            let sample_rate = binding.as_ref().map_or(0, |binding| binding.sample_rate);
+            match spec.framing {
+                Framing::Direct(queue) => ports.direct.push((queue, *id)),
+                Framing::Tagged => {
+                    let on_trunk = OnTrunk { kind: spec.kind, sample_rate };
+                    ports.on_trunk[usize::from(id.get())] = Some(on_trunk);
+                }
             }
             ports.by_id[usize::from(id.get())] = Some(Port { spec: spec.clone(), binding });
         }

@@ -9,7 +9,7 @@
 use rapidhash::v3::{RapidSecrets, rapidhash_v3_inline};
 use zerocopy::transmute_ref;
 
-use super::FlowKey;
+use super::{Brief, FlowKey};
 
 /// Secrets of one start; see [`KeyHasher::hash`].
 #[derive(Debug, Clone)]
@@ -30,10 +30,20 @@ impl KeyHasher {
         Self { secrets: std::array::from_fn(draw) }
     }
 
-    /// The hash of a key; every bit depends on all that is hashed.
-    #[inline(always)]
+    /// The hash of a key; every bit depends on all that is hashed. That of a key that can be said in
+    /// brief is [`KeyHasher::hash_brief`].
     #[must_use]
     pub fn hash(&self, key: &FlowKey) -> u64 {
+        if let Some(brief) = Brief::of(key) {
+            return self.hash_brief(&brief);
+        }
+        self.hash_full(key)
+    }
+
+    /// A hash of a key in full, for tables of keys that no packet has.
+    #[inline(always)]
+    #[must_use]
+    pub fn hash_full(&self, key: &FlowKey) -> u64 {
         let words: &[[u8; 8]; 10] = transmute_ref!(key);
         let word = |at: usize| u64::from_le_bytes(words[at]);
         let secret = |at: usize| self.secrets[at];
@@ -44,6 +54,15 @@ impl KeyHasher {
         let second = fold(word(6) ^ secret(2), word(7) ^ secret(3));
         let third = fold(word(8) ^ secret(4), word(9) ^ tunnel ^ secret(5));
         fold(first ^ second.rotate_left(23) ^ secret(6), third ^ secret(7))
+    }
+
+    /// The hash of a key in brief.
+    #[inline(always)]
+    #[must_use]
+    pub fn hash_brief(&self, brief: &Brief) -> u64 {
+        let [kind, addresses, tunnel, ..] = *brief.words();
+        let first = fold(kind ^ self.secrets[0], addresses ^ self.secrets[1]);
+        fold(first ^ self.secrets[2], tunnel ^ self.secrets[3])
     }
 }
 

@@ -6,6 +6,7 @@
 //! frame, plus the identifier and the source of the tunnel. Numbers are in host order, addresses
 //! are bytes as sent.
 
+mod brief;
 mod hasher;
 mod parse;
 mod plain;
@@ -16,9 +17,10 @@ use zerocopy::{ByteHash, FromBytes, Immutable, IntoBytes, KnownLayout, transmute
 
 use crate::ids::{Mac, PortId};
 
+pub use brief::{Brief, Layout, Seen};
 pub use hasher::KeyHasher;
 pub(crate) use hasher::fold;
-pub use parse::{parse, parse_into};
+pub use parse::{general, parse};
 
 pub(crate) use parse::is_echo;
 

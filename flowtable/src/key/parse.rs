@@ -9,9 +9,9 @@
 use std::net::Ipv6Addr;
 use std::ops::Range;
 
-use super::plain::plain;
 use super::{
-    Decap, FlowKey, Neighbor, Origin, Parsed, VXLAN_PORT, ethertype, flag, ipproto, mapped,
+    Brief, Decap, FlowKey, Neighbor, Origin, Parsed, Seen, VXLAN_PORT, ethertype, flag, ipproto,
+    mapped,
 };
 use crate::drop::DropReason;
 
@@ -49,45 +49,26 @@ enum Tags {
 /// - [`DropReason::ContainerTag`]: a tag in a container's frame.
 /// - [`DropReason::UnknownVni`]: VXLAN with identifier 0, which no network has.
 /// - [`DropReason::TooBig`]: over 65535 bytes.
-#[inline]
 pub fn parse(frame: &[u8], origin: Origin) -> Result<Parsed, DropReason> {
-    let mut parsed = Parsed::default();
-    parse_into(frame, origin, &mut parsed)?;
-    Ok(parsed)
+    let seen = match origin.decap {
+        _ if frame.len() > usize::from(u16::MAX) => None,
+        Decap::Never => Brief::bare(frame, origin.in_port),
+        Decap::Vxlan => Brief::wire(frame, origin.in_port),
+    };
+    match seen {
+        Some(Seen { brief, layout, tcp_flags, .. }) => Ok(brief.parsed(layout, tcp_flags)),
+        None => general(frame, origin),
+    }
 }
 
-/// As [`parse`], into a place in a burst: a result of this size would be copied twice. After an
-/// error, what is there means nothing.
+/// [`parse`], without looking for the common kind of packet first.
 ///
 /// # Errors
 /// Those of [`parse`].
-#[inline(always)]
-pub fn parse_into(frame: &[u8], origin: Origin, out: &mut Parsed) -> Result<(), DropReason> {
+pub fn general(frame: &[u8], origin: Origin) -> Result<Parsed, DropReason> {
     if frame.len() > usize::from(u16::MAX) {
         return Err(DropReason::TooBig);
     }
-    if let Some(parsed) = plain(frame, origin.in_port.get()) {
-        *out = parsed;
-        if origin.decap == Decap::Vxlan && is_tunnel(&out.key) {
-            *out = decap_plain(frame, out)?;
-        }
-        return Ok(());
-    }
-    *out = general(frame, origin)?;
-    Ok(())
-}
-
-/// [`decap`] of a packet that [`plain`] has read: its UDP length is known to be good.
-#[inline(never)]
-fn decap_plain(frame: &[u8], outer: &Parsed) -> Result<Parsed, DropReason> {
-    let at = usize::from(outer.l4);
-    let len = u16::from_be_bytes(*chunk(frame, at + 4)?);
-    decap(frame, at + usize::from(len), outer)
-}
-
-/// Any frame of at most 65,535 bytes.
-#[inline(never)]
-pub(super) fn general(frame: &[u8], origin: Origin) -> Result<Parsed, DropReason> {
     let mut parsed = Parsed {
         key: FlowKey { in_port: origin.in_port.get(), ..FlowKey::default() },
         ..Parsed::default()
@@ -446,11 +427,6 @@ fn decap(frame: &[u8], end: usize, outer: &Parsed) -> Result<Parsed, DropReason>
         return Err(DropReason::UnknownVni);
     }
     let inner = at + VXLAN_BYTES;
-    if let Some(mut parsed) = frame.get(inner..).and_then(|frame| plain(frame, outer.key.in_port)) {
-        (parsed.key.vni, parsed.key.tun_src) = (vni, outer.key.src);
-        let at = inner as u16;
-        return Ok(Parsed { l3: parsed.l3 + at, l4: parsed.l4 + at, inner: at, ..parsed });
-    }
     let mut parsed = Parsed {
         key: FlowKey {
             in_port: outer.key.in_port,

@@ -18,6 +18,7 @@ use flowtable::key::{Parsed, flag, ipproto, tcp_flag};
 use flowtable::{DropReason, Verdict};
 use packet_io::{Frame, PacketIo};
 
+use super::express::Short;
 use super::{Packet, Worker, seconds};
 use crate::budget::{PortBudget, Rate, TenantBudget};
 use crate::connections::{self, Part, Standing};
@@ -46,7 +47,9 @@ pub(super) struct Flow {
     /// It is offered to who forwards without the engine when it has carried so many packets.
     pub(super) offer_at: u64,
     /// Before this second the connection, or that there is none, need not be looked at.
-    quiet_until: Seconds,
+    pub(super) quiet_until: Seconds,
+    /// How its packets go the short way, if they may.
+    pub(super) short: Option<Short>,
 }
 
 /// Bounds of what senders can make the node remember.
@@ -203,7 +206,7 @@ impl<I: PacketIo> Worker<I> {
             return None;
         }
         flow.count.add(packet.1.rx.len);
-        if now < flow.quiet_until && changes_nothing(&packet.1.parsed) {
+        if now < flow.quiet_until && leaves_it(&packet.1.parsed) {
             let decision = flow.decision;
             if flow.count.packets >= flow.offer_at {
                 self.offer(slot, snapshot, now);
@@ -307,8 +310,11 @@ impl<I: PacketIo> Worker<I> {
         // An error is judged by the packet it quotes, which no key holds.
         let untracked = decision.relation == Relation::Untracked;
         if untracked || Part::of(&packet.parsed.key) != Part::Error {
-            let (count, offer_at) = (Count::default(), self.first_offer());
-            self.remember(packet, Flow { decision, count, hit, offer_at, quiet_until }, snapshot);
+            let count = Count { packets: 1, bytes: packet.rx.len as u64 };
+            let offer_at = self.first_offer();
+            let short = Short::of(&decision, snapshot);
+            let flow = Flow { decision, count, hit, offer_at, quiet_until, short };
+            self.remember(packet, flow, snapshot);
         }
         decision
     }
@@ -331,11 +337,12 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
-    fn remember(&mut self, packet: &Packet, mut flow: Flow, snapshot: &Snapshot) {
-        flow.count.add(packet.rx.len);
+    #[inline(always)]
+    fn remember(&mut self, packet: &Packet, flow: Flow, snapshot: &Snapshot) {
         let stale = |flow: &Flow| !flow.decision.holds_on(snapshot);
         // A set full of flows that were all hit lately takes no new one: it is not cached then.
-        self.cache.insert(packet.hash, packet.parsed.key, flow, stale);
+        let named = (packet.parsed.key, packet.brief);
+        self.cache.insert_named(packet.hash, named, flow, stale);
     }
 
     /// T2, then T3; what T3 found for more than one flow is kept in T2.
@@ -484,7 +491,7 @@ impl<I: PacketIo> Worker<I> {
 /// connection may have flows of several keys (fragments, tunnels, flags that rules look at): that
 /// one of them has ended it and begun the next, the others notice when the second is over.
 const fn quiet_until(parsed: &Parsed, now: Seconds) -> Seconds {
-    if changes_nothing(parsed) && parsed.key.flags & flag::FRAG_FIRST == 0 {
+    if leaves_it(parsed) && parsed.key.flags & flag::FRAG_FIRST == 0 {
         Seconds(now.0.saturating_add(1))
     } else {
         Seconds(0)
@@ -493,11 +500,15 @@ const fn quiet_until(parsed: &Parsed, now: Seconds) -> Seconds {
 
 /// Whether a packet of a settled connection leaves it as it is: of TCP, an ACK and nothing more. One
 /// with none of these flags is impossible.
-#[inline]
-const fn changes_nothing(parsed: &Parsed) -> bool {
-    match parsed.tcp_flags & TELLING {
+#[inline(always)]
+pub(super) const fn changes_nothing(proto: u8, tcp_flags: u8) -> bool {
+    match tcp_flags & TELLING {
         tcp_flag::ACK => true,
-        0 => parsed.key.proto != ipproto::TCP,
+        0 => proto != ipproto::TCP,
         _ => false,
     }
+}
+
+const fn leaves_it(parsed: &Parsed) -> bool {
+    changes_nothing(parsed.key.proto, parsed.tcp_flags)
 }

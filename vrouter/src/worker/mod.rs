@@ -1,9 +1,10 @@
 //! A packet's life, on one screen: [`Worker::poll`] and [`Worker::forward`].
 //!
 //! ```text
-//! rx burst -> untag (trunk) -> parse -> T1 exact -> T2 masked -> T3 pipeline -> meters -> act -> tx
-//!                                                                                 '-> wait -'
-//! \____________ the whole burst ___________/ \__________________ packet by packet _______________/
+//! rx burst -> whose? -> read -> T1 exact -> T2 masked -> T3 pipeline -> meters -> act -> tx
+//!                                   |                              '-> wait -'      |
+//!                                   '------------- express (settled) --------------'
+//! \______ the whole burst ______/ \________________ packet by packet _______________/
 //! ```
 //!
 //! A flow that has carried enough is offered to who forwards it without the worker (`hand`), and taken
@@ -19,7 +20,9 @@
 mod act;
 mod answer;
 mod decide;
+mod express;
 mod hand;
+mod receive;
 mod shape;
 mod watch;
 mod work;
@@ -34,10 +37,10 @@ use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
-use flowtable::cache::{FlowCache, Hint};
+use flowtable::cache::FlowCache;
 use flowtable::conn::Seconds;
-use flowtable::ids::{PortId, RuleId};
-use flowtable::key::{self, Decap, FlowKey, KeyHasher, Origin, Parsed};
+use flowtable::ids::RuleId;
+use flowtable::key::{FlowKey, KeyHasher};
 use flowtable::meter::{Colour, MeterBank, MeterLease};
 use flowtable::{DropReason, Verdict};
 use packet_io::{Frame, PacketIo, QueueId};
@@ -50,8 +53,6 @@ use crate::hot::{Hot, NotHot};
 use crate::mailbox::Call;
 use crate::masked::MaskedCache;
 use crate::pipeline::{Decision, NO_SLOT};
-use crate::port::{Framing, PortKind};
-use crate::rewrite;
 use crate::sample::{Sample, Sampler};
 use crate::slow::{PUNT_RATE, Punted, Reply};
 use crate::snapshot::Snapshot;
@@ -61,7 +62,10 @@ use shape::Shaper;
 use watch::Live;
 use work::Work;
 
+use receive::Packet;
+
 pub(crate) use decide::{Bounds, PickupEnd, Tracker};
+pub(crate) use receive::Rx;
 pub use watch::LiveTrace;
 pub(crate) use work::WorkCells;
 pub use work::{BURST_SIZE_COUNT, STAGE_COUNT, Stage, WorkStats};
@@ -182,52 +186,6 @@ impl<I: PacketIo> Drop for Worker<I> {
     }
 }
 
-/// What is known of a received frame.
-#[derive(Debug, Clone, Copy)]
-struct Packet {
-    parsed: Parsed,
-    rx: Rx,
-    /// sFlow rate of its port's entry; 0 leaves it to the engine's setting.
-    sample_rate: u32,
-    /// Where its flow is in the exact cache.
-    hint: Hint,
-    hash: u64,
-}
-
-impl Packet {
-    /// A place for one.
-    fn unread() -> Self {
-        Self {
-            parsed: Parsed::default(),
-            rx: Rx { port: PortId::MAX, len: 0 },
-            sample_rate: 0,
-            hint: Hint::NONE,
-            hash: 0,
-        }
-    }
-
-    /// Puts those TCP flags into the key that a rule looks at.
-    #[inline]
-    fn read_flags(&mut self, snapshot: &Snapshot) {
-        let looked_at = snapshot.policy.rules.tcp_flags_mask();
-        self.parsed.key.tcp_flags = self.parsed.tcp_flags & looked_at;
-    }
-
-    /// Length of the tenant's frame: without the headers of a tunnel and the tag of the wire.
-    const fn tenant_len(&self) -> usize {
-        self.rx.len + ETHERNET_BYTES - self.parsed.l3 as usize
-    }
-}
-
-/// What a packet was when it was received. It is counted as that to its end, whatever headers it
-/// got or lost since.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Rx {
-    pub(crate) port: PortId,
-    /// Bytes, without the trunk's tag.
-    pub(crate) len: usize,
-}
-
 impl<I: PacketIo> Worker<I> {
     pub(crate) fn new(io: I, parts: Parts, calls: Receiver<Call<I>>) -> Self {
         let snapshot = Cache::new(Arc::clone(&parts.shared.snapshot));
@@ -315,31 +273,69 @@ impl<I: PacketIo> Worker<I> {
             if burst.packets.len() < received.len() {
                 burst.packets.resize(received.len(), Packet::unread());
             }
-            for frame in received.drain(..) {
-                self.receive(queue, frame, snapshot, &mut burst);
+            if queue == QueueId::TRUNK {
+                self.receive_tagged(&mut received, snapshot, &mut burst);
+            } else {
+                self.receive_direct(queue, &mut received, snapshot, &mut burst);
             }
             burst.received = received;
             for packet in burst.packets.iter_mut().take(burst.frames.len()) {
                 packet.hint = self.cache.touch(packet.hash);
             }
             self.work.lap(Stage::Read, self.io.ticks());
-            for (frame, packet) in burst.frames.drain(..).zip(&burst.packets) {
-                self.forward(frame, packet, snapshot, now_ns);
-            }
+            self.forward_burst(&mut burst, snapshot, now_ns);
             self.work.lap(Stage::Forward, self.io.ticks());
         }
         self.buffers = burst;
         count
     }
 
-    /// The packet's life, once it is received: decide, count, sample, charge, act.
-    #[inline]
-    fn forward(&mut self, frame: Frame, packet: &Packet, snapshot: &Snapshot, now_ns: u64) {
+    // A function of its own, as the loops that receive are: each has the registers for itself.
+    #[inline(never)]
+    fn forward_burst(&mut self, burst: &mut Buffers, snapshot: &Snapshot, now_ns: u64) {
+        let now = seconds(now_ns);
+        for (frame, packet) in burst.frames.drain(..).zip(&mut burst.packets) {
+            self.forward(frame, packet, snapshot, (now, now_ns));
+        }
+    }
+
+    /// The packet's life, once it is received: decide, count, charge, sample, act.
+    #[inline(always)]
+    fn forward(
+        &mut self,
+        frame: Frame,
+        packet: &mut Packet,
+        snapshot: &Snapshot,
+        (now, now_ns): (Seconds, u64),
+    ) {
+        let sampled = self.sampled(packet);
+        let frame = if sampled.is_none() && self.live.is_none() {
+            self.express(frame, packet, snapshot, now)
+        } else {
+            Some(frame)
+        };
+        if let Some(frame) = frame {
+            self.forward_fully(frame, packet, sampled, (snapshot, now_ns));
+        }
+    }
+
+    /// The same for packets of all kinds.
+    #[inline(never)]
+    fn forward_fully(
+        &mut self,
+        mut frame: Frame,
+        packet: &mut Packet,
+        sampled: Option<u32>,
+        (snapshot, now_ns): (&Snapshot, u64),
+    ) {
+        self.unfold(&mut frame, packet);
         let tiers = self.live.as_ref().map(|_| self.tiers);
         let mut decision = self.decide(&frame, packet, snapshot, now_ns);
         self.count_rules(&decision, packet);
         let charged = self.charge(packet, &mut decision, snapshot, now_ns);
-        self.sample(&frame, packet, &decision);
+        if let Some(rate) = sampled {
+            self.emit_sample(&frame, packet, (&decision, rate));
+        }
         if let Some(tiers) = tiers {
             self.show(packet, &decision, (charged, tiers), snapshot);
         }
@@ -369,52 +365,11 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
-    /// Untag, count, parse.
-    #[inline]
-    fn receive(
-        &mut self,
-        queue: QueueId,
-        mut frame: Frame,
-        snapshot: &Snapshot,
-        burst: &mut Buffers,
-    ) {
-        let port = if queue == QueueId::TRUNK {
-            let tag = rewrite::pop_tag(&mut self.io, &mut frame);
-            let id = tag.and_then(|tag| PortId::new(u32::from(tag)).ok());
-            // Who names a direct port on the trunk would pass for what is on its queue.
-            let on_trunk = |port: &&crate::snapshot::Port| port.spec.framing == Framing::Tagged;
-            id.and_then(|id| snapshot.ports.lookup(id)).filter(on_trunk)
-        } else {
-            snapshot.ports.of_queue(queue).and_then(|id| snapshot.ports.lookup(id))
-        };
-        let Some(port) = port else {
-            self.shared.counters.drop_reason(DropReason::PortUnbound).add(frame.len());
-            self.io.free(frame);
-            return;
-        };
-        let rx = Rx { port: port.spec.id, len: frame.len() };
-        self.shared.counters.port(rx.port).rx.add(rx.len);
-        let decap = match port.spec.kind {
-            PortKind::Container => Decap::Never,
-            PortKind::Uplink => Decap::Vxlan,
-        };
-        let packet = &mut burst.packets[burst.frames.len()];
-        let origin = Origin { in_port: rx.port, decap };
-        if let Err(reason) = key::parse_into(self.io.bytes(&frame), origin, &mut packet.parsed) {
-            return self.end(frame, rx, reason);
-        }
-        packet.read_flags(snapshot);
-        packet.hash = self.hasher.hash(&packet.parsed.key);
-        packet.rx = rx;
-        packet.sample_rate = port.binding.as_ref().map_or(0, |b| b.sample_rate);
-        burst.frames.push(frame);
-    }
-
     #[inline]
     fn count_rules(&self, decision: &Decision, packet: &Packet) {
         for slot in decision.slots {
             if slot != NO_SLOT {
-                self.shared.counters.rule(slot).add(packet.tenant_len());
+                self.shared.counters.rule(slot).add(packet.tenant_len as usize);
             }
         }
     }
@@ -432,7 +387,7 @@ impl<I: PacketIo> Worker<I> {
         if decision.meters.is_empty() || !decision.passes() {
             return None;
         }
-        let (slots, bytes) = (decision.meters.slots(), packet.tenant_len());
+        let (slots, bytes) = (decision.meters.slots(), packet.tenant_len as usize);
         let charged = match self.shaper.line_of(slots) {
             // Who comes later does not overtake who waits.
             Some(slot) => Err(slot),

@@ -108,7 +108,7 @@ impl Shaper {
         (decision, slot): (Decision, MeterSlot),
         now_ns: u64,
     ) {
-        let bytes = packet.tenant_len();
+        let bytes = packet.tenant_len as usize;
         let waiting = Waiting { frame, packet: *packet, decision, since_ns: now_ns };
         let empty = Line { first: NOWHERE, last: NOWHERE, packets: 0, bytes: 0 };
         let line = self.lines.get(&slot.get()).copied().unwrap_or(empty);
@@ -143,7 +143,7 @@ impl Shaper {
         let waiting = place.waiting.take()?;
         line.first = place.next;
         line.packets -= 1;
-        line.bytes -= waiting.packet.tenant_len();
+        line.bytes -= waiting.packet.tenant_len as usize;
         place.next = self.free;
         self.free = at;
         if line.packets == 0 {
@@ -176,7 +176,7 @@ impl<I: PacketIo> Worker<I> {
     fn next_of(&mut self, slot: MeterSlot, snapshot: &Snapshot, now_ns: u64) -> Option<Waiting> {
         self.renew(slot, snapshot, now_ns);
         let front = self.shaper.front(slot)?;
-        let (slots, bytes) = (front.decision.meters.slots(), front.packet.tenant_len() as u32);
+        let (slots, bytes) = (front.decision.meters.slots(), front.packet.tenant_len);
         if !front.decision.passes() {
             return self.shaper.pop(slot);
         }

@@ -88,19 +88,23 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
-    #[inline]
-    pub(super) fn sample(&mut self, frame: &Frame, packet: &Packet, decision: &Decision) {
+    /// The rate at which this packet is sampled; `None`: it is not.
+    #[inline(always)]
+    pub(super) fn sampled(&mut self, packet: &Packet) -> Option<u32> {
         let rate = match packet.sample_rate {
             0 => self.shared.sample_rate.load(Ordering::Relaxed),
             rate => rate,
         };
-        if self.sampler.take(packet.rx.port, rate) {
-            self.emit_sample(frame, packet, (decision, rate));
-        }
+        self.sampler.take(packet.rx.port, rate).then_some(rate)
     }
 
     #[cold]
-    fn emit_sample(&mut self, frame: &Frame, packet: &Packet, (decision, rate): (&Decision, u32)) {
+    pub(super) fn emit_sample(
+        &mut self,
+        frame: &Frame,
+        packet: &Packet,
+        (decision, rate): (&Decision, u32),
+    ) {
         let bytes = self.io.bytes(frame);
         let header_len = bytes.len().min(SAMPLE_HEADER_BYTES);
         let mut header = [0; SAMPLE_HEADER_BYTES];

@@ -1,0 +1,118 @@
+//! The short way of most packets: plain ones ([`flowtable::key::Brief`]) of a flow that the exact cache
+//! knows, whose decision holds, whose connection has been looked at this second, and that nothing
+//! but a route and a way out awaits. Everything else, and whatever is not sure here, goes the long way,
+//! which would do the same: nothing is counted or changed before the packet is known to go this one.
+
+use flowtable::action::{Exit, Pop, Rewrite};
+use flowtable::conn::Seconds;
+use flowtable::ids::{PortId, Vni};
+use flowtable::key::Layout;
+use flowtable::{ActionList, DropReason, Verdict};
+use packet_io::{Frame, PacketIo, QueueId};
+
+use super::{Packet, Worker};
+use crate::counters::Tier;
+use crate::pipeline::{Decision, NO_SLOT};
+use crate::plain;
+use crate::port::Framing;
+use crate::rewrite;
+use crate::snapshot::Snapshot;
+
+/// The short way of a flow, which holds as long as its decision.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Short {
+    route: Option<Rewrite>,
+    exit: ShortExit,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum ShortExit {
+    /// To a container.
+    Trunk(PortId),
+    /// Into a tunnel, with the outer headers at this place ([`plain::Heads`]).
+    Tunnel { port: PortId, queue: QueueId, head: u32, vni: Vni },
+}
+
+impl Short {
+    /// `None`: packets with this decision are metered or marked, or leave in another way.
+    pub(super) fn of(decision: &Decision, snapshot: &Snapshot) -> Option<Self> {
+        let Verdict::Forward(ActionList { pop, route, dscp: None, exit }) = decision.verdict else {
+            return None;
+        };
+        let exit = match exit {
+            Exit::Plain(port) => {
+                snapshot.ports.on_trunk(port)?;
+                ShortExit::Trunk(port)
+            }
+            Exit::Tunnel { port, vtep, vni } if pop == Pop::Nothing => {
+                let Framing::Direct(queue) = snapshot.ports.lookup(port)?.spec.framing else {
+                    return None;
+                };
+                ShortExit::Tunnel { port, queue, head: snapshot.heads.position(vtep)?, vni }
+            }
+            Exit::Tunnel { .. } | Exit::Vlan { .. } => return None,
+        };
+        decision.meters.is_empty().then_some(Self { route, exit })
+    }
+}
+
+impl<I: PacketIo> Worker<I> {
+    /// Forwards the packet, or gives it back as it is.
+    #[inline(always)]
+    pub(super) fn express(
+        &mut self,
+        mut frame: Frame,
+        packet: &Packet,
+        snapshot: &Snapshot,
+        now: Seconds,
+    ) -> Option<Frame> {
+        let Some(layout) = packet.folded else { return Some(frame) };
+        let Some(slot) = self.cache.find(packet.hint, &packet.brief) else { return Some(frame) };
+        let flow = self.cache.entry_mut(slot);
+        let settled = now < flow.quiet_until && packet.quiet;
+        let offered = flow.count.packets + 1 >= flow.offer_at;
+        let (false, true, Some(Short { route, exit })) = (offered, settled, &flow.short) else {
+            return Some(frame);
+        };
+        if !flow.decision.holds_on(snapshot) {
+            return Some(frame);
+        }
+        let done = match *exit {
+            ShortExit::Trunk(port) => {
+                let framed = plain::deliver(&mut self.io, &mut frame, (layout, route), port);
+                framed.map(|len| (port, QueueId::TRUNK, len))
+            }
+            ShortExit::Tunnel { port, queue, head, vni } => {
+                let Some(head) = snapshot.heads.get(head) else { return Some(frame) };
+                let entropy = (packet.hash >> 48) as u16;
+                let outer = (head, vni, entropy);
+                let framed = plain::encap(&mut self.io, &mut frame, (layout, route), outer);
+                framed.map(|()| (port, queue, frame.len()))
+            }
+        };
+        let Ok((port, queue, len)) = done else { return Some(frame) };
+        flow.count.add(packet.rx.len);
+        let counters = &self.shared.counters;
+        for slot in flow.decision.slots {
+            if slot != NO_SLOT {
+                counters.rule(slot).add(packet.tenant_len as usize);
+            }
+        }
+        self.tiers[Tier::Exact as usize] += 1;
+        match self.io.tx(queue, frame) {
+            Ok(()) => counters.port(port).tx.add(len),
+            Err(frame) => self.end(frame, packet.rx, DropReason::TxFull),
+        }
+        None
+    }
+
+    /// Says in full what was read of a packet in brief, and takes the trunk's tag off.
+    #[inline]
+    pub(super) fn unfold(&mut self, frame: &mut Frame, packet: &mut Packet) {
+        let Some(layout) = packet.folded.take() else { return };
+        if layout == Layout::Tagged {
+            rewrite::pop_tag(&mut self.io, frame);
+        }
+        packet.parsed = packet.brief.parsed(layout, packet.tcp_flags);
+    }
+}
