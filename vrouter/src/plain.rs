@@ -129,7 +129,7 @@ impl Head {
 #[derive(Debug, Default)]
 pub(crate) struct Heads {
     all: Vec<Head>,
-    by_vtep: ExactMap<IpAddr, u32>,
+    by_vtep: ExactMap<IpAddr, u16>,
 }
 
 impl Heads {
@@ -140,8 +140,11 @@ impl Heads {
     ) -> Self {
         let mut heads = Self::default();
         for (vtep, entry) in underlay {
-            if let Some(head) = locals.get(vtep).and_then(|local| Head::new(entry, *local)) {
-                heads.by_vtep.insert(*vtep, heads.all.len() as u32);
+            let head = locals.get(vtep).and_then(|local| Head::new(entry, *local));
+            // Those that have no number go the long way.
+            let at = u16::try_from(heads.all.len()).ok();
+            if let (Some(head), Some(at)) = (head, at) {
+                heads.by_vtep.insert(*vtep, at);
                 heads.all.push(head);
             }
         }
@@ -149,13 +152,13 @@ impl Heads {
     }
 
     /// Where the headers towards a tunnel end point are, as long as underlay and end points stay.
-    pub(crate) fn position(&self, vtep: IpAddr) -> Option<u32> {
+    pub(crate) fn position(&self, vtep: IpAddr) -> Option<u16> {
         self.by_vtep.get(&vtep).copied()
     }
 
     #[inline(always)]
-    pub(crate) fn get(&self, at: u32) -> Option<&Head> {
-        self.all.get(at as usize)
+    pub(crate) fn get(&self, at: u16) -> Option<&Head> {
+        self.all.get(usize::from(at))
     }
 }
 

@@ -94,26 +94,30 @@ impl Looked {
     }
 }
 
-/// What was decided for a flow, and what that rests on.
+/// What was decided for a flow, and what that rests on. The first three are read for every packet.
 #[derive(Debug, Clone, Copy)]
+#[repr(C)]
 pub(crate) struct Decision {
-    pub(crate) verdict: Verdict,
+    /// Revision of the tables it was decided on.
+    pub(crate) revision: u64,
     /// Counter slots of the rules that matched: out, in.
     pub(crate) slots: [u32; 2],
+    /// Tables that were looked at.
+    pub(crate) sections: Sections,
+    /// What the packet was to the connections.
+    pub(crate) relation: Relation,
+    pub(crate) looked: Looked,
+    pub(crate) verdict: Verdict,
     /// The rule that denied, or the last one that allowed.
     pub(crate) rule: Option<RuleId>,
     /// Meters it is charged to.
     pub(crate) meters: MeterList,
-    /// What the packet was to the connections.
-    pub(crate) relation: Relation,
-    pub(crate) looked: Looked,
-    /// Tables that were looked at.
-    pub(crate) sections: Sections,
-    /// Revision of the tables it was decided on.
-    pub(crate) revision: u64,
 }
 
 impl Decision {
+    /// Up to the end of what is read for every packet.
+    pub(crate) const FIRST_BYTES: usize = std::mem::offset_of!(Self, relation);
+
     /// Refused, and of no connection.
     pub(crate) const fn is_stray(&self) -> bool {
         let refused = matches!(
@@ -208,7 +212,7 @@ pub(crate) fn walk(
     };
     let Walk { looked, sections, slots, rule, meters, .. } = walk;
     let revision = snapshot.revision;
-    Decision { verdict, slots, rule, meters, relation, looked, sections, revision }
+    Decision { revision, slots, sections, relation, looked, verdict, rule, meters }
 }
 
 /// The way back to where a packet came from: slow-path replies take it.

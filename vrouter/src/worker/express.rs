@@ -30,7 +30,7 @@ enum ShortExit {
     /// To a container.
     Trunk(PortId),
     /// Into a tunnel, with the outer headers at this place ([`plain::Heads`]).
-    Tunnel { port: PortId, queue: QueueId, head: u32, vni: Vni },
+    Tunnel { port: PortId, queue: QueueId, head: u16, vni: Vni },
 }
 
 impl Short {

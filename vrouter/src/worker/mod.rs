@@ -280,7 +280,7 @@ impl<I: PacketIo> Worker<I> {
             }
             burst.received = received;
             for packet in burst.packets.iter_mut().take(burst.frames.len()) {
-                packet.hint = self.cache.touch(packet.hash);
+                packet.hint = self.cache.touch(packet.hash, Flow::second_line);
             }
             self.work.lap(Stage::Read, self.io.ticks());
             self.forward_burst(&mut burst, snapshot, now_ns);
