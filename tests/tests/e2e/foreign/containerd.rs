@@ -27,12 +27,12 @@ pub(super) fn tests() -> Vec<Test> {
 
 /// Fields drop in order: the daemon goes before what it stands on.
 #[derive(Debug)]
-struct Scene {
+pub(super) struct Scene {
     _containerd: ProcessGuard,
-    site: Site,
+    pub(super) site: Site,
 }
 
-fn build() -> Result<Scene> {
+pub(super) fn build() -> Result<Scene> {
     let site = Site::new("containerd")?;
     site.rootfs()?;
     site.configure("10-front", &json!({}), &[])?;
@@ -60,7 +60,7 @@ fn socket(site: &Site) -> PathBuf {
 
 /// ctr knows one directory of plugins and one of configurations: ours take their places, in a mount
 /// namespace that ends with it.
-fn ctr(site: &Site, line: &str) -> Result<Finished> {
+pub(super) fn ctr(site: &Site, line: &str) -> Result<Finished> {
     let mounts = "mkdir -p /opt/cni/bin /etc/cni/net.d && mount --bind \"$1\" /opt/cni/bin && \
                   mount --bind \"$2\" /etc/cni/net.d && shift 2 && exec ctr \"$@\"";
     let mut command = Command::new("unshare");

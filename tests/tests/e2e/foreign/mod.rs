@@ -4,6 +4,7 @@
 mod containerd;
 mod libcni;
 mod podman;
+mod together;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -21,13 +22,17 @@ use crate::site::configure;
 pub(crate) type Suite = (&'static [&'static str], fn() -> Vec<Test>);
 
 /// What runs where its programs are installed.
-pub(crate) const SUITES: [Suite; 3] = [
+pub(crate) const SUITES: [Suite; 4] = [
     (
         &["go", "/usr/share/gocode/src/github.com/containernetworking/cni", "/usr/lib/cni/portmap"],
         libcni::tests,
     ),
     (&["podman", "runc", "busybox", "/usr/lib/cni/portmap"], podman::tests),
     (&["containerd", "ctr", "runc", "busybox"], containerd::tests),
+    (
+        &["containerd", "ctr", "podman", "runc", "busybox", "/usr/lib/cni/portmap"],
+        together::tests,
+    ),
 ];
 
 /// Where Debian puts the stock plugins.
@@ -112,7 +117,7 @@ impl Site {
             fs::create_dir_all(root.join(sub))?;
         }
         fs::copy(BUSYBOX, root.join("bin/busybox")).context("copying busybox")?;
-        for applet in ["sh", "ip", "ping", "sleep", "cat", "grep"] {
+        for applet in ["sh", "ip", "ping", "sleep", "cat", "grep", "test"] {
             symlink("busybox", root.join("bin").join(applet))?;
         }
         Ok(root)

@@ -62,17 +62,22 @@ runc=["/usr/sbin/runc"]
 fn build() -> Result<Site> {
     let site = Site::new("podman")?;
     site.rootfs()?;
-    site.configure("front", &json!({}), &[])?;
+    configure(&site)?;
     site.configure("back", &json!({ "network": "back" }), &[])?;
     site.configure("both", &json!({ "network": "both" }), &[])?;
     let ports = json!({ "capabilities": { "ips": true, "portMappings": true } });
     site.configure("ports", &ports, &[])?;
-    fs::write(site.dir.path().join("containers.conf"), containers_conf(&site))?;
     Ok(site)
 }
 
+/// What every run of podman needs: a default network and the configuration.
+pub(super) fn configure(site: &Site) -> Result<()> {
+    site.configure("front", &json!({}), &[])?;
+    Ok(fs::write(site.dir.path().join("containers.conf"), containers_conf(site))?)
+}
+
 /// podman with the words of `line`; `ROOTFS` in it stands for the root file system.
-fn podman(site: &Site, line: &str) -> Result<Finished> {
+pub(super) fn podman(site: &Site, line: &str) -> Result<Finished> {
     let dir = site.dir.path();
     let mut command = Command::new("podman");
     command.env("CONTAINERS_CONF", dir.join("containers.conf"));

@@ -152,7 +152,14 @@ fn leader_killed(scene: &mut Scene) -> Result<()> {
         let stable = scene.sites.all[leader].netctl_json("endpoint ls -a")?;
         scene.sites.all[leader].kill_netmaster()?;
         let write = scene.fresh_write();
-        let (took, site) = scene.sites.accepted(&others, &write)?;
+        let (node, sites) = (&scene.nodes.one, &scene.sites);
+        let (took, site) = thread::scope(|scope| {
+            let add = scope.spawn(|| attach(node, "late", "front"));
+            let accepted = sites.accepted(&others, &write)?;
+            let added = add.join().map_err(|_panic| anyhow!("a thread panicked"))?;
+            added.context("an ADD while nobody leads")?.detach(node)?;
+            anyhow::Ok(accepted)
+        })?;
         ensure!(took <= KILLED, "the next leader accepted a write after {took:?}");
         let now = scene.sites.all[site].netctl_json("endpoint ls -a")?;
         ensure!(now == stable, "{now}, before {stable}");
