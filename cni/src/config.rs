@@ -1,7 +1,7 @@
 //! The network configuration on stdin, read once into values that hold.
 //!
 //! Unknown keys are ignored, as runtimes send more than a plugin declares. What the configuration
-//! asks for and this version does not do (port mappings, ranges, chaining) is
+//! asks for and this version does not do (port mappings, ranges) is
 //! refused, since a container without the limit or port it asked for looks like one that has it.
 
 use std::path::PathBuf;

@@ -143,18 +143,17 @@ fn add(
                 failure.details(details)
             }
         })?;
+    // In a chain the result is what the plugins before have made of it.
+    if let Some(previous) = &config.prev_result {
+        return Ok(previous.clone());
+    }
     let sandbox = Sandbox { ifname: &attachment.ifname, netns: env.netns() };
     Ok(added(&reply, sandbox, &config.dns, config.version))
 }
 
 fn add_request(env: &Environment, config: &Config) -> Result<AddRequest, Failure> {
-    if config.prev_result.is_some() {
-        return Err(Failure::new(
-            Code::InvalidConfig,
-            "weir-cni makes the interface itself: put it first in the plugin list",
-        )
-        .details("prevResult is present, so another plugin ran before"));
-    }
+    let given = config.prev_result.as_ref().map(|previous| given_ips(env, config, previous));
+    let given = given.transpose()?;
     if let Some((key, value)) = &config.unsupported {
         let msg = format!("unsupported field {key}: {value}");
         return Err(Failure::new(Code::UnsupportedField, msg)
@@ -169,21 +168,51 @@ fn add_request(env: &Environment, config: &Config) -> Result<AddRequest, Failure
         ));
     }
     let tenant = or("WEIR_TENANT", &config.tenant);
-    let mac =
-        if config.runtime.mac.is_empty() { or("MAC", "") } else { config.runtime.mac.clone() };
+    let chained = given.is_some();
+    let mac = match &config.runtime.mac {
+        // The interface has one, which the runtime asked the plugin before for.
+        _ if chained => String::new(),
+        mac if mac.is_empty() => or("MAC", ""),
+        mac => mac.clone(),
+    };
     Ok(AddRequest {
         attachment: Some(env.attachment()),
         netns: env.netns().to_owned(),
         tenant: if tenant.is_empty() { "default".to_owned() } else { tenant },
         network,
         group: or("WEIR_GROUP", &config.group),
-        ips: wanted_ips(env, config)?,
+        ips: given.map_or_else(|| wanted_ips(env, config), Ok)?,
+        chained,
         mac,
         mtu: config.mtu,
         container_name: or("K8S_POD_NAME", ""),
         config_name: config.name.clone(),
         bandwidth: wanted_bandwidth(config.runtime.bandwidth),
     })
+}
+
+/// Addresses of the interface that the plugins before have made, which is adopted with them.
+fn given_ips(env: &Environment, config: &Config, previous: &Value) -> Result<Vec<String>, Failure> {
+    let attachment = env.attachment();
+    let (ifname, netns) = (attachment.ifname.as_str(), env.netns());
+    let refuse = |msg: String| {
+        Err(Failure::new(Code::InvalidConfig, msg)
+            .details("weir-cni makes the interface when it is first in the plugin list"))
+    };
+    if config.ipam.is_some() {
+        return refuse(format!("ipam and prevResult: {ifname} has its addresses already"));
+    }
+    let is_ours =
+        |interface: &Value| interface["name"] == *ifname && interface["sandbox"] == *netns;
+    let mut interfaces = previous["interfaces"].as_array().into_iter().flatten();
+    if !interfaces.any(is_ours) {
+        return refuse(format!("prevResult has no interface {ifname} in {netns} to adopt"));
+    }
+    let ips = listed_ips(previous, ifname);
+    if ips.is_empty() {
+        return refuse(format!("prevResult gives {ifname} no address"));
+    }
+    distinct(Code::InvalidConfig, "prevResult.ips", ips.iter().map(String::as_str))
 }
 
 fn wanted_bandwidth(wanted: config::Bandwidth) -> Option<Bandwidth> {

@@ -176,6 +176,7 @@ impl Lost<'_> {
                 default_routes,
                 addresses,
             }),
+            adopted: None,
             limits: note.limits,
         }
     }

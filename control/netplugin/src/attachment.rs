@@ -154,6 +154,9 @@ pub(crate) struct Attachment {
     /// 1..=4094
     pub(crate) port: u16,
     pub(crate) host_ifname: String,
+    /// Index of a host end that another plugin made: it is not ours to remove.
+    #[serde(default)]
+    pub(crate) adopted: Option<u32>,
     /// What the runtime limits it to.
     #[serde(default)]
     pub(crate) limits: Limits,
@@ -192,6 +195,7 @@ pub(crate) mod tests {
             group: String::new(),
             sandbox: Sandbox { path: "/run/netns/x".into(), cookie: 4242 },
             port: 7,
+            adopted: None,
             limits: Limits::default(),
             interface: Some(Interface {
                 mac: Mac([2, 2, 10, 1, 1, 5]),
@@ -223,10 +227,12 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_row_from_before_there_were_limits_has_none() {
+    fn a_row_from_before_there_were_limits_and_adopted_links_has_none() {
         let row = example("c1");
         let mut text = serde_json::to_value(&row).unwrap();
-        text.as_object_mut().unwrap().remove("limits");
+        for key in ["limits", "adopted"] {
+            assert!(text.as_object_mut().unwrap().remove(key).is_some());
+        }
         assert_eq!(serde_json::from_value::<Attachment>(text).unwrap(), row);
     }
 

@@ -30,6 +30,8 @@ const RUNNING_POLL: Duration = Duration::from_millis(1);
 pub(crate) enum Error {
     #[error("network namespace {path}: {}", chain(.source))]
     Sandbox { path: String, source: NamespaceError },
+    #[error("netplugin's own network namespace: {}", chain(.source))]
+    OwnNamespace { source: NamespaceError },
     #[error("interface {ifname} exists in the container already")]
     Exists { ifname: String },
     #[error("uplink {device} does not exist")]
@@ -133,7 +135,7 @@ fn taken(error: NetlinkError, ifname: &str) -> Error {
     if error.is_existing() { Error::Exists { ifname: ifname.to_owned() } } else { error.into() }
 }
 
-fn take_note(host: &Netlink, index: u32, note: &Note) -> Result<(), Error> {
+pub(crate) fn take_note(host: &Netlink, index: u32, note: &Note) -> Result<(), Error> {
     Ok(note.text().map_or(Ok(()), |text| host.set_alias(index, &text))?)
 }
 
@@ -203,10 +205,14 @@ pub(crate) fn remove(host_ifname: &str) -> Result<(), Error> {
     }
 }
 
-/// Names of all host ends in this namespace.
+/// Names of all links in this namespace.
+pub(crate) fn names() -> Result<BTreeSet<String>, Error> {
+    Ok(Netlink::open()?.links()?.into_iter().map(|link| link.name).collect())
+}
+
+/// Names of all host ends in this namespace that are ours to make and remove.
 pub(crate) fn host_ends() -> Result<BTreeSet<String>, Error> {
-    let links = Netlink::open()?.links()?;
-    Ok(links.into_iter().map(|link| link.name).filter(|name| is_host_ifname(name)).collect())
+    Ok(names()?.into_iter().filter(|name| is_host_ifname(name)).collect())
 }
 
 /// A container's end as it is found without knowing where.

@@ -13,6 +13,7 @@ mod config;
 mod denylog;
 mod diff;
 mod engine;
+mod given;
 mod links;
 mod master;
 mod metrics;

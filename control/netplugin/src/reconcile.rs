@@ -14,6 +14,7 @@ use crate::adopt;
 use crate::attach::{Released, release};
 use crate::attachment::{Attachment, AttachmentId, State};
 use crate::links;
+use crate::naming::is_host_ifname;
 use crate::node::Node;
 use crate::refusal::Refusal;
 
@@ -96,13 +97,14 @@ async fn undo(node: &Arc<Node>, row: Attachment) {
 
 async fn observe(node: &Arc<Node>) -> Result<Suspects, Refusal> {
     // Links before rows: a row is written before its link is made.
-    let links = tokio::task::spawn_blocking(links::host_ends).await??;
+    let links = tokio::task::spawn_blocking(links::names).await??;
     let endpoints = node.mirror.endpoints_of(&node.config.node);
     let rows = node.roster.rows();
     let names: BTreeSet<&String> = rows.iter().map(|row| &row.host_ifname).collect();
     let ids: BTreeSet<String> = rows.iter().map(|row| row.id.to_string()).collect();
     let endpoints = endpoints.into_iter().map(|id| id.to_string());
-    let orphans = links.iter().filter(|name| !names.contains(name)).cloned().collect();
+    let is_orphan = |name: &&String| is_host_ifname(name) && !names.contains(name);
+    let orphans = links.iter().filter(is_orphan).cloned().collect();
     let homeless = endpoints.filter(|id| !ids.contains(id)).collect();
     let without_link: Vec<Attachment> = rows
         .iter()

@@ -5,6 +5,7 @@ use prost::Message as _;
 use tonic::Status;
 
 use crate::attachment::BadAttachmentId;
+use crate::given::Unfit;
 use crate::links;
 use crate::master::MasterError;
 use crate::mtu::BadMtu;
@@ -22,6 +23,8 @@ pub(crate) enum Refusal {
     Mtu(#[from] BadMtu),
     #[error(transparent)]
     Links(#[from] links::Error),
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
     #[error(transparent)]
     Ports(#[from] Exhausted),
     #[error(transparent)]
@@ -48,11 +51,12 @@ impl Refusal {
     fn code(&self) -> Code {
         match self {
             Self::Id(_) => Code::InvalidEnvironment,
-            Self::Request { .. } | Self::Mtu(_) => Code::InvalidConfig,
+            Self::Request { .. } | Self::Mtu(_) | Self::Unfit(_) => Code::InvalidConfig,
             Self::Links(error) => match error {
                 links::Error::Sandbox { .. } => Code::InvalidNetns,
                 links::Error::Exists { .. } => Code::InvalidEnvironment,
-                links::Error::NoUplink { .. }
+                links::Error::OwnNamespace { .. }
+                | links::Error::NoUplink { .. }
                 | links::Error::Gone { .. }
                 | links::Error::NotRunning { .. }
                 | links::Error::Netlink(_)
@@ -79,6 +83,11 @@ impl Refusal {
             Self::Late("vrouterd") => "start vrouterd, then retry".to_owned(),
             Self::Roster(roster::Error::Store(error)) if error.is_full() => {
                 "make room where netplugin's --state-dir is, then retry".to_owned()
+            }
+            Self::Unfit(_) => {
+                "put weir-cni first in the plugin list, or behind one that makes a veth \
+                               pair with an address and the gateway of the network, such as ptp"
+                    .to_owned()
             }
             Self::Id(_)
             | Self::Request { .. }

@@ -25,7 +25,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
-use crate::attach::{self, Added, Wish, WishedAddress};
+use crate::attach::{self, Added, Source, Wish, WishedAddress};
 use crate::attachment::{AttachmentId, Limit, Limits};
 use crate::naming::host_mac;
 use crate::node::Node;
@@ -173,6 +173,7 @@ fn wish(request: AddRequest) -> Result<Wish, Refusal> {
         mtu: request.mtu,
         container_name: request.container_name,
         limits: limits(request.bandwidth.unwrap_or_default())?,
+        source: if request.chained { Source::Chain } else { Source::Ours },
     })
 }
 

@@ -4,7 +4,7 @@
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use kit::frame::{Addresses, arp_request, icmp_echo, udp};
 use kit::{
     CONTAINER_IFNAME, Container, Daemon, NetnsGuard, Node, Purpose, Topology, TwoNodes, retry, run,
+    wait_until,
 };
 use netdev::packet::PacketSocket;
 use serde_json::{Value, json};
@@ -122,7 +123,7 @@ fn start(scene: &Scene, ears: &[Ears; 2], number: usize) -> Result<()> {
     let mut plug = Plug::new(node, "front")?;
     plug.config["group"] = json!("web");
     plug.args = format!("IP={FRESH};MAC={FRESH_MAC}");
-    let stop = AtomicBool::new(false);
+    let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     let first = || -> Result<()> {
         plug.add(node)?;
         // One packet to each, and no other chance: the first one has to get there.
@@ -132,22 +133,27 @@ fn start(scene: &Scene, ears: &[Ears; 2], number: usize) -> Result<()> {
             socket.send_to(&word, (victim.address(), FREE))?;
             ears.hear(&word)?;
         }
+        let has_sent = || (sent.load(Ordering::Relaxed) > 0).then_some(());
+        wait_until(BOUND, "the container to send by itself", has_sent)?;
         plug.del(node)
     };
     thread::scope(|scope| {
-        let attempts = scope.spawn(|| insist(plug.netns(), victims, &stop));
+        let attempts = scope.spawn(|| insist(plug.netns(), victims, &stop, &sent));
         let outcome = first();
         stop.store(true, Ordering::Relaxed);
-        let sent = attempts.join().ok().context("the container panicked")??;
-        outcome?;
-        ensure!(sent > 0, "the container has not sent anything by itself");
-        Ok(())
+        attempts.join().ok().context("the container panicked")??;
+        outcome
     })
 }
 
-/// Sends what is denied, by the stack and past it, for as long as it is not stopped; returns how many
-/// frames the device took.
-fn insist(netns: &NetnsGuard, victims: [&Container; 2], stop: &AtomicBool) -> Result<u64> {
+/// Sends what is denied, by the stack and past it, for as long as it is not stopped; `sent` counts the
+/// frames that the device took.
+fn insist(
+    netns: &NetnsGuard,
+    victims: [&Container; 2],
+    stop: &AtomicBool,
+    sent: &AtomicU64,
+) -> Result<()> {
     let mut frames = Vec::new();
     for victim in victims {
         let dst_mac = victim.mac()?;
@@ -159,7 +165,7 @@ fn insist(netns: &NetnsGuard, victims: [&Container; 2], stop: &AtomicBool) -> Re
     }
     netns.run(|| {
         let stack = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        let (mut raw, mut sent) = (None, 0);
+        let mut raw = None;
         while !stop.load(Ordering::Relaxed) {
             for victim in victims {
                 // Before there is a way this is an error, and that is the point.
@@ -167,10 +173,10 @@ fn insist(netns: &NetnsGuard, victims: [&Container; 2], stop: &AtomicBool) -> Re
             }
             raw = raw.or_else(|| PacketSocket::open(CONTAINER_IFNAME).ok());
             let taken = raw.iter().flat_map(|raw| frames.iter().map(|frame| raw.send(frame)));
-            sent += taken.flatten().count() as u64;
+            sent.fetch_add(taken.flatten().count() as u64, Ordering::Relaxed);
             thread::sleep(Duration::from_micros(200));
         }
-        anyhow::Ok(sent)
+        Ok(())
     })?
 }
 

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use super::blocking;
 use super::release::{Released, release};
 use crate::attachment::{Address, Attachment, AttachmentId, Interface, Limits, Sandbox, State};
+use crate::given::{self, Given};
 use crate::links::{self, Pair};
 use crate::master::Made;
 use crate::metrics::Step;
@@ -47,6 +48,16 @@ pub(crate) struct Wish {
     pub(crate) mtu: u32,
     pub(crate) container_name: String,
     pub(crate) limits: Limits,
+    pub(crate) source: Source,
+}
+
+/// Where the interface comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// It is made.
+    Ours,
+    /// An earlier plugin of the chain has made it.
+    Chain,
 }
 
 /// An address a runtime asks for; podman leaves the prefix length out.
@@ -78,8 +89,12 @@ pub(crate) async fn add(node: &Arc<Node>, wish: Wish, deadline: Instant) -> Resu
     }
     node.master.connected(deadline).await?;
     node.programmer.begun(deadline).await?;
-    let row = begin(node, &wish, sandbox, &namespace).await?;
-    match build(node, row.clone(), &wish, &namespace, deadline).await {
+    let (row, given) = begin(node, &wish, sandbox, &namespace).await?;
+    let built = match given {
+        None => build(node, row.clone(), &wish, &namespace, deadline).await,
+        Some(given) => adopt(node, row.clone(), &wish, (given, &namespace), deadline).await,
+    };
+    match built {
         Ok(added) => {
             let millis = started.elapsed().as_millis() as u64;
             let (id, addresses) = (&wish.id, &added.interface.addresses);
@@ -121,7 +136,7 @@ async fn settle_earlier(
 ) -> Result<Option<Added>, Refusal> {
     if let Some(interface) = row.interface.clone().filter(|_| is_wished(&row, wish, sandbox)) {
         node.master.connected(deadline).await?;
-        let ends = blocking(links::host_ends).await?;
+        let ends = blocking(links::names).await?;
         if ends.contains(&row.host_ifname) && has_endpoint(node, &row.id, &interface) {
             program(node, &row, node.mirror.stamp(), deadline).await?;
             return Ok(Some(Added { host_ifname: row.host_ifname, interface }));
@@ -145,6 +160,7 @@ fn is_wished(row: &Attachment, wish: &Wish, sandbox: &Sandbox) -> bool {
         && row.sandbox.cookie == sandbox.cookie
         && (&row.tenant, &row.network, &row.group) == (&wish.tenant, &wish.network, &wish.group)
         && row.limits == wish.limits
+        && row.adopted.is_some() == (wish.source == Source::Chain)
         && wish.ips.iter().all(is_held)
         && (wish.mac.is_empty() || wish.mac.parse() == Ok(interface.mac))
         && (wish.mtu == 0 || wish.mtu == interface.mtu)
@@ -162,15 +178,21 @@ fn has_endpoint(node: &Node, id: &AttachmentId, interface: &Interface) -> bool {
     })
 }
 
-/// Takes a port id and writes the row that says what to undo.
+/// Takes a port id and writes the row that says what to undo. With the interface, if that is there.
 async fn begin(
     node: &Arc<Node>,
     wish: &Wish,
     sandbox: Sandbox,
     namespace: &Arc<Namespace>,
-) -> Result<Attachment, Refusal> {
+) -> Result<(Attachment, Option<Given>), Refusal> {
     let (inside, ifname) = (Arc::clone(namespace), wish.id.ifname().to_owned());
-    blocking(move || links::require_free(&inside, &ifname)).await?;
+    let given = match wish.source {
+        Source::Ours => {
+            blocking(move || links::require_free(&inside, &ifname)).await?;
+            None
+        }
+        Source::Chain => Some(blocking(move || given::find(&inside, &ifname)).await??),
+    };
     let port = node.roster.allocate_port()?;
     let row = Attachment {
         id: wish.id.clone(),
@@ -181,7 +203,10 @@ async fn begin(
         group: wish.group.clone(),
         sandbox,
         port: port.get(),
-        host_ifname: host_ifname(&wish.id),
+        host_ifname: given
+            .as_ref()
+            .map_or_else(|| host_ifname(&wish.id), |g| g.host_ifname.clone()),
+        adopted: given.as_ref().map(|given| given.host_index),
         limits: wish.limits,
         interface: None,
     };
@@ -189,7 +214,7 @@ async fn begin(
         node.roster.free_port(port);
         return Err(error.into());
     }
-    Ok(row)
+    Ok((row, given))
 }
 
 async fn build(
@@ -218,6 +243,36 @@ async fn build(
     });
     interface.default_routes = measures.step(Step::Links, made).await?;
     measures.step(Step::Engine, program(node, &row, stamp, deadline)).await?;
+    finish(node, row, interface, namespace).await
+}
+
+/// As [`build`], with an interface that is there.
+async fn adopt(
+    node: &Arc<Node>,
+    row: Attachment,
+    wish: &Wish,
+    (given, namespace): (Given, &Arc<Namespace>),
+    deadline: Instant,
+) -> Result<Added, Refusal> {
+    let measures = &node.measures;
+    let wish = Wish { mac: given.seen.mac.to_string(), ..wish.clone() };
+    let stamp = measures.step(Step::Endpoint, register(node, &row, &wish, deadline)).await?;
+    let planned = measures.step(Step::Plan, plan(node, &wish)).await?;
+    let interface = given.interface(wish.id.ifname(), planned)?;
+    let (inside, note, mtu) = (Arc::clone(namespace), Note::of(&row), interface.mtu);
+    let taken = blocking(move || given.take(&inside, mtu, &note));
+    measures.step(Step::Links, taken).await?;
+    measures.step(Step::Engine, program(node, &row, stamp, deadline)).await?;
+    finish(node, row, interface, namespace).await
+}
+
+/// The engine has the port: lets packets in, and writes that down.
+async fn finish(
+    node: &Arc<Node>,
+    row: Attachment,
+    interface: Interface,
+    namespace: &Arc<Namespace>,
+) -> Result<Added, Refusal> {
     let (inside, of_row) = (Arc::clone(namespace), row.clone());
     blocking(move || links::open_host_end(&of_row.host_ifname, &inside, of_row.id.ifname()))
         .await?;
@@ -390,6 +445,7 @@ mod tests {
             mtu: 0,
             container_name: String::new(),
             limits: Limits::default(),
+            source: Source::Ours,
         }
     }
 
@@ -414,6 +470,7 @@ mod tests {
             Wish { mac: "02:02:0a:01:01:06".into(), ..wish() },
             Wish { mtu: 1400, ..wish() },
             Wish { limits: Limits { from: limit, to: None }, ..wish() },
+            Wish { source: Source::Chain, ..wish() },
         ] {
             assert!(!same(&other), "{other:?}");
         }

@@ -9,7 +9,7 @@ mod add;
 mod check;
 mod release;
 
-pub(crate) use add::{Added, Wish, WishedAddress, add};
+pub(crate) use add::{Added, Source, Wish, WishedAddress, add};
 pub(crate) use check::{check, status};
 pub(crate) use release::{Released, del, gc, release};
 

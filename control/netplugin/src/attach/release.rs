@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use super::blocking;
 use crate::attachment::{Attachment, AttachmentId, State};
+use crate::given;
 use crate::links;
 use crate::master::MasterError;
 use crate::naming::host_ifname;
@@ -90,8 +91,12 @@ async fn fence(node: &Node, rows: &[Attachment]) -> Fence {
 async fn unlink(node: &Node, row: &Attachment) -> Result<(), Refusal> {
     // Never closed.
     let _slot = node.removals.acquire().await.ok();
-    let host_end = row.host_ifname.clone();
-    blocking(move || links::remove(&host_end)).await
+    let (host_end, adopted) = (row.host_ifname.clone(), row.adopted);
+    blocking(move || match adopted {
+        Some(index) => given::let_go(&host_end, index),
+        None => links::remove(&host_end),
+    })
+    .await
 }
 
 /// DEL: fine with an attachment that is not there, or not any more.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::Site;
 use crate::Test;
 use crate::shared::sharing;
-use crate::site::links;
+use crate::site::{all_drops, endpoints, links};
 
 /// Where Debian's Go packages put their source.
 const PACKAGED_SOURCE: &str = "/usr/share/gocode";
@@ -26,7 +26,11 @@ pub(super) fn tests() -> Vec<Test> {
             ("cni_1_libcni_deletes_twice_and_with_the_namespace_gone", deletes),
             ("cni_1_stock_plugins_chained_behind_ours_get_what_they_need", chained),
             ("cni_1_stock_bandwidth_behind_ours_fails_the_add_and_leaves_nothing", stock_bandwidth),
-            ("cni_1_ours_chained_behind_a_stock_plugin_refuses_and_harms_nothing", behind),
+            ("cni_1_behind_ptp_the_interface_is_adopted_and_given_back", behind),
+            (
+                "cni_1_behind_a_plugin_whose_interface_is_unfit_ours_refuses_and_harms_nothing",
+                unfit,
+            ),
             ("cni_1_a_delegated_ipam_plugin_chooses_and_netmaster_grants", delegated),
             ("cni_1_what_a_delegated_ipam_plugin_chose_in_vain_is_given_back", delegated_in_vain),
             ("cni_1_a_second_add_by_libcni_gives_the_same_result", twice),
@@ -216,22 +220,78 @@ fn stock_bandwidth(site: &mut Site) -> Result<()> {
     site.again(&before)
 }
 
+/// Writes a list in which `first` makes the interface and ours follows.
+fn configure_behind(site: &Site, name: &str, first: &Value) -> Result<()> {
+    let list = json!({ "cniVersion": "1.0.0", "name": name, "plugins": [
+        first,
+        { "type": "weir-cni", "socket": site.node().cni_socket(), "tenant": "blue", "network": "front",
+            "group": "web", "stateDir": site.node().state_dir() },
+    ] });
+    Ok(fs::write(site.configurations().join(format!("{name}.conflist")), list.to_string())?)
+}
+
+/// ptp or bridge with one address for its container.
+fn stock(kind: &str, address: &str, gateway: &str) -> Value {
+    let ipam = json!({ "type": "static", "routes": [{ "dst": "0.0.0.0/0" }],
+        "addresses": [{ "address": address, "gateway": gateway }] });
+    json!({ "type": kind, "bridge": "stock0", "ipam": ipam })
+}
+
+/// The pair is ptp's: it stays what ptp's result says, and all its packets are the engine's.
 fn behind(site: &mut Site) -> Result<()> {
     let before = site.traces()?;
-    let list = json!({ "cniVersion": "1.0.0", "name": "behind", "plugins": [
-        { "type": "ptp", "ipam": { "type": "static", "addresses": [{ "address": "10.9.9.2/24", "gateway": "10.9.9.1" }] } },
-        { "type": "weir-cni", "socket": site.node().cni_socket(), "stateDir": site.node().state_dir(), "tenant": "blue", "network": "front" },
-    ] });
-    fs::write(site.configurations().join("behind.conflist"), list.to_string())?;
+    let other = Guest::new()?;
+    let there = other.add(site, "plain")?["ips"][0]["address"].clone();
+    let there = there.as_str().and_then(|text| text.split('/').next()).context("no address")?;
+    configure_behind(site, "behind", &stock("ptp", "10.1.1.88/24", "10.1.1.254"))?;
     let guest = Guest::new()?;
-    let refused = guest.call(site, "add", "behind")?;
-    ensure!(refused.code == Some(1), "{refused:?}");
-    let error: Value = serde_json::from_str(&refused.stdout)?;
-    ensure!(error["code"] == 7, "{error}");
-    let msg = error["msg"].as_str().unwrap_or_default();
-    ensure!(msg.contains("put it first in the plugin list"), "{error}");
-    let kept = guest.netns.netlink()?.link_by_name(CONTAINER_IFNAME)?;
-    ensure!(kept.is_some(), "the interface of the first plugin is gone");
-    guest.call(site, "del", "behind")?.success().context("DEL of the refused chain")?;
+    let result = guest.add(site, "behind")?;
+    ensure!(result["ips"][0]["address"] == "10.1.1.88/24", "{result}");
+    let host = result["interfaces"][0]["name"].as_str().context("no host end")?;
+    let netlink = site.node().netns().netlink()?;
+    let outside = netlink.link_by_name(host)?.context("no host end")?;
+    let inside = guest.netns.netlink()?.link_by_name(CONTAINER_IFNAME)?.context("no eth0")?;
+    ensure!([outside.mtu, inside.mtu] == [1450; 2], "{outside:?}, {inside:?}");
+    let kept = netlink.addresses(outside.index)?;
+    ensure!(kept.is_empty(), "the host can reach past the engine: {kept:?}");
+    let routes = netlink.routes()?;
+    ensure!(routes.iter().all(|route| route.oif != Some(outside.index)), "{routes:?}");
+    let endpoint = endpoints(site.node())?;
+    ensure!(endpoint.iter().any(|id| id.starts_with(guest.netns.name())), "{endpoint:?}");
+    for to in ["10.1.1.254", there] {
+        let seen = ping(guest.netns.namespace(), to.parse::<Ipv4Addr>()?, 1)?;
+        ensure!(seen.received == 1, "{to} is silent; drops {:?}", all_drops(site.node()));
+    }
+    guest.call(site, "check", "behind")?.success().context("CHECK of the chain")?;
+    for _ in 0..2 {
+        guest.call(site, "del", "behind")?.success().context("DEL of the chain")?;
+    }
+    other.call(site, "del", "plain")?.success()?;
+    site.again(&before)
+}
+
+/// What Weir could not keep its promises on is left as it was.
+fn unfit(site: &mut Site) -> Result<()> {
+    let before = site.traces()?;
+    for (name, first, says) in [
+        ("outside", stock("ptp", "10.9.9.2/24", "10.9.9.1"), "10.9.9.2"),
+        ("bridged", stock("bridge", "10.1.1.89/24", "10.1.1.254"), "a port of stock0"),
+        ("routed", stock("ptp", "10.1.1.89/24", "10.1.1.1"), "the network's gateway is 10.1.1.254"),
+    ] {
+        configure_behind(site, name, &first)?;
+        let guest = Guest::new()?;
+        let refused = guest.call(site, "add", name)?;
+        ensure!(refused.code == Some(1), "{name}: {refused:?}");
+        let error: Value = serde_json::from_str(&refused.stdout)?;
+        let msg = error["msg"].as_str().unwrap_or_default();
+        ensure!(error["code"] == 7 && msg.contains(says), "{name}: {error}");
+        let kept = guest.netns.netlink()?.link_by_name(CONTAINER_IFNAME)?;
+        ensure!(kept.is_some(), "{name}: the interface of the first plugin is gone");
+        guest.call(site, "del", name)?.success().context("DEL of the refused chain")?;
+    }
+    let netlink = site.node().netns().netlink()?;
+    if let Some(bridge) = netlink.link_by_name("stock0")? {
+        netlink.delete_link(bridge.index)?;
+    }
     site.again(&before)
 }

@@ -29,10 +29,7 @@ pub(crate) const SUITES: [Suite; 4] = [
     ),
     (&["podman", "runc", "busybox", "/usr/lib/cni/portmap"], podman::tests),
     (&["containerd", "ctr", "runc", "busybox"], containerd::tests),
-    (
-        &["containerd", "ctr", "podman", "runc", "busybox", "/usr/lib/cni/portmap"],
-        together::tests,
-    ),
+    (&["containerd", "ctr", "podman", "runc", "busybox", "/usr/lib/cni/portmap"], together::tests),
 ];
 
 /// Where Debian puts the stock plugins.

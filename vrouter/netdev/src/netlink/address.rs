@@ -43,6 +43,22 @@ impl Netlink {
         self.request(&operation, request, NLM_F_CREATE | NLM_F_EXCL).map(drop)
     }
 
+    /// Takes an address from a link.
+    ///
+    /// # Errors
+    /// [`Error::is_missing`] when there is no such link; `EADDRNOTAVAIL` when it has no such address.
+    pub fn remove_address(&self, index: u32, address: Address) -> Result<(), Error> {
+        let Address { ip, prefix_len } = address;
+        let operation =
+            Operation::new("removing address", format!("{ip}/{prefix_len} from link {index}"));
+        let mut message = AddressMessage::default();
+        message.header.index = index;
+        message.header.prefix_len = prefix_len;
+        message.header.family = family_of(ip);
+        message.attributes = vec![AddressAttribute::Local(ip)];
+        self.request(&operation, RouteNetlinkMessage::DelAddress(message), 0).map(drop)
+    }
+
     /// The addresses of a link, both families.
     ///
     /// # Errors

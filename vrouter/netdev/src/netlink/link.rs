@@ -7,6 +7,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 
 use super::Netlink;
 use super::error::{Error, Operation};
@@ -34,6 +35,8 @@ pub struct Link {
     pub peer_index: Option<u32>,
     /// This namespace's id for the peer's namespace; `None` when the peer is in this one.
     pub peer_netns_id: Option<i32>,
+    /// Index of the bridge, bond or VRF that the link is a port of.
+    pub controller: Option<u32>,
     /// What somebody wrote down about the link (`ip link set alias`), at most 255 bytes.
     pub alias: Option<String>,
 }
@@ -193,6 +196,28 @@ impl Netlink {
         self.set_attribute(&operation, index, LinkAttribute::IfAlias(alias.into()))
     }
 
+    /// This namespace's id for another namespace, as links name it; `None` when it has none, which is
+    /// so for a namespace that no link leads to.
+    ///
+    /// # Errors
+    /// [`Error`], naming the operation.
+    pub fn namespace_id(&self, namespace: &Namespace) -> Result<Option<i32>, Error> {
+        let operation = Operation::new("asking for the id of a namespace", "");
+        let mut message = NsidMessage::default();
+        let descriptor = namespace.as_fd().as_raw_fd().unsigned_abs();
+        message.attributes.push(NsidAttribute::Fd(descriptor));
+        let answer = self.request(&operation, RouteNetlinkMessage::GetNsId(message), 0)?;
+        let ids = answer.iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewNsId(message) => Some(&message.attributes),
+            _ => None,
+        });
+        let id = |attribute: &NsidAttribute| match attribute {
+            NsidAttribute::Id(id) if *id >= 0 => Some(*id),
+            _ => None,
+        };
+        Ok(ids.flatten().find_map(id))
+    }
+
     /// Moves a link to another namespace, where it arrives down and without addresses.
     ///
     /// # Errors
@@ -254,6 +279,7 @@ pub(crate) fn link_of(message: &LinkMessage) -> Link {
         kind: None,
         peer_index: None,
         peer_netns_id: None,
+        controller: None,
         alias: None,
     };
     for attribute in &message.attributes {
@@ -265,6 +291,7 @@ pub(crate) fn link_of(message: &LinkMessage) -> Link {
             }
             LinkAttribute::Link(peer) => link.peer_index = Some(*peer),
             LinkAttribute::LinkNetNsId(id) => link.peer_netns_id = Some(*id),
+            LinkAttribute::Controller(controller) => link.controller = Some(*controller),
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
             LinkAttribute::LinkInfo(infos) => link.kind = infos.iter().find_map(kind_in),
             _ => {}
