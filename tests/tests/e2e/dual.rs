@@ -267,7 +267,7 @@ fn turned_on(scene: &mut Scene) -> Result<()> {
 }
 
 fn reserved(scene: &mut Scene) -> Result<()> {
-    let nodes = &scene.nodes;
+    let Scene { a, nodes, .. } = &*scene;
     let said = netctl(&nodes.one, "ip reserve -t blue --ip 2001:db8:1::5:7 front web-6")?;
     ensure!(said == "Reserving address 2001:db8:1::5:7/64\n", "{said}");
     let next = netctl(&nodes.one, "ip reserve -t blue -6 front other-6")?;
@@ -281,9 +281,9 @@ fn reserved(scene: &mut Scene) -> Result<()> {
             ContainerSpec { name: "web", tenant: "blue", network: "front", group: None, args };
         let web = Container::attach(node, &spec)?;
         ensure!(web.address6()?.to_string() == "2001:db8:1::5:7", "{}", web.result());
-        let fresh = attach(node, "fresh", "front")?;
-        reach(&fresh, web.address6()?)?;
-        fresh.detach(node)?;
+        // It has another MAC than a second ago, which a still believes.
+        reach(a, web.address6()?)?;
+        reach(a, web.address())?;
         web.detach(node)?;
     }
     let stolen =

@@ -68,7 +68,7 @@ impl<'s> Walk<'s> {
         known.then_some(route.mac)
     }
 
-    /// Table `route`: the packet is for the gateway's MAC.
+    /// Table `route`: the packet is for the gateway's MAC, or for one that its address had before.
     pub(super) fn route(
         &mut self,
         ingress: &Ingress<'s>,
@@ -118,6 +118,23 @@ impl<'s> Walk<'s> {
         Ok(Target { next_hop: route.next_hop, routed: Some(route.mac) })
     }
 
+    /// Whether a neighbor's address is another MAC's by now: the sender still believes the MAC that the
+    /// address had before, for as long as its kernel does. Such a packet goes the router's way.
+    pub(super) fn is_moved(&mut self, ingress: &Ingress<'s>) -> bool {
+        let Origin::Port(_) = ingress.origin else { return false };
+        let Some(dst) = self.key.dst_ip().filter(|_| self.key.neighbor().is_none()) else {
+            return false;
+        };
+        self.sections.add(Section::Routes);
+        let found = self.snapshot.routes.by_ip.lookup(ingress.vrf, dst);
+        let moved = found.is_some_and(|(_, route)| {
+            route.bd == ingress.bd
+                && route.next_hop != NextHop::UnknownEndpoint
+                && route.mac != self.key.eth_dst()
+        });
+        moved && self.network(ingress.bd).is_some_and(|n| !n.gateways.is_empty())
+    }
+
     /// Table `mac`: the packet stays in its network.
     pub(super) fn bridge(
         &mut self,
@@ -141,8 +158,8 @@ impl<'s> Walk<'s> {
         Ok(Target { next_hop, routed: None })
     }
 
-    /// An address of this tenant is reached at its own MAC only: another one would borrow the
-    /// group of an address that the receiver does not have.
+    /// An address of this tenant is reached at its own MAC only, or by a router: another one would
+    /// borrow the group of an address that the receiver does not have.
     fn check_owner(&self, ingress: &Ingress<'s>, mac: Option<NextHop>) -> Result<(), DropReason> {
         let Some(dst) = self.key.dst_ip().filter(|_| self.key.neighbor().is_none()) else {
             return Ok(());

@@ -253,7 +253,7 @@ impl<'s> Walk<'s> {
         if self.is_for_hosts_of_a_router() {
             return Err(DropReason::NotForUs.into());
         }
-        let target = if self.key.eth_dst() == Mac::GATEWAY {
+        let target = if self.key.eth_dst() == Mac::GATEWAY || self.is_moved(&ingress) {
             self.route(&ingress, recorder)?
         } else {
             self.bridge(&ingress, recorder)?

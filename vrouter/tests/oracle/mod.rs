@@ -5,6 +5,7 @@
 pub(crate) mod bytes;
 pub(crate) mod memory;
 pub(crate) mod parse;
+mod source;
 
 use std::cmp::Reverse;
 use std::net::IpAddr;
@@ -12,13 +13,14 @@ use std::net::IpAddr;
 use flowtable::DropReason;
 use flowtable::action::Punt;
 use flowtable::entry::{
-    Direction, Entry, Ipv6, NetworkEntry, NextHop, OnDeny, Permit, PortEntry, RouteEntry,
-    RuleEntry, TenantEntry, UnderlayEntry,
+    Direction, Entry, NetworkEntry, NextHop, OnDeny, Permit, PortEntry, RouteEntry, RuleEntry,
+    TenantEntry, UnderlayEntry,
 };
 use flowtable::ids::{Bd, Group, Mac, PortId, RuleId, Vid, Vni, Vrf};
 use vrouter::{PortKind, PortSpec};
 
 use parse::{Ip, Seen, What};
+use source::check_source;
 
 /// What must become of a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -199,7 +201,7 @@ impl<'a> Oracle<'a> {
         {
             return drop(DropReason::NotForUs);
         }
-        let (next_hop, routed) = if seen.dst == Mac::GATEWAY {
+        let (next_hop, routed) = if seen.dst == Mac::GATEWAY || self.is_moved(came, seen) {
             let route = self.gateway(came, seen)?;
             (route.next_hop, Some(route.mac))
         } else {
@@ -339,6 +341,20 @@ impl<'a> Oracle<'a> {
             return Err(Fate::Punt(Punt::TimeExceeded));
         }
         Ok(route)
+    }
+
+    /// A container of a network with a gateway writes to a neighbor under a MAC that is not its.
+    fn is_moved(&self, came: Came<'_>, seen: &Seen) -> bool {
+        let What::Ip(ip) = seen.what else { return false };
+        let has_gateway = self.network(came.bd).is_some_and(|network| !network.gateways.is_empty());
+        let Some(route) = self.route(came.vrf, ip.dst) else { return false };
+        let is_neighbor = match route.next_hop {
+            NextHop::Local(_) | NextHop::Tunnel { .. } | NextHop::Vlan { .. } => {
+                route.bd == came.bd
+            }
+            NextHop::UnknownEndpoint => false,
+        };
+        came.from.is_container() && has_gateway && is_neighbor && route.mac != seen.dst
     }
 
     fn bridge(&self, came: Came<'_>, seen: &Seen) -> Stopped<NextHop> {
@@ -528,39 +544,6 @@ impl<'a> Oracle<'a> {
             }
         }
     }
-}
-
-/// A container may use its own addresses only.
-fn check_source(binding: &PortEntry, seen: &Seen) -> Stopped<()> {
-    if seen.src != binding.mac {
-        return drop(DropReason::SpoofedMac);
-    }
-    let allowed = match seen.what {
-        What::Other => return drop(DropReason::NonIp),
-        What::Ip(ip) if ip.src.is_ipv6() && binding.ipv6 == Ipv6::Off => {
-            return drop(DropReason::Ipv6Off);
-        }
-        What::Ip(ip) => binding.ips.contains(&ip.src) || seen.dst.is_multicast() && on_link(ip.src),
-        What::Neighbor { hardware, .. } if hardware.is_some_and(|mac| mac != binding.mac) => {
-            return drop(DropReason::SpoofedMac);
-        }
-        What::Neighbor { sender, .. } if sender.is_ipv6() && binding.ipv6 == Ipv6::Off => {
-            return drop(DropReason::Ipv6Off);
-        }
-        What::Neighbor { request, sender, .. } => {
-            let probes = match sender {
-                IpAddr::V4(_) => request && sender.is_unspecified(),
-                IpAddr::V6(_) => (request || seen.dst.is_multicast()) && on_link(sender),
-            };
-            probes || binding.ips.contains(&sender)
-        }
-    };
-    if allowed { Ok(()) } else { drop(DropReason::SpoofedIp) }
-}
-
-/// IPv6 before, and beside, an address of the network.
-fn on_link(ip: IpAddr) -> bool {
-    matches!(ip, IpAddr::V6(v6) if v6.is_unspecified() || v6.segments()[0] & 0xffc0 == 0xfe80)
 }
 
 const fn answer(target: IpAddr, mac: Mac) -> Punt {
