@@ -6,8 +6,9 @@ use std::net::IpAddr;
 
 use flowtable::entry::{
     Band, Direction, Entry, GroupEntry, Ipv6, MacEntry, MeterEntry, MeterUnit, NetworkEntry,
-    NextHop, OnDeny, Permit, PortEntry, PortRange, Prefix, QosEntry, RouteEntry, RuleEntry,
-    TcpFlagsMatch, TenantEntry, Tracking, TunnelEntry, UnderlayEntry, VlanEntry, VtepEntry,
+    NextHop, Offload, OnDeny, Permit, PortEntry, PortRange, Prefix, QosEntry, RouteEntry,
+    RuleEntry, TcpFlagsMatch, TenantEntry, Tracking, TunnelEntry, UnderlayEntry, VlanEntry,
+    VtepEntry,
 };
 use flowtable::ids::{Bd, Dscp, Group, Mac, MeterId, PortId, RuleId, Vid, Vni, Vrf};
 use flowtable::key::{Decap, Origin, parse};
@@ -77,6 +78,7 @@ fn entries() -> Vec<(Entry, [&'static str; 3])> {
                 ips,
                 ipv6: Ipv6::Off,
                 sample_rate: 400,
+                offload: Offload::On,
             }),
             [
                 "port",

@@ -25,7 +25,7 @@ use crate::config::EngineConfig;
 use crate::connections::Memory;
 use crate::counters::{Count, Counters};
 use crate::droplog::{DROP_QUEUE, Dropped};
-use crate::hot::{Hot, HotFlowStats, HotKeeper, HotLimits, HotStats, Offloading};
+use crate::hot::{Hot, HotKeeper, HotLimits};
 use crate::mailbox::{WorkerHandle, mailbox};
 use crate::port::{Framing, PortSpec};
 use crate::sample::{self, Sample};
@@ -255,28 +255,6 @@ impl Engine {
         self.shared.hot.set(Hot::new(table, limits)).ok()?;
         self.shared.hot.get()?.set_sample_rates(&self.shared);
         Some(HotKeeper { shared: Arc::clone(&self.shared) })
-    }
-
-    /// Starts or stops offloading; after a stop, all packets are the engine's. Without a table to
-    /// offload to, nothing happens.
-    pub fn set_offload(&self, switch: Offloading) {
-        if let Some(hot) = self.shared.hot.get() {
-            hot.switch(&self.shared, switch);
-        }
-    }
-
-    /// Numbers of the offloaded flows; `None` without a table to offload to.
-    #[must_use]
-    pub fn offload_stats(&self) -> Option<HotStats> {
-        let hot = self.shared.hot.get()?;
-        hot.count(&self.shared);
-        Some(hot.stats())
-    }
-
-    /// The flows that are offloaded now, in no meaningful order.
-    #[must_use]
-    pub fn offloaded(&self) -> Vec<HotFlowStats> {
-        self.shared.hot.get().map(Hot::list).unwrap_or_default()
     }
 
     /// Makes the counters say what was forwarded without the engine up to now.

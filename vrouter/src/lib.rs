@@ -36,7 +36,7 @@ pub use connections::opening_key;
 pub use counters::{Count, Tier};
 pub use droplog::Dropped;
 pub use engine::{CacheStats, Engine, EntryStats, PortError, PortStats, WriteError};
-pub use hot::{HotFlowStats, HotKeeper, HotLimits, HotStats, NotHot, Offloading};
+pub use hot::{HotFlowStats, HotKeeper, HotLimits, HotStats, HotTenant, NotHot, Offloading};
 pub use mailbox::{WorkerGone, WorkerHandle};
 pub use port::{Framing, PortKind, PortSpec};
 pub use sample::{SAMPLE_HEADER_BYTES, Sample};

@@ -39,7 +39,7 @@ pub use endpoint::{
     WantedAddresses, mac_for,
 };
 pub use explain::{End, Explained, Explanation, Party, Question, Side, Way, explain};
-pub use flowtable::entry::{Direction, OnDeny, Permit, Tracking};
+pub use flowtable::entry::{Direction, Offload, OnDeny, Permit, Tracking};
 pub use flowtable::ids::{Bd, Dscp, Group, Mac, PortId, RuleId, Vrf};
 pub use global::{ArpMode, FwdMode, Global, GlobalSpec, PrivateSubnet};
 pub use group::{EndpointGroup, GroupSpec};
@@ -68,4 +68,4 @@ pub use service::{ContainerLabel, Service, ServicePort, ServiceSpec, Transport};
 pub use subnet::Subnet;
 pub use subnet6::Subnet6;
 pub use tag::{TagPool, TagRange};
-pub use tenant::{Tenant, TenantChange, TenantSettings, TenantSpec};
+pub use tenant::{Tenant, TenantChange, TenantSettings, TenantSpec, parse_offload};

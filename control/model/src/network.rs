@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use flowtable::entry::Offload;
 use flowtable::ids::{Bd, Vid, Vni};
 
 use crate::key::NetworkKey;
@@ -141,6 +142,8 @@ pub struct NetworkSpec {
     pub gateway6: Option<Ipv6Addr>,
     /// The user's own tag.
     pub cfgd_tag: Option<CfgdTag>,
+    /// Whether the kernel may forward its endpoints' flows; `None`: as it is, at first it may.
+    pub offload: Option<Offload>,
 }
 
 impl NetworkSpec {
@@ -148,7 +151,8 @@ impl NetworkSpec {
     #[must_use]
     pub fn placed(self, tag: Tag, bd: Bd) -> Network {
         let Self { key, nw_type, subnet, gateway, subnet6, gateway6, cfgd_tag, .. } = self;
-        Network { key, nw_type, tag, subnet, gateway, subnet6, gateway6, cfgd_tag, bd }
+        let offload = self.offload.unwrap_or(Offload::On);
+        Network { key, nw_type, tag, subnet, gateway, subnet6, gateway6, cfgd_tag, offload, bd }
     }
 
     /// Checks an IPv6 subnet with its gateway; each may be empty, but no gateway is alone.
@@ -192,12 +196,14 @@ pub struct Network {
     pub gateway6: Option<Ipv6Addr>,
     /// The user's own tag.
     pub cfgd_tag: Option<CfgdTag>,
+    /// Whether the kernel may forward its endpoints' flows.
+    pub offload: Offload,
     /// Its bridge domain.
     pub bd: Bd,
 }
 
 impl Network {
-    /// Whether `spec` asks for what this network is.
+    /// Whether `spec` asks for what this network is, but for what an update may change.
     #[must_use]
     pub fn is_asked_by(&self, spec: &NetworkSpec) -> bool {
         let NetworkSpec { key, nw_type, encap, tag, subnet, gateway, .. } = spec;

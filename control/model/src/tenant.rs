@@ -1,6 +1,6 @@
 //! Tenants: a routing instance each, and what holds for all of a tenant's traffic.
 
-use flowtable::entry::{OnDeny, Permit, Tracking};
+use flowtable::entry::{Offload, OnDeny, Permit, Tracking};
 use flowtable::ids::Vrf;
 
 use crate::name::{NetworkName, TenantName};
@@ -20,6 +20,8 @@ pub struct TenantSettings {
     pub connections_max: u32,
     /// Most new flows per second; 0 leaves it to the engine.
     pub new_flows_max: u32,
+    /// Whether the kernel may forward its flows.
+    pub offload: Offload,
     /// Of what all endpoints send together, and of what they receive.
     pub limit: RateLimit,
 }
@@ -32,6 +34,7 @@ impl Default for TenantSettings {
             on_deny: OnDeny::Cut,
             connections_max: 0,
             new_flows_max: 0,
+            offload: Offload::On,
             limit: RateLimit::default(),
         }
     }
@@ -48,6 +51,7 @@ impl TenantSettings {
             on_deny: change.on_deny.unwrap_or(self.on_deny),
             connections_max: change.connections_max.unwrap_or(self.connections_max),
             new_flows_max: change.new_flows_max.unwrap_or(self.new_flows_max),
+            offload: change.offload.unwrap_or(self.offload),
             limit: RateLimit {
                 bandwidth: change.bandwidth.as_ref().unwrap_or(&limit.bandwidth).clone(),
                 burst: change.burst.unwrap_or(limit.burst),
@@ -63,6 +67,7 @@ impl TenantSettings {
             (self.on_deny == other.on_deny, "onDeny"),
             (self.connections_max == other.connections_max, "maxConnections"),
             (self.new_flows_max == other.new_flows_max, "maxNewFlows"),
+            (self.offload == other.offload, "offload"),
             (self.limit.bandwidth == other.limit.bandwidth, "bandwidth"),
             (self.limit.burst == other.limit.burst, "burst"),
         ];
@@ -83,6 +88,8 @@ pub struct TenantChange {
     pub connections_max: Option<u32>,
     /// Most new flows per second.
     pub new_flows_max: Option<u32>,
+    /// Whether the kernel may forward its flows.
+    pub offload: Option<Offload>,
     /// Rate of all endpoints together.
     pub bandwidth: Option<Bandwidth>,
     /// Burst of that rate.
@@ -127,6 +134,19 @@ impl TenantChange {
             "finish" => Ok(Some(OnDeny::Finish)),
             _ => Err(Refused::new(field, text, Reason::NotOneOf { list: "cut, finish" })),
         }
+    }
+}
+
+/// Checks `on`, `off`, or empty.
+///
+/// # Errors
+/// [`Refused`] for any other text.
+pub fn parse_offload(field: &'static str, text: &str) -> Result<Option<Offload>, Refused> {
+    match text {
+        "" => Ok(None),
+        "on" => Ok(Some(Offload::On)),
+        "off" => Ok(Some(Offload::Off)),
+        _ => Err(Refused::new(field, text, Reason::NotOneOf { list: "on, off" })),
     }
 }
 

@@ -145,7 +145,7 @@ mod tests {
               "vxlans": "1-100", "fwdMode": "routing", "arpMode": "proxy", "pvtSubnet": "172.19.0.0/16" },
             { "kind": "tenant", "tenantName": "blue", "defaultNetwork": "web", "defaultVerdict": "deny",
               "tracking": "stateless", "onDeny": "finish", "maxConnections": 9, "maxNewFlows": 8,
-              "bandwidth": "1 Gbps", "burst": 100 },
+              "bandwidth": "1 Gbps", "burst": 100, "offload": "off" },
             { "kind": "policy", "tenantName": "blue", "policyName": "guard" },
             { "kind": "rule", "tenantName": "blue", "policyName": "guard", "ruleId": "1",
               "direction": "in", "priority": 5, "fromEndpointGroup": "web", "fromIpAddress": "10.1.1.1",

@@ -217,7 +217,9 @@ fn meters(field: &'static str, meters: &[MeterId]) -> Result<(), BadEntry> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::{Direction, IcmpMatch, Ipv6, NextHop, Permit, RuleEntry, TcpFlagsMatch};
+    use crate::entry::{
+        Direction, IcmpMatch, Ipv6, NextHop, Offload, Permit, RuleEntry, TcpFlagsMatch,
+    };
     use crate::ids::{Bd, Group, Mac, PortId, RuleId, Vrf};
 
     fn base() -> RuleEntry {
@@ -330,6 +332,7 @@ mod tests {
                 ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
                 ipv6: Ipv6::Off,
                 sample_rate: 0,
+                offload: Offload::On,
             })
         };
         assert_eq!(field(&port([2, 0, 0, 0, 0, 1], &["10.0.0.1"])), None);

@@ -97,6 +97,15 @@ pub enum Ipv6 {
     On,
 }
 
+/// Whether flows may be forwarded without the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Offload {
+    /// If they may be and carry much.
+    On,
+    /// Never.
+    Off,
+}
+
 /// Whether a rule, or a tenant's default, lets a packet pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Permit {
@@ -157,6 +166,8 @@ pub struct PortEntry {
     pub ipv6: Ipv6,
     /// sFlow: one packet in this many is sampled; 0 leaves it to the engine's own setting.
     pub sample_rate: u32,
+    /// Whether flows from and to it may be forwarded without the engine.
+    pub offload: Offload,
 }
 
 /// `network` table: a bridge domain, its gateways and, for VLAN networks, its wire.

@@ -8,9 +8,9 @@ use super::protocol_word;
 use crate::action::Action;
 use crate::drop::DropReason;
 use crate::entry::{
-    Band, Direction, Entry, Ipv6, MeterEntry, MeterUnit, NetworkEntry, NextHop, OnDeny, Permit,
-    PortEntry, PortRange, Prefix, QosEntry, RouteEntry, RuleEntry, TcpFlagsMatch, TenantEntry,
-    Tracking,
+    Band, Direction, Entry, Ipv6, MeterEntry, MeterUnit, NetworkEntry, NextHop, Offload, OnDeny,
+    Permit, PortEntry, PortRange, Prefix, QosEntry, RouteEntry, RuleEntry, TcpFlagsMatch,
+    TenantEntry, Tracking,
 };
 use crate::key::ethertype;
 
@@ -105,6 +105,9 @@ fn port_actions(e: &PortEntry) -> String {
     if e.sample_rate != 0 {
         text.push_str(",sample=1/");
         text.push_str(&e.sample_rate.to_string());
+    }
+    if e.offload == Offload::Off {
+        text.push_str(",offload-off");
     }
     text
 }

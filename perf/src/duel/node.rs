@@ -11,8 +11,8 @@ use datapath_api::convert::ops_to_proto;
 use datapath_api::v1;
 use datapath_api::v1::datapath_client::DatapathClient;
 use flowtable::entry::{
-    Direction, Entry, Ipv6, MacEntry, NetworkEntry, NextHop, Op, Permit, PortEntry, PortRange,
-    Prefix, RouteEntry, RuleEntry,
+    Direction, Entry, Ipv6, MacEntry, NetworkEntry, NextHop, Offload, Op, Permit, PortEntry,
+    PortRange, Prefix, RouteEntry, RuleEntry,
 };
 use flowtable::ids::{Bd, Group, Mac, PortId, RuleId, Vrf};
 use netdev::{Namespace, Netlink, VethSpec};
@@ -280,6 +280,7 @@ fn tables() -> Result<Vec<Op>> {
             ips: vec![ip],
             ipv6: Ipv6::Off,
             sample_rate: 0,
+            offload: Offload::On,
         }));
         let prefix = Prefix::host(ip);
         entries.push(Entry::Route(RouteEntry { vrf, prefix, bd, mac, next_hop }));

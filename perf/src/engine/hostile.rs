@@ -6,7 +6,7 @@
 
 use anyhow::Result;
 use flowtable::entry::{
-    Direction, Entry, Ipv6, MacEntry, NextHop, Op, Permit, PortEntry, PortRange, Prefix,
+    Direction, Entry, Ipv6, MacEntry, NextHop, Offload, Op, Permit, PortEntry, PortRange, Prefix,
     RouteEntry, RuleEntry,
 };
 use flowtable::ids::{Bd, Group, Mac, PortId, RuleId, Vrf};
@@ -85,7 +85,17 @@ pub(super) fn allow_some(tenant: &Tenant, (port, sink): (PortId, PortId)) -> Res
     let owned = (0..OWNED_COUNT).map(|i| v4(OWNED + i)).collect();
     let container = |port: PortId, mac: Mac, ips: Vec<IpAddr>| {
         let (group, ipv6) = (Group::new(1)?, Ipv6::Off);
-        anyhow::Ok(Entry::Port(PortEntry { port, vrf, bd, group, mac, ips, ipv6, sample_rate: 0 }))
+        anyhow::Ok(Entry::Port(PortEntry {
+            port,
+            vrf,
+            bd,
+            group,
+            mac,
+            ips,
+            ipv6,
+            sample_rate: 0,
+            offload: Offload::On,
+        }))
     };
     let anywhere = Bd::new(tenant.number + 20_000)?;
     let (mac, next_hop) = (Mac([2, 3, 0, 0, 0, 1]), NextHop::Local(sink));

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use flowtable::entry::{
-    Direction, Entry, Ipv6, MacEntry, NetworkEntry, NextHop, Op, Permit, PortEntry, Prefix,
-    RouteEntry, TenantEntry, Tracking, TunnelEntry, UnderlayEntry, VtepEntry,
+    Direction, Entry, Ipv6, MacEntry, NetworkEntry, NextHop, Offload, Op, Permit, PortEntry,
+    Prefix, RouteEntry, TenantEntry, Tracking, TunnelEntry, UnderlayEntry, VtepEntry,
 };
 use flowtable::ids::{Bd, Group, Mac, PortId, Vni, Vrf};
 
@@ -119,6 +119,7 @@ impl Tenant {
                 ips: ips.into_iter().map(v4).collect(),
                 ipv6: Ipv6::Off,
                 sample_rate: 0,
+                offload: Offload::On,
             };
             entries.push(Entry::Port(entry));
             anyhow::Ok(())

@@ -22,6 +22,7 @@ mod hostile;
 mod job;
 mod lessons;
 mod metrics;
+mod offloading;
 mod offloads;
 mod pace;
 mod packet;
@@ -92,6 +93,7 @@ fn main() -> ExitCode {
         restart::tests,
         trouble::tests,
         disk::tests,
+        offloading::tests,
         offloads::tests,
         checksums::tests,
         work::tests,

@@ -111,6 +111,12 @@ struct Options {
     /// Flows that it forwards at most, a connection has two [default: 131072]
     #[arg(long, env = "WEIR_OFFLOAD_FLOWS", value_name = "N")]
     offload_flows: Option<u32>,
+    /// Of these, from one container [default: a quarter]
+    #[arg(long, env = "WEIR_OFFLOAD_PORT_FLOWS", value_name = "N")]
+    offload_port_flows: Option<u32>,
+    /// Of these, of one tenant [default: half]
+    #[arg(long, env = "WEIR_OFFLOAD_TENANT_FLOWS", value_name = "N")]
+    offload_tenant_flows: Option<u32>,
     /// Packets of a flow that pass the engine first [default: 16]
     #[arg(long, env = "WEIR_OFFLOAD_AFTER", value_name = "N")]
     offload_after: Option<u32>,
@@ -206,6 +212,9 @@ pub(crate) struct Config {
 pub(crate) struct OffloadConfig {
     pub(crate) switch: Switch,
     pub(crate) flows: u32,
+    /// From one port.
+    pub(crate) port_flows: u32,
+    pub(crate) tenant_flows: u32,
     pub(crate) after_packets: u32,
     pub(crate) orphaned_s: u32,
 }
@@ -249,6 +258,8 @@ pub(crate) enum ConfigError {
     Metrics(String),
     #[error("--offload-flows {0}: want 1 to {OFFLOAD_FLOWS_MAX}; --offload off offloads none")]
     OffloadFlows(u32),
+    #[error("{flag} {value}: want 1 to {max}, the value of --offload-flows")]
+    OffloadShare { flag: &'static str, value: u32, max: u32 },
     #[error("--offload-after 0: want 1 or more; a flow's first packets pass the engine")]
     OffloadAfter,
     #[error("--offload-orphaned {0}: want 1 to {OFFLOAD_ORPHANED_S_MAX}")]
@@ -306,6 +317,8 @@ impl Options {
             metrics: self.metrics.or(other.metrics),
             offload: self.offload.or(other.offload),
             offload_flows: self.offload_flows.or(other.offload_flows),
+            offload_port_flows: self.offload_port_flows.or(other.offload_port_flows),
+            offload_tenant_flows: self.offload_tenant_flows.or(other.offload_tenant_flows),
             offload_after: self.offload_after.or(other.offload_after),
             offload_orphaned: self.offload_orphaned.or(other.offload_orphaned),
             sflow_collector: self.sflow_collector.or(other.sflow_collector),
@@ -379,8 +392,15 @@ impl Options {
         if !(1..=OFFLOAD_ORPHANED_S_MAX).contains(&orphaned_s) {
             return Err(ConfigError::OffloadOrphaned(orphaned_s));
         }
+        let share = |flag, named: Option<u32>, default: u32| {
+            let value = named.unwrap_or(default.max(1));
+            let fits = (1..=flows).contains(&value);
+            fits.then_some(value).ok_or(ConfigError::OffloadShare { flag, value, max: flows })
+        };
+        let port_flows = share("--offload-port-flows", self.offload_port_flows, flows / 4)?;
+        let tenant_flows = share("--offload-tenant-flows", self.offload_tenant_flows, flows / 2)?;
         let switch = self.offload.unwrap_or(Switch::On);
-        Ok(OffloadConfig { switch, flows, after_packets, orphaned_s })
+        Ok(OffloadConfig { switch, flows, port_flows, tenant_flows, after_packets, orphaned_s })
     }
 
     fn sflow(&self) -> Result<Option<SflowConfig>, ConfigError> {
@@ -455,16 +475,23 @@ mod tests {
 
     #[test]
     fn offloading_is_flags_and_keys_within_bounds() {
-        let OffloadConfig { switch, flows, after_packets, orphaned_s } =
-            resolve("", &[]).unwrap().offload;
-        assert_eq!((switch, flows, after_packets, orphaned_s), (Switch::On, 131_072, 16, 300));
+        let offload = |flows, port_flows, tenant_flows, orphaned_s| OffloadConfig {
+            switch: Switch::On,
+            flows,
+            port_flows,
+            tenant_flows,
+            after_packets: 16,
+            orphaned_s,
+        };
+        assert_eq!(resolve("", &[]).unwrap().offload, offload(131_072, 32_768, 65_536, 300));
         let file = "offload = \"off\"\noffload-flows = 64\n";
-        let config = resolve(file, &["--offload", "on", "--offload-orphaned", "5"]).unwrap();
-        let expected =
-            OffloadConfig { switch: Switch::On, flows: 64, after_packets: 16, orphaned_s: 5 };
-        assert_eq!(config.offload, expected);
+        let line = ["--offload", "on", "--offload-orphaned", "5", "--offload-tenant-flows", "64"];
+        assert_eq!(resolve(file, &line).unwrap().offload, offload(64, 16, 64, 5));
+        assert_eq!(resolve("", &["--offload-flows=1"]).unwrap().offload, offload(1, 1, 1, 300));
         for (wrong, text) in [
             ("--offload-flows=0", "want 1 to 1048576"),
+            ("--offload-port-flows=0", "want 1 to 131072, the value of --offload-flows"),
+            ("--offload-tenant-flows=131073", "want 1 to 131072, the value of --offload-flows"),
             ("--offload-after=0", "want 1 or more"),
             ("--offload-orphaned=0", "want 1 to 86400"),
         ] {

@@ -23,13 +23,17 @@ pub(crate) struct CachedFlow {
 
 impl CachedFlow {
     /// Finds the offloaded flows among the cached ones, and adds those that the cache has forgotten.
-    pub(crate) fn join(cached: Vec<FlowStats>, offloaded: &[HotFlowStats]) -> Vec<Self> {
+    /// `refusal` says why one is not offloaded that may be.
+    pub(crate) fn join(
+        cached: Vec<FlowStats>,
+        offloaded: &[HotFlowStats],
+        refusal: impl Fn(&FlowKey) -> NotHot,
+    ) -> Vec<Self> {
         let mut left: ExactMap<FlowKey, &HotFlowStats> =
             offloaded.iter().map(|hot| (name(&hot.flow.key), hot)).collect();
         let flow = |FlowStats { key, verdict, count, not_hot }| {
             let hot = left.remove(&name(&key)).map(|hot| hot.count);
-            // What may be and is not yet was refused, or its offer is on its way.
-            let offloaded = hot.ok_or_else(|| not_hot.unwrap_or(NotHot::Refused));
+            let offloaded = hot.ok_or_else(|| not_hot.unwrap_or_else(|| refusal(&key)));
             Self { key, verdict, count, offloaded }
         };
         let mut flows: Vec<Self> = cached.into_iter().map(flow).collect();
@@ -90,7 +94,7 @@ fn message(flow: &CachedFlow) -> v1::Flow {
 #[cfg(test)]
 mod tests {
     use flowtable::action::{Exit, Pop};
-    use flowtable::entry::{Entry, Ipv6, PortEntry};
+    use flowtable::entry::{Entry, Ipv6, Offload, PortEntry};
     use flowtable::hot::HotFlow;
     use flowtable::ids::{Bd, Group, Mac, PortId};
     use flowtable::{ActionList, DropReason};
@@ -107,6 +111,10 @@ mod tests {
         }
     }
 
+    const fn refusal(_: &FlowKey) -> NotHot {
+        NotHot::PortQuota
+    }
+
     #[test]
     fn flows_are_filtered_by_text_and_by_tenant() {
         let entry = Entry::Port(PortEntry {
@@ -118,9 +126,10 @@ mod tests {
             ips: Vec::new(),
             ipv6: Ipv6::Off,
             sample_rate: 0,
+            offload: Offload::On,
         });
         let tenants = Tenants::new(&[EntryStats { entry, count: Count::default() }]);
-        let all = CachedFlow::join(vec![cached(7, 80), cached(7, 81), cached(8, 80)], &[]);
+        let all = CachedFlow::join(vec![cached(7, 80), cached(7, 81), cached(8, 80)], &[], refusal);
         let count = |text: &str, vrf, limit| {
             let filter = FlowFilter { spec: text.parse().unwrap(), vrf, limit };
             let reply = list(&all, &filter, &tenants);
@@ -148,10 +157,16 @@ mod tests {
         let flow = FlowStats { verdict: Verdict::Forward(actions), not_hot: None, ..cached(7, 80) };
         let forgotten = FlowKey { tcp_flags: 0, ..cached(7, 82).key };
         let offloaded = [hot(FlowKey { tcp_flags: 16, ..flow.key }), hot(forgotten)];
-        let all = CachedFlow::join(vec![flow, cached(7, 81)], &offloaded);
+        let refused = FlowStats { not_hot: None, ..cached(7, 83) };
+        let all = CachedFlow::join(vec![flow, cached(7, 81), refused], &offloaded, refusal);
         let told: Vec<_> = all.iter().map(message).collect();
         let told = told.iter().map(|f| (f.packets, f.bytes, f.offloaded_packets, &f.offload[..]));
-        let wanted = [(7, 820, 5, "yes"), (2, 120, 0, "not-forwarded"), (5, 700, 5, "yes")];
+        let wanted = [
+            (7, 820, 5, "yes"),
+            (2, 120, 0, "not-forwarded"),
+            (2, 120, 0, "port-quota"),
+            (5, 700, 5, "yes"),
+        ];
         assert_eq!(told.collect::<Vec<_>>(), wanted);
     }
 }

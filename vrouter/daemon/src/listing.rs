@@ -13,7 +13,9 @@ use flowtable::key::{FlowKey, ipproto};
 use flowtable::meter::MeterCounts;
 use flowtable::text::{FlowSpec, MaskedKey, entry_actions, entry_match};
 use offload::{DropCount, Offload, OffloadError};
-use vrouter::{Count, EntryStats, Framing, HotStats, NotHot, PortKind, PortStats, opening_key};
+use vrouter::{
+    Count, EntryStats, Framing, HotStats, HotTenant, NotHot, PortKind, PortStats, opening_key,
+};
 
 /// Entries of a listing when the client does not say.
 const LIMIT_DEFAULT: usize = 10_000;
@@ -162,6 +164,11 @@ fn entry(stats: &EntryStats) -> v1::ListedEntry {
     }
 }
 
+const fn offloading_tenant(tenant: &HotTenant) -> v1::offload_reply::Tenant {
+    let HotTenant { vrf, flows, flows_max, ports_off } = *tenant;
+    v1::offload_reply::Tenant { vrf: vrf.get(), flows, flows_max, ports_off }
+}
+
 /// The offloaded flows in numbers.
 pub(crate) fn offload(stats: &HotStats) -> v1::OffloadReply {
     let refusal = |(reason, count): &(NotHot, u64)| v1::offload_reply::Refusal {
@@ -174,6 +181,7 @@ pub(crate) fn offload(stats: &HotStats) -> v1::OffloadReply {
         flows_max: stats.flows_max,
         packets: stats.count.packets,
         bytes: stats.count.bytes,
+        tenants: stats.tenants.iter().map(offloading_tenant).collect(),
         offloaded: stats.offloaded,
         idle: stats.idle,
         ended: stats.ended,
@@ -322,7 +330,8 @@ fn meter(entry: &MeterEntry, seen: &MeterCounts) -> v1::Meter {
 mod tests {
     use flowtable::conn::{Owner, Seconds, State, Tuple};
     use flowtable::entry::{
-        Ipv6, MacEntry, NetworkEntry, NextHop, PortEntry, Prefix, QosEntry, RouteEntry, VtepEntry,
+        Ipv6, MacEntry, NetworkEntry, NextHop, Offload, PortEntry, Prefix, QosEntry, RouteEntry,
+        VtepEntry,
     };
     use flowtable::ids::{Group, Mac};
     use flowtable::meter::{Band, Tally};
@@ -503,6 +512,7 @@ mod tests {
                 ips: Vec::new(),
                 ipv6: Ipv6::Off,
                 sample_rate: 0,
+                offload: Offload::On,
             }))
         };
         let qos = |id, from: u32, to: u32| {

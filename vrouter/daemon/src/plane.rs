@@ -181,8 +181,8 @@ fn keeper(engine: &Engine, offload: &Arc<Offload>, config: OffloadConfig) -> Opt
     }
     let limits = HotLimits {
         after_packets: config.after_packets.into(),
-        port_flows: (config.flows / 4).max(1),
-        tenant_flows: (config.flows / 2).max(1),
+        port_flows: config.port_flows,
+        tenant_flows: config.tenant_flows,
     };
     let table: Arc<dyn HotTable> = Arc::<Offload>::clone(offload);
     let keeper = engine.offload(table, limits);

@@ -272,7 +272,9 @@ impl Service {
                 let flows = flows.map_err(|e| status(Code::Internal, &e))?;
                 let tenants = Tenants::new(&self.engine.entries());
                 let filter = FlowFilter { spec, vrf: request.vrf, limit };
-                let flows = CachedFlow::join(flows, &self.engine.offloaded());
+                let flows = CachedFlow::join(flows, &self.engine.offloaded(), |key| {
+                    self.engine.offload_refusal(key)
+                });
                 Ok(flows::list(&flows, &filter, &tenants))
             }
             v1::ListKind::Connections => {

@@ -36,6 +36,8 @@ pub(crate) struct Record {
     pub(crate) vrf: Vrf,
     /// What of its count is in the counters already.
     pub(crate) counted: HotCount,
+    /// Packets since the last harvest: those who ask for counts meanwhile do not make it look idle.
+    pub(crate) carried: u64,
     /// Harvests in a row that found nothing new.
     pub(crate) idle_rounds: u32,
     pub(crate) stage: Stage,
@@ -97,6 +99,11 @@ impl Book {
         self.records.get_mut(place as usize)?.as_mut()
     }
 
+    /// How many flows each tenant has.
+    pub(crate) fn of_tenants(&self) -> impl Iterator<Item = (Vrf, u32)> {
+        self.of_tenant.iter().map(|(vrf, count)| (*vrf, *count))
+    }
+
     /// All flows with their places.
     pub(crate) fn all(&self) -> impl Iterator<Item = (u32, &Record)> {
         let records = (0..).zip(&self.records);
@@ -108,23 +115,28 @@ impl Book {
         self.all().filter(|(_, record)| record.stage == Stage::Live)
     }
 
-    /// Gives a flow that is not in the book a place.
-    pub(crate) fn add(&mut self, record: Record) -> Result<u32, NotHot> {
-        let (port, vrf) = (record.flow.key.in_port, record.vrf);
+    /// Whether there is room for one more flow from `port` of `vrf`.
+    pub(crate) fn room(&self, (port, vrf): (u16, Vrf)) -> Result<(), NotHot> {
         if self.of_port.get(&port).is_some_and(|count| *count >= self.limits.port_flows) {
             return Err(NotHot::PortQuota);
         }
         if self.of_tenant.get(&vrf).is_some_and(|count| *count >= self.limits.tenant_flows) {
             return Err(NotHot::TenantQuota);
         }
-        let place = match self.free.pop() {
-            Some(place) => place,
-            None if self.records.len() < self.places as usize => {
-                self.records.push(None);
-                self.records.len() as u32 - 1
-            }
-            None => return Err(NotHot::Full),
-        };
+        if self.free.is_empty() && self.records.len() >= self.places as usize {
+            return Err(NotHot::Full);
+        }
+        Ok(())
+    }
+
+    /// Gives a flow that is not in the book a place.
+    pub(crate) fn add(&mut self, record: Record) -> Result<u32, NotHot> {
+        let (port, vrf) = (record.flow.key.in_port, record.vrf);
+        self.room((port, vrf))?;
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.records.push(None);
+            self.records.len() as u32 - 1
+        });
         *self.of_port.entry(port).or_default() += 1;
         *self.of_tenant.entry(vrf).or_default() += 1;
         self.by_name.insert(name(&record.flow.key), place);
@@ -222,6 +234,7 @@ mod tests {
             hit: None,
             vrf: Vrf::new(vrf).unwrap(),
             counted: HotCount::default(),
+            carried: 0,
             idle_rounds: 0,
             stage: Stage::Live,
         }

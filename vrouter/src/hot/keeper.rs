@@ -108,8 +108,9 @@ impl Hot {
         let now = shared.seconds();
         let connections = &shared.memory.connections;
         for place in places(&book, |_| true) {
-            let packets = self.count_place(&mut book, place, shared);
+            self.count_place(&mut book, place, shared);
             let Some(record) = book.record_mut(place) else { continue };
+            let packets = std::mem::take(&mut record.carried);
             record.idle_rounds = if packets > 0 { 0 } else { record.idle_rounds + 1 };
             let idle = record.idle_rounds >= IDLE_ROUNDS;
             let lives = record.hit.is_none_or(|hit| match packets {

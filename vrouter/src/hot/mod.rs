@@ -15,18 +15,21 @@
 //! Locks, in this order: `retiring`, `book`, `conns`. Workers take the last one only.
 
 mod book;
+mod control;
 mod keeper;
 mod reason;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
 
 use crossbeam::queue::ArrayQueue;
 use flowtable::conn::{ConnRef, Hit, Seconds};
+use flowtable::entry::Offload;
 use flowtable::exact::ExactMap;
 use flowtable::hot::{HotCount, HotFlow, HotTable};
-use flowtable::ids::PortId;
+use flowtable::ids::{PortId, Vrf};
 use flowtable::key::{FlowKey, Parsed, tcp_flag};
 use flowtable::text::FlowSpec;
 
@@ -87,6 +90,21 @@ pub struct HotStats {
     pub count: Count,
     /// Offers that were refused.
     pub refused: Vec<(NotHot, u64)>,
+    /// Tenants that have offloaded flows or ports that are to have none, in the order of their ids.
+    pub tenants: Vec<HotTenant>,
+}
+
+/// Offloaded flows of a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HotTenant {
+    /// The tenant.
+    pub vrf: Vrf,
+    /// Offloaded now.
+    pub flows: u32,
+    /// Most at once.
+    pub flows_max: u32,
+    /// Its ports on this node whose flows may not be offloaded.
+    pub ports_off: u32,
 }
 
 /// An offloaded flow, for listing.
@@ -241,6 +259,7 @@ impl Hot {
             hit: *hit,
             vrf,
             counted: HotCount::default(),
+            carried: 0,
             idle_rounds: 0,
             stage: Stage::Live,
         };
@@ -377,14 +396,15 @@ impl Hot {
         }
     }
 
-    /// Adds what a flow has carried since it was counted last; returns how many packets that were.
-    fn count_place(&self, book: &mut Book, place: u32, shared: &Shared) -> u64 {
-        let Some(record) = book.record_mut(place) else { return 0 };
+    /// Adds what a flow has carried since it was counted last.
+    fn count_place(&self, book: &mut Book, place: u32, shared: &Shared) {
+        let Some(record) = book.record_mut(place) else { return };
         let now = self.table.count(place);
         let packets = now.packets.saturating_sub(record.counted.packets);
         // A program adds packets first.
         let bytes = now.bytes.saturating_sub(record.counted.bytes);
         record.counted = now;
+        record.carried += packets;
         let added = Count { packets, bytes };
         let counters = &shared.offloaded;
         if let Ok(port) = PortId::new(record.flow.key.in_port.into()) {
@@ -396,7 +416,6 @@ impl Hot {
         }
         self.numbers.packets.fetch_add(packets, Ordering::Relaxed);
         self.numbers.bytes.fetch_add(bytes, Ordering::Relaxed);
-        packets
     }
 
     /// Waits for the last packets of stopped flows, counts them and frees the places. `retiring` is
@@ -418,9 +437,12 @@ impl Hot {
         }
     }
 
-    pub(crate) fn stats(&self) -> HotStats {
+    pub(crate) fn stats(&self, shared: &Shared) -> HotStats {
         let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
-        let flows = lock(&self.book).live().count() as u64;
+        let book = lock(&self.book);
+        let flows = book.live().count() as u64;
+        let tenants = self.tenants(&book, &shared.snapshot.load());
+        drop(book);
         let numbers = &self.numbers;
         let refused = NotHot::REFUSALS.into_iter().zip(&numbers.refused);
         HotStats {
@@ -434,7 +456,36 @@ impl Hot {
             confirmed: load(&numbers.confirmed),
             count: Count { packets: load(&numbers.packets), bytes: load(&numbers.bytes) },
             refused: refused.map(|(reason, count)| (reason, load(count))).collect(),
+            tenants,
         }
+    }
+
+    fn tenants(&self, book: &Book, snapshot: &Snapshot) -> Vec<HotTenant> {
+        let mut numbers: BTreeMap<Vrf, [u32; 2]> = BTreeMap::new();
+        for (vrf, flows) in book.of_tenants() {
+            numbers.entry(vrf).or_default()[0] = flows;
+        }
+        for binding in snapshot.ports.all().filter_map(|port| port.binding.as_ref()) {
+            if binding.offload == Offload::Off {
+                numbers.entry(binding.vrf).or_default()[1] += 1;
+            }
+        }
+        let flows_max = self.limits.tenant_flows;
+        let numbers = numbers.into_iter();
+        numbers
+            .map(|(vrf, [flows, ports_off])| HotTenant { vrf, flows, flows_max, ports_off })
+            .collect()
+    }
+
+    /// Why a flow that may be offloaded and has carried enough is not.
+    pub(crate) fn refusal(&self, key: &FlowKey, snapshot: &Snapshot) -> NotHot {
+        if lock(&self.watched).as_ref().is_some_and(|spec| spec.matches(key)) {
+            return NotHot::Watched;
+        }
+        let Some(vrf) = pipeline::tenant(snapshot, key) else { return NotHot::NotForwarded };
+        let room = lock(&self.book).room((key.in_port, vrf));
+        // Its next offer may find room, or the table refuses it.
+        room.err().unwrap_or(NotHot::Refused)
     }
 
     /// The offloaded flows.

@@ -2,6 +2,7 @@
 
 use flowtable::action::{Exit, Pop};
 use flowtable::conn::{Hit, Seconds};
+use flowtable::entry::Offload;
 use flowtable::ids::PortId;
 use flowtable::key::{FlowKey, ethertype, ipproto};
 use flowtable::{ActionList, Verdict};
@@ -18,6 +19,8 @@ pub enum NotHot {
     Off,
     /// It has not carried enough yet, or its offer is on its way.
     New,
+    /// Its sender or its receiver is to have none offloaded: their tenant or network says so.
+    SwitchedOff,
     /// It is dropped, or answered by the gateway.
     NotForwarded,
     /// It comes from or goes to the wire.
@@ -55,6 +58,7 @@ impl NotHot {
         match self {
             Self::Off => "off",
             Self::New => "new",
+            Self::SwitchedOff => "switched-off",
             Self::NotForwarded => "not-forwarded",
             Self::OffNode => "off-node",
             Self::Protocol => "protocol",
@@ -85,6 +89,11 @@ pub(crate) fn judge(
     let (Pop::Nothing, Exit::Plain(_), true) = (actions.pop, actions.exit, inside) else {
         return Err(NotHot::OffNode);
     };
+    let binding = |id| snapshot.ports.lookup(id).and_then(|port| port.binding.as_ref());
+    let mut bindings = ports.into_iter().flatten().filter_map(binding);
+    if bindings.any(|binding| binding.offload == Offload::Off) {
+        return Err(NotHot::SwitchedOff);
+    }
     let is_ip = matches!(key.eth_type, ethertype::IPV4 | ethertype::IPV6);
     if !is_ip || !matches!(key.proto, ipproto::TCP | ipproto::UDP) {
         return Err(NotHot::Protocol);

@@ -5,9 +5,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 use flowtable::entry::{
-    Direction, Entry, EntryKey, GroupEntry, Ipv6, MacEntry, NetworkEntry, NextHop, Op, Permit,
-    PortEntry, PortRange, Prefix, RouteEntry, RuleEntry, TunnelEntry, UnderlayEntry, VlanEntry,
-    VtepEntry,
+    Direction, Entry, EntryKey, GroupEntry, Ipv6, MacEntry, NetworkEntry, NextHop, Offload, Op,
+    Permit, PortEntry, PortRange, Prefix, RouteEntry, RuleEntry, TunnelEntry, UnderlayEntry,
+    VlanEntry, VtepEntry,
 };
 use flowtable::ids::{Bd, Group, Mac, PortId, RuleId, Vid, Vni, Vrf};
 use proptest::collection::vec;
@@ -285,6 +285,7 @@ fn binding() -> impl Strategy<Value = PortEntry> {
             ips,
             ipv6,
             sample_rate: 0,
+            offload: Offload::On,
         },
     )
 }

@@ -18,8 +18,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flowtable::DropReason;
 use flowtable::entry::{
-    Entry, GroupEntry, Ipv6, MacEntry, NetworkEntry, NextHop, Op, Permit, PortEntry, Prefix,
-    RouteEntry, TenantEntry, Tracking, TunnelEntry, UnderlayEntry, VlanEntry, VtepEntry,
+    Entry, GroupEntry, Ipv6, MacEntry, NetworkEntry, NextHop, Offload, Op, Permit, PortEntry,
+    Prefix, RouteEntry, TenantEntry, Tracking, TunnelEntry, UnderlayEntry, VlanEntry, VtepEntry,
 };
 use flowtable::ids::{Bd, Group, Mac, PortId, RuleId, Vid, Vni, Vrf};
 use packet_io::QueueId;
@@ -167,6 +167,7 @@ impl Host {
             ips: vec![self.ip.into()],
             ipv6: Ipv6::Off,
             sample_rate: 0,
+            offload: Offload::On,
         }
     }
 

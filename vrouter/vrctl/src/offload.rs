@@ -36,6 +36,7 @@ fn meaning(offload: &str) -> &str {
         "yes" => "the kernel forwards it",
         "off" => "offloading is off: `vrctl offload on`",
         "new" => "it has not carried enough yet",
+        "switched-off" => "it is off for a tenant or network: `netctl tenant|network update`",
         "not-forwarded" => "it is dropped, or the gateway answers it",
         "off-node" => "it comes from or goes to another node or a VLAN",
         "protocol" => "it is neither TCP nor UDP",
@@ -43,6 +44,10 @@ fn meaning(offload: &str) -> &str {
         "metered" => "a rate limits it",
         "not-established" => "its connection is not answered yet, or is ending",
         "flag-rules" => "rules look at the TCP flags of each of its packets",
+        "port-quota" => "its sender has all the flows it may have: --offload-port-flows",
+        "tenant-quota" => "its tenant has all the flows it may have: --offload-tenant-flows",
+        "full" => "all places are taken: --offload-flows",
+        "watched" => "somebody watches it: `vrctl trace --live`",
         "refused" => "its offer waits or was refused: `vrctl offload` counts why",
         _ => "this version of vrctl does not know why",
     }
@@ -80,6 +85,15 @@ pub(crate) struct OffloadView {
     changed: u64,
     confirmed: u64,
     refused: Vec<RefusalView>,
+    tenants: Vec<TenantView>,
+}
+
+#[derive(Debug, Serialize)]
+struct TenantView {
+    vrf: u32,
+    flows: u32,
+    flows_max: u32,
+    ports_off: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -90,6 +104,12 @@ struct RefusalView {
 
 impl From<v1::OffloadReply> for OffloadView {
     fn from(reply: v1::OffloadReply) -> Self {
+        let tenant = |t: v1::offload_reply::Tenant| TenantView {
+            vrf: t.vrf,
+            flows: t.flows,
+            flows_max: t.flows_max,
+            ports_off: t.ports_off,
+        };
         let refusal =
             |r: v1::offload_reply::Refusal| RefusalView { reason: r.reason, count: r.count };
         Self {
@@ -104,6 +124,7 @@ impl From<v1::OffloadReply> for OffloadView {
             changed: reply.changed,
             confirmed: reply.confirmed,
             refused: reply.refused.into_iter().map(refusal).collect(),
+            tenants: reply.tenants.into_iter().map(tenant).collect(),
         }
     }
 }
@@ -116,6 +137,10 @@ pub(crate) fn offload_lines(view: &OffloadView) -> String {
         (_, false) => "off",
     };
     let refused = view.refused.iter().map(|r| format!("refused ({}): {}\n", r.reason, r.count));
+    let tenants = view.tenants.iter().map(|t| {
+        let TenantView { vrf, flows, flows_max, ports_off } = t;
+        format!("vrf {vrf}: {flows} of {flows_max} flows, {ports_off} ports switched off\n")
+    });
     format!(
         "offload: {state}\nflows: {} of {}\npackets: {}\nbytes: {}\noffloaded: {}\nidle: {}\n\
          ended: {}\nchanged: {}\nconfirmed: {}\n{}",
@@ -128,14 +153,14 @@ pub(crate) fn offload_lines(view: &OffloadView) -> String {
         view.ended,
         view.changed,
         view.confirmed,
-        refused.collect::<Vec<_>>().concat()
+        refused.chain(tenants).collect::<Vec<_>>().concat()
     )
 }
 
 #[cfg(test)]
 mod tests {
     use datapath_api::v1;
-    use datapath_api::v1::offload_reply::Refusal;
+    use datapath_api::v1::offload_reply::{Refusal, Tenant};
 
     use super::{CachedFlowView, OffloadView, cached_flow_lines, offload_lines};
 
@@ -181,16 +206,18 @@ mod tests {
             changed: 3,
             confirmed: 4,
             refused: vec![Refusal { reason: "full".into(), count: 5 }],
+            tenants: vec![Tenant { vrf: 3, flows: 2, flows_max: 32, ports_off: 1 }],
         };
         let view = OffloadView::from(reply);
         assert_eq!(
             offload_lines(&view),
             "offload: on\nflows: 2 of 64\npackets: 9\nbytes: 900\noffloaded: 8\nidle: 1\nended: 2\n\
-             changed: 3\nconfirmed: 4\nrefused (full): 5\n"
+             changed: 3\nconfirmed: 4\nrefused (full): 5\n\
+             vrf 3: 2 of 32 flows, 1 ports switched off\n"
         );
         assert_eq!(
             serde_json::to_string(&view).unwrap(),
-            r#"{"on":true,"flows":2,"flows_max":64,"packets":9,"bytes":900,"offloaded":8,"idle":1,"ended":2,"changed":3,"confirmed":4,"refused":[{"reason":"full","count":5}]}"#
+            r#"{"on":true,"flows":2,"flows_max":64,"packets":9,"bytes":900,"offloaded":8,"idle":1,"ended":2,"changed":3,"confirmed":4,"refused":[{"reason":"full","count":5}],"tenants":[{"vrf":3,"flows":2,"flows_max":32,"ports_off":1}]}"#
         );
         let none = OffloadView::from(v1::OffloadReply::default());
         assert!(offload_lines(&none).starts_with("offload: not possible here"));

@@ -2,8 +2,8 @@
 
 use control_model::{
     AddressLease, AppProfile, Bgp, Direction, Dscp, Endpoint, EndpointGroup, Global, Group,
-    NetProfile, Network, Node, Object, OnDeny, Peer, Permit, PolicyKey, Rule, Served, Service,
-    Tenant, Tracking,
+    NetProfile, Network, Node, Object, Offload, OnDeny, Peer, Permit, PolicyKey, Rule, Served,
+    Service, Tenant, Tracking,
 };
 
 use crate::v1;
@@ -38,6 +38,13 @@ fn verdict(permit: Permit) -> String {
     }
 }
 
+fn offload(switch: Offload) -> String {
+    match switch {
+        Offload::On => "on".to_owned(),
+        Offload::Off => "off".to_owned(),
+    }
+}
+
 fn text(value: Option<impl ToString>) -> String {
     value.map(|value| value.to_string()).unwrap_or_default()
 }
@@ -64,6 +71,7 @@ fn tenant(o: &Tenant) -> v1::Tenant {
         on_deny: on_deny.to_owned(),
         max_connections: Some(settings.connections_max),
         max_new_flows: Some(settings.new_flows_max),
+        offload: offload(settings.offload),
         bandwidth: Some(settings.limit.bandwidth.to_string()),
         burst: Some(settings.limit.burst.kilobytes().into()),
         vrf: o.vrf.get(),
@@ -82,6 +90,7 @@ fn network(o: &Network) -> v1::Network {
         ipv6_subnet: text(o.subnet6),
         ipv6_gateway: text(o.gateway6),
         cfgd_tag: text(o.cfgd_tag.as_ref()),
+        offload: offload(o.offload),
         bd: o.bd.get(),
     }
 }

@@ -8,7 +8,7 @@ use control_model::{
     Owner, PolicyKey, PolicyName, ProfileKey, ProfileName, RateLimit, Reason, Refused, Rule,
     RuleId, RuleKey, RuleName, RuleSpec, RuleText, Scope, Served, Service, ServiceKey, ServiceName,
     ServiceSpec, Spec, Subnet, Tag, Tenant, TenantChange, TenantName, TenantSettings, TenantSpec,
-    Ttl, Vrf, WantedAddress, WantedAddresses,
+    Ttl, Vrf, WantedAddress, WantedAddresses, parse_offload,
 };
 
 use crate::v1;
@@ -118,6 +118,7 @@ fn tenant(o: &v1::Tenant) -> Result<TenantSpec, Refused> {
             on_deny: TenantChange::parse_on_deny("onDeny", &o.on_deny)?,
             connections_max: o.max_connections,
             new_flows_max: o.max_new_flows,
+            offload: parse_offload("offload", &o.offload)?,
             bandwidth: bandwidth.map(|text| Bandwidth::parse("bandwidth", text)).transpose()?,
             burst: o.burst.map(|kilobytes| Burst::new("burst", kilobytes)).transpose()?,
         },
@@ -163,6 +164,7 @@ fn network(o: &v1::Network) -> Result<NetworkSpec, Refused> {
         subnet6,
         gateway6,
         cfgd_tag: CfgdTag::parse_optional("cfgdTag", &o.cfgd_tag)?,
+        offload: parse_offload("offload", &o.offload)?,
     })
 }
 

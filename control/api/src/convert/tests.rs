@@ -18,6 +18,7 @@ fn network() -> v1::Network {
         pkt_tag: 1000,
         subnet: "10.1.1.1/24".into(),
         gateway: "10.1.1.254".into(),
+        offload: "on".into(),
         bd: 7,
         ..v1::Network::default()
     }
@@ -60,6 +61,7 @@ fn configuration() -> Vec<v1::Object> {
             on_deny: "finish".into(),
             max_connections: Some(1000),
             max_new_flows: Some(0),
+            offload: "off".into(),
             bandwidth: Some("1 Gbps".into()),
             burst: Some(1500),
             vrf: 3,
@@ -79,6 +81,7 @@ fn configuration() -> Vec<v1::Object> {
             subnet: "10.1.2.5-10.1.2.9/24".into(),
             gateway: String::new(),
             cfgd_tag: "io.contiv.network.test".into(),
+            offload: "off".into(),
             ..network()
         })),
         wire(Wire::Network(v1::Network {
@@ -249,6 +252,7 @@ fn refused_networks_name_their_field() {
             "ipv6Gateway",
         ),
         (v1::Network { nw_type: "testinfra".into(), ..network() }, "nwType"),
+        (v1::Network { offload: "yes".into(), ..network() }, "offload"),
         (v1::Network { encap: "vvvv".into(), ..network() }, "encap"),
     ] {
         assert_eq!(to_spec(&wire(Wire::Network(object))).unwrap_err().field, field);
@@ -270,6 +274,7 @@ fn refused_profiles_and_tenant_settings_name_their_field() {
         (Wire::NetProfile(v1::NetProfile { scope: "node".into(), ..profile() }), "scope"),
         (Wire::Tenant(v1::Tenant { tracking: "yes".into(), ..tenant() }), "tracking"),
         (Wire::Tenant(v1::Tenant { on_deny: "stop".into(), ..tenant() }), "onDeny"),
+        (Wire::Tenant(v1::Tenant { offload: "true".into(), ..tenant() }), "offload"),
         (Wire::Tenant(v1::Tenant { bandwidth: Some("1".into()), ..tenant() }), "bandwidth"),
         (Wire::Tenant(v1::Tenant { burst: Some(10_487), ..tenant() }), "burst"),
     ] {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use flowtable::entry::{
-    Band, Direction, Entry, GroupEntry, Ipv6, MacEntry, NetworkEntry, NextHop, PortEntry,
+    Band, Direction, Entry, GroupEntry, Ipv6, MacEntry, NetworkEntry, NextHop, Offload, PortEntry,
     PortRange, Prefix, RouteEntry, RuleEntry, TenantEntry, TunnelEntry, VlanEntry, VtepEntry,
 };
 use flowtable::ids::{Group, Mac, PortId, Vrf};
@@ -173,11 +173,18 @@ impl NodeView<'_> {
                 ips: endpoint.addresses().collect(),
                 ipv6: if endpoint.address6.is_some() { Ipv6::On } else { Ipv6::Off },
                 sample_rate: self.placement.sample_rate,
+                offload: self.offload(network),
             }));
         }
         let route = |prefix| Entry::Route(RouteEntry { vrf, prefix, bd, mac, next_hop });
         entries.extend(prefixes().map(route));
         entries.push(Entry::Mac(MacEntry { bd, mac, next_hop }));
+    }
+
+    fn offload(&self, network: &Network) -> Offload {
+        let tenant = self.intent.tenants.get(&network.key.tenant);
+        // Both must let it.
+        tenant.map_or(Offload::On, |tenant| tenant.settings.offload).max(network.offload)
     }
 
     /// `None`: not reachable from here now, which leaves the network's `unknown-endpoint` route.

@@ -9,6 +9,7 @@ use crate::intent::Spec;
 use crate::key::{Key, Kind, PolicyKey};
 use crate::ledger::Ledger;
 use crate::ledger::tests::{endpoint, group, ledger, network, policy, rule, tenant, with_ipv6};
+use crate::network::NetworkSpec;
 use crate::rule::RuleText;
 use crate::tenant::{TenantChange, TenantSpec};
 use flowtable::entry::{EntryKey, OnDeny, Permit, Tracking};
@@ -72,6 +73,7 @@ fn a_small_installation_has_exactly_these_entries() {
         ips: vec!["10.1.1.1".parse().unwrap()],
         ipv6: Ipv6::Off,
         sample_rate: 400,
+        offload: Offload::On,
     })));
     assert_eq!(
         routes(&entries),
@@ -149,6 +151,29 @@ fn a_tenants_settings_are_its_entry() {
         new_flows_max: 50,
     };
     assert!(entries.contains(&Entry::Tenant(red)), "{entries:?}");
+}
+
+#[test]
+fn flows_of_a_port_are_offloaded_if_its_tenant_and_its_network_let_them() {
+    for (of_tenant, of_network) in
+        [(None, None), (Some(Offload::Off), None), (None, Some(Offload::Off))]
+    {
+        let mut ledger = small();
+        let change = TenantChange { offload: of_tenant, ..TenantChange::default() };
+        let Spec::Tenant(spec) = tenant("default") else { panic!("a tenant") };
+        ledger.update(Spec::Tenant(TenantSpec { change, ..spec })).unwrap();
+        let Spec::Network(spec) = network("default:net", "10.1.1.0/24 10.1.1.254", "vxlan") else {
+            panic!("a network")
+        };
+        ledger.update(Spec::Network(NetworkSpec { offload: of_network, ..spec })).unwrap();
+        let entries = compile(ledger.intent(), &node("n1"), &placed(&[("here", 5)], Some(1)));
+        let ports = texts(&entries, |entry| {
+            let Entry::Port(port) = entry else { return None };
+            Some(port.offload)
+        });
+        let wanted = of_tenant.or(of_network).unwrap_or(Offload::On);
+        assert_eq!(ports, [wanted], "{of_tenant:?} {of_network:?}");
+    }
 }
 
 #[test]

@@ -202,10 +202,7 @@ impl Ledger {
     pub fn update(&mut self, spec: Spec) -> Result<Outcome, Refused> {
         match spec {
             Spec::Tenant(spec) => self.update_tenant(&spec),
-            Spec::Network(spec) => {
-                self.require_network(&spec.key, "networkName")?;
-                self.create_network(spec)
-            }
+            Spec::Network(spec) => self.update_network(&spec),
             Spec::EndpointGroup(spec) => {
                 self.require_group(&spec.key, "groupName")?;
                 self.create_group(spec)

@@ -14,11 +14,12 @@ use crate::tag::TagPool;
 impl Ledger {
     pub(super) fn create_network(&mut self, spec: NetworkSpec) -> Result<Outcome, Refused> {
         if let Some(network) = self.intent.networks.get(&spec.key) {
-            if network.is_asked_by(&spec) {
+            // A second create must not turn anything on; only an update does.
+            let same = spec.offload.is_none_or(|offload| offload == network.offload);
+            if network.is_asked_by(&spec) && same {
                 return Ok(unchanged(Object::Network(network.clone())));
             }
-            let reason = Reason::NetworkImmutable;
-            return Err(Refused::new("networkName", &spec.key.network, reason));
+            return Err(immutable(&spec));
         }
         self.require_tenant(&spec.key.tenant)?;
         self.check_network_name(&spec)?;
@@ -29,6 +30,22 @@ impl Ledger {
         let network = spec.placed(tag, bd);
         self.holdings.insert(network.key.clone(), Holdings::new(&network));
         Ok(self.commit_one(Object::Network(network)))
+    }
+
+    /// Only whether flows are offloaded can be changed.
+    pub(super) fn update_network(&mut self, spec: &NetworkSpec) -> Result<Outcome, Refused> {
+        let Some(network) = self.intent.networks.get(&spec.key) else {
+            return Err(Refused::new("networkName", &spec.key.network, Reason::NetworkNotFound));
+        };
+        if !network.is_asked_by(spec) {
+            return Err(immutable(spec));
+        }
+        let offload = spec.offload.unwrap_or(network.offload);
+        let changed = Network { offload, ..network.clone() };
+        if changed == *network {
+            return Ok(unchanged(Object::Network(changed)));
+        }
+        Ok(self.commit_one(Object::Network(changed)))
     }
 
     pub(super) fn delete_network(&mut self, key: &NetworkKey) -> Result<Vec<Change>, Refused> {
@@ -158,4 +175,8 @@ impl<A: Address> Claimed<A> {
             || other.gateway.is_some_and(|gateway| self.range.contains(gateway))
             || self.gateway.is_some_and(|gateway| other.range.contains(gateway))
     }
+}
+
+fn immutable(spec: &NetworkSpec) -> Refused {
+    Refused::new("networkName", &spec.key.network, Reason::NetworkImmutable)
 }

@@ -53,6 +53,9 @@ pub(crate) struct TenantSettingsArgs {
     /// Most new flows per second on a node; 0 (at first) leaves it to vrouterd
     #[arg(long, value_name = "N")]
     pub(crate) max_new_flows: Option<u32>,
+    /// Whether the kernel may forward its flows that carry much: on (at first) or off
+    #[arg(long, value_name = "SWITCH")]
+    pub(crate) offload: Option<String>,
     /// Of all its endpoints on a node together, in each direction, for example 1 Gbps; "" is no limit
     #[arg(short, long)]
     pub(crate) bandwidth: Option<String>,
@@ -65,6 +68,8 @@ pub(crate) struct TenantSettingsArgs {
 pub(crate) enum NetworkVerb {
     /// Creates a network
     Create(NetworkCreateArgs),
+    /// Changes whether the kernel may forward flows of its endpoints
+    Update(NetworkUpdateArgs),
     /// Deletes a network without endpoints and groups
     #[command(visible_alias = "delete")]
     Rm(ScopedArgs),
@@ -104,6 +109,18 @@ pub(crate) struct NetworkCreateArgs {
     /// Tag of the network (also -tag)
     #[arg(long)]
     pub(crate) nw_tag: Option<String>,
+    /// Whether the kernel may forward its endpoints' flows that carry much: on (at first) or off
+    #[arg(long, value_name = "SWITCH")]
+    pub(crate) offload: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NetworkUpdateArgs {
+    #[command(flatten)]
+    pub(crate) scope: ScopedArgs,
+    /// Whether the kernel may forward its endpoints' flows that carry much: on or off
+    #[arg(long, value_name = "SWITCH")]
+    pub(crate) offload: String,
 }
 
 #[derive(Debug, Subcommand)]

@@ -17,9 +17,9 @@ use serde::Serialize;
 
 use crate::args::{
     Cli, EndpointVerb, Format, GlobalArgs, GlobalSetArgs, GlobalVerb, GroupCreateArgs, GroupVerb,
-    ListArgs, NetworkCreateArgs, NetworkVerb, NodeVerb, Noun, OutputArgs, PolicyVerb,
-    ProfileCreateArgs, ProfileVerb, RuleAddArgs, RuleListArgs, ScopedListArgs, TenantArgs,
-    TenantVerb,
+    ListArgs, NetworkCreateArgs, NetworkUpdateArgs, NetworkVerb, NodeVerb, Noun, OutputArgs,
+    PolicyVerb, ProfileCreateArgs, ProfileVerb, RuleAddArgs, RuleListArgs, ScopedListArgs,
+    TenantArgs, TenantVerb,
 };
 use crate::failure::Failure;
 use crate::ip;
@@ -113,6 +113,7 @@ impl Runner {
                 let format = self.format(&args.scope.output);
                 self.create::<NetworkView>(Kind::Network(network_of(args)), format, line).await
             }
+            NetworkVerb::Update(args) => self.update_network(args).await,
             NetworkVerb::Rm(args) => {
                 let line = format!("Deleting network {}:{}\n", args.tenant, args.name);
                 self.remove(v1::Kind::Network, args.key(), self.format(&args.output), line).await
@@ -122,6 +123,17 @@ impl Runner {
                 self.inspect::<NetworkView>(&args.key(), &args.output).await
             }
         }
+    }
+
+    /// Everything else of a network stays as it was created, so that nobody changes it meanwhile.
+    async fn update_network(&self, args: NetworkUpdateArgs) -> Done {
+        let line = format!("Updating network {}:{}\n", args.scope.tenant, args.scope.name);
+        let mut session = Session::open(&self.global).await?;
+        let (found, _) = session.get(v1::Kind::Network, &args.scope.key()).await?;
+        let Kind::Network(network) = found else { return Err(Failure::Reply("network")) };
+        let network = v1::Network { offload: args.offload, ..network };
+        let written = session.update(Kind::Network(network)).await?;
+        confirm::<NetworkView>(written, self.format(&args.scope.output), line)
     }
 
     async fn group(&self, verb: GroupVerb) -> Done {
@@ -326,6 +338,7 @@ fn tenant_of(args: TenantArgs) -> v1::Tenant {
         on_deny: settings.on_deny.unwrap_or_default(),
         max_connections: settings.max_connections,
         max_new_flows: settings.max_new_flows,
+        offload: settings.offload.unwrap_or_default(),
         bandwidth: settings.bandwidth,
         burst: settings.burst,
         vrf: 0,
@@ -355,6 +368,7 @@ fn network_of(args: NetworkCreateArgs) -> v1::Network {
         ipv6_subnet: args.subnetv6.unwrap_or_default(),
         ipv6_gateway: args.gatewayv6.map(|ip| ip.to_string()).unwrap_or_default(),
         cfgd_tag: args.nw_tag.unwrap_or_default(),
+        offload: args.offload.unwrap_or_default(),
         bd: 0,
     }
 }
@@ -423,7 +437,7 @@ mod tests {
     #[test]
     fn contivs_network_flags_land_in_their_fields() {
         let line = "netctl net create -t blue -n infra -e vlan -p 100 -s 10.1.1.0/24 -g 10.1.1.254 \
-                    -s6 2001:db8::/64 -g6 2001:db8::1 -tag web n1";
+                    -s6 2001:db8::/64 -g6 2001:db8::1 -tag web --offload off n1";
         let Noun::Network(NetworkVerb::Create(args)) = noun(line) else { panic!() };
         let want = v1::Network {
             tenant_name: "blue".into(),
@@ -436,6 +450,7 @@ mod tests {
             ipv6_subnet: "2001:db8::/64".into(),
             ipv6_gateway: "2001:db8::1".into(),
             cfgd_tag: "web".into(),
+            offload: "off".into(),
             bd: 0,
         };
         assert_eq!(network_of(args), want);
@@ -505,7 +520,7 @@ mod tests {
         let red = v1::Tenant { tenant_name: "red".into(), ..Default::default() };
         assert_eq!(tenant_of(args), red);
         let line = "netctl tenant update red --default-verdict deny --stateless --on-deny finish \
-                    --max-connections 1000 --max-new-flows 0 --bandwidth 1gbps --burst 1500";
+                    --max-connections 1000 --max-new-flows 0 --bandwidth 1gbps --burst 1500 --offload off";
         let Noun::Tenant(TenantVerb::Update(args)) = noun(line) else { panic!() };
         let want = v1::Tenant {
             default_verdict: "deny".into(),
@@ -515,6 +530,7 @@ mod tests {
             max_new_flows: Some(0),
             bandwidth: Some("1gbps".into()),
             burst: Some(1500),
+            offload: "off".into(),
             ..red
         };
         assert_eq!(tenant_of(args), want);

@@ -20,6 +20,7 @@ pub(crate) struct NetworkView {
     ipv6_subnet: String,
     ipv6_gateway: String,
     cfgd_tag: String,
+    offload: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -72,6 +73,7 @@ impl View for NetworkView {
             ipv6_subnet: n.ipv6_subnet,
             ipv6_gateway: n.ipv6_gateway,
             cfgd_tag: n.cfgd_tag,
+            offload: n.offload,
         })
     }
 

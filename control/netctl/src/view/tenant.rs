@@ -19,6 +19,7 @@ pub(crate) struct TenantView {
     max_new_flows: u32,
     bandwidth: String,
     burst: u32,
+    offload: String,
     #[serde(skip)]
     vrf: u32,
 }
@@ -57,6 +58,7 @@ impl View for TenantView {
             max_new_flows: t.max_new_flows.unwrap_or_default(),
             bandwidth: t.bandwidth.unwrap_or_default(),
             burst: t.burst.unwrap_or_default(),
+            offload: t.offload,
             vrf: t.vrf,
         })
     }

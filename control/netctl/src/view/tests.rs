@@ -22,6 +22,7 @@ fn networks() -> Vec<NetworkView> {
         subnet: "10.1.1.0/24".into(),
         gateway: "10.1.1.254".into(),
         cfgd_tag: "web.blue".into(),
+        offload: "on".into(),
         bd: 1,
         ..Default::default()
     };
@@ -177,6 +178,7 @@ fn cli_1_a_tenant_as_json_carries_its_settings() {
         default_verdict: "deny".into(),
         tracking: "stateless".into(),
         on_deny: "finish".into(),
+        offload: "off".into(),
         max_connections: Some(1000),
         max_new_flows: Some(50),
         bandwidth: Some("1 Gbps".into()),

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use flowtable::entry::{
-    Band, Direction, Entry, EntryKey, Ipv6, MeterEntry, MeterUnit, NetworkEntry, NextHop, OnDeny,
-    Permit, PortEntry, PortRange, Prefix, RuleEntry, Tracking,
+    Band, Direction, Entry, EntryKey, Ipv6, MeterEntry, MeterUnit, NetworkEntry, NextHop, Offload,
+    OnDeny, Permit, PortEntry, PortRange, Prefix, RuleEntry, Tracking,
 };
 use flowtable::ids::MeterId;
 
@@ -153,6 +153,10 @@ fn port(e: &PortEntry) -> v1::PortEntry {
             Ipv6::Off => false,
         },
         sample_rate: e.sample_rate,
+        offload_off: match e.offload {
+            Offload::On => false,
+            Offload::Off => true,
+        },
     }
 }
 

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use flowtable::entry::{
     Band, Direction, Entry, EntryKey, GroupEntry, IcmpMatch, Ipv6, MacEntry, MeterEntry, MeterUnit,
-    NetworkEntry, NextHop, OnDeny, Permit, PortEntry, PortRange, Prefix, QosEntry, RouteEntry,
-    RuleEntry, TcpFlagsMatch, TenantEntry, Tracking, TunnelEntry, UnderlayEntry, VlanEntry,
-    VtepEntry,
+    NetworkEntry, NextHop, Offload, OnDeny, Permit, PortEntry, PortRange, Prefix, QosEntry,
+    RouteEntry, RuleEntry, TcpFlagsMatch, TenantEntry, Tracking, TunnelEntry, UnderlayEntry,
+    VlanEntry, VtepEntry,
 };
 use flowtable::ids::{Bd, Dscp, Group, Mac, MeterId, OutOfRange, PortId, RuleId, Vid, Vni, Vrf};
 
@@ -135,6 +135,7 @@ fn port(e: &v1::PortEntry) -> Parsed<PortEntry> {
         ips: e.ip.iter().map(|ip| m.ip("ip", ip)).collect::<Parsed<_>>()?,
         ipv6: if e.ipv6 { Ipv6::On } else { Ipv6::Off },
         sample_rate: e.sample_rate,
+        offload: if e.offload_off { Offload::Off } else { Offload::On },
     })
 }
 

@@ -2,9 +2,9 @@ use std::net::IpAddr;
 
 use flowtable::entry::{
     Band, Direction, Entry, EntryKey, GroupEntry, IcmpMatch, Ipv6, MacEntry, MeterEntry, MeterUnit,
-    NetworkEntry, NextHop, OnDeny, Op, Permit, PortEntry, PortRange, Prefix, QosEntry, RouteEntry,
-    RuleEntry, TcpFlagsMatch, TenantEntry, Tracking, TunnelEntry, UnderlayEntry, VlanEntry,
-    VtepEntry,
+    NetworkEntry, NextHop, Offload, OnDeny, Op, Permit, PortEntry, PortRange, Prefix, QosEntry,
+    RouteEntry, RuleEntry, TcpFlagsMatch, TenantEntry, Tracking, TunnelEntry, UnderlayEntry,
+    VlanEntry, VtepEntry,
 };
 use flowtable::ids::{Bd, Dscp, Group, Mac, MeterId, PortId, RuleId, Vid, Vni, Vrf};
 use proptest::collection::vec;
@@ -74,10 +74,11 @@ fn next_hop() -> impl Strategy<Value = NextHop> {
 
 fn port_entry() -> impl Strategy<Value = Entry> {
     let ids = (port(), vrf(), bd(), group());
-    (ids, mac(), vec(ip(), 0..4), any::<bool>(), any::<u32>()).prop_map(
-        |((port, vrf, bd, group), mac, ips, ipv6, sample_rate)| {
+    (ids, mac(), vec(ip(), 0..4), any::<[bool; 2]>(), any::<u32>()).prop_map(
+        |((port, vrf, bd, group), mac, ips, [ipv6, offload], sample_rate)| {
             let ipv6 = if ipv6 { Ipv6::On } else { Ipv6::Off };
-            Entry::Port(PortEntry { port, vrf, bd, group, mac, ips, ipv6, sample_rate })
+            let offload = if offload { Offload::On } else { Offload::Off };
+            Entry::Port(PortEntry { port, vrf, bd, group, mac, ips, ipv6, sample_rate, offload })
         },
     )
 }

@@ -11,7 +11,7 @@ use datapath_api::convert::ops_to_proto;
 use datapath_api::v1;
 use datapath_api::v1::datapath_client::DatapathClient;
 use flowtable::entry::{
-    Entry, Ipv6, MacEntry, NetworkEntry, NextHop, Op, PortEntry, Prefix, RouteEntry,
+    Entry, Ipv6, MacEntry, NetworkEntry, NextHop, Offload, Op, PortEntry, Prefix, RouteEntry,
 };
 use flowtable::ids::{Bd, Group, Mac, PortId, Vrf};
 use nix::sched::{CloneFlags, setns};
@@ -158,6 +158,7 @@ impl Container {
             ips: vec![self.ip()],
             ipv6: Ipv6::Off,
             sample_rate: 0,
+            offload: Offload::On,
         }))];
         ops.extend(self.known_at(NextHop::Local(self.port())));
         ops

@@ -1,5 +1,6 @@
 //! Flows that the kernel forwards: that they are the engine's truth, whatever changes.
 
+mod quotas;
 mod sampling;
 mod twins;
 
@@ -21,10 +22,22 @@ const ALLOW: u64 = 41;
 const DENY: u64 = 42;
 const OTHER: u64 = 43;
 
-pub(crate) const TESTS: [(&str, Test); 10] = [
+pub(crate) const TESTS: [(&str, Test); 13] = [
     (
         "offloading_changes_nothing_that_can_be_seen",
         twins::offloading_changes_nothing_that_can_be_seen,
+    ),
+    (
+        "a_port_that_is_switched_off_has_no_flow_offloaded",
+        quotas::a_port_that_is_switched_off_has_no_flow_offloaded,
+    ),
+    (
+        "a_full_quota_is_named_and_its_idle_flow_makes_room",
+        quotas::a_full_quota_is_named_and_its_idle_flow_makes_room,
+    ),
+    (
+        "a_flood_of_new_flows_does_not_push_out_those_that_carry_much",
+        quotas::a_flood_of_new_flows_does_not_push_out_those_that_carry_much,
     ),
     (
         "sfl_1_the_pool_counts_offloaded_packets_exactly",
@@ -290,10 +303,14 @@ fn pol_5_no_packet_of_an_offloaded_flow_is_late() {
 
 /// UDP sockets of a and b that are connected to each other, b's at [`PORT`].
 fn talkers(pair: &Pair) -> (UdpSocket, UdpSocket) {
+    talkers_at(pair, PORT)
+}
+
+fn talkers_at(pair: &Pair, at: u16) -> (UdpSocket, UdpSocket) {
     let bind = |c: &Container, port| {
         c.namespace.inside(|| UdpSocket::bind(SocketAddr::from((c.ip(), port))).unwrap())
     };
-    let (from, to) = (bind(&pair.a, 0), bind(&pair.b, PORT));
+    let (from, to) = (bind(&pair.a, 0), bind(&pair.b, at));
     for (socket, other) in [(&from, &to), (&to, &from)] {
         socket.connect(other.local_addr().unwrap()).unwrap();
         socket.set_read_timeout(Some(LIMIT)).unwrap();

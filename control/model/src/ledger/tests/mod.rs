@@ -77,6 +77,7 @@ pub(crate) fn network(key: &str, subnet: &str, wire: &str) -> Spec {
         subnet6: None,
         gateway6: None,
         cfgd_tag: None,
+        offload: None,
     })
 }
 

@@ -1,6 +1,9 @@
 //! What must exist, what can't change, and what can't be deleted.
 
+use flowtable::entry::Offload;
+
 use super::*;
+use crate::network::Network;
 
 #[test]
 fn what_exists_alike_is_accepted_and_what_differs_refused_with_contivs_text() {
@@ -76,6 +79,7 @@ fn an_update_of_a_tenant_changes_what_it_names_and_nothing_else() {
         new_flows_max: Some(50),
         bandwidth: bandwidth("10 Mbps"),
         burst: burst(80),
+        offload: Some(Offload::Off),
     };
     let Spec::Tenant(spec) = settings("red", start.clone()) else { panic!("a tenant") };
     let default_network = NetworkName::parse_optional("x", "net").unwrap();
@@ -95,6 +99,7 @@ fn an_update_of_a_tenant_changes_what_it_names_and_nothing_else() {
         (TenantChange { new_flows_max: Some(9), ..none() }, "maxNewFlows"),
         (TenantChange { bandwidth: bandwidth(""), ..none() }, "bandwidth"),
         (TenantChange { burst: burst(0), ..none() }, "burst"),
+        (TenantChange { offload: Some(Offload::On), ..none() }, "offload"),
     ] {
         let Object::Tenant(after) = ledger.update(settings("red", change)).unwrap().object else {
             panic!("a tenant");
@@ -109,6 +114,32 @@ fn an_update_of_a_tenant_changes_what_it_names_and_nothing_else() {
     assert_eq!(refused.to_string(), "Invalid Burst size. burst size must be > 1500 bytes");
     let refused = refuse(&mut ledger, settings("new", small));
     assert_eq!(refused.to_string(), "Invalid Burst size. burst size > 1500 bytes");
+}
+
+#[test]
+fn of_a_network_only_whether_flows_are_offloaded_can_be_changed() {
+    let spec = |subnet, offload| {
+        let Spec::Network(spec) = network("default:a", subnet, "vxlan") else { panic!() };
+        Spec::Network(NetworkSpec { offload, ..spec })
+    };
+    let plain = "10.1.1.0/24";
+    let mut ledger = ledger([spec(plain, None)]);
+    let a = |ledger: &Ledger| ledger.intent().networks().next().unwrap().clone();
+    let before = a(&ledger);
+    assert_eq!(before.offload, Offload::On);
+    ledger.update(spec(plain, Some(Offload::Off))).unwrap();
+    assert_eq!(a(&ledger), Network { offload: Offload::Off, ..before });
+    // What says nothing of it leaves it, and a second create turns nothing on.
+    for same in [None, Some(Offload::Off)] {
+        assert_eq!(ledger.update(spec(plain, same)).unwrap().changes, []);
+        assert_eq!(ledger.create(spec(plain, same)).unwrap().changes, []);
+    }
+    let text = "Cant change network parameters after its created";
+    assert_eq!(refuse(&mut ledger, spec(plain, Some(Offload::On))).to_string(), text);
+    let refused = ledger.update(spec("10.1.2.0/24", Some(Offload::On))).unwrap_err();
+    assert_eq!(refused.to_string(), text);
+    let refused = ledger.update(network("default:b", plain, "vxlan")).unwrap_err();
+    assert_eq!(refused.field, "networkName");
 }
 
 #[test]
