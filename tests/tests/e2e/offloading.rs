@@ -4,7 +4,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use kit::{Container, Node, Purpose, Topology, wait_until};
+use kit::{Container, ContainerSpec, Daemon, Node, Purpose, Topology, wait_until};
 use serde_json::Value;
 
 use crate::Test;
@@ -13,8 +13,11 @@ use crate::site::{BOUND, all_connected, attach, configure, netctl_json, reach_so
 const PORT: u16 = 7003;
 
 pub(crate) fn tests() -> Vec<Test> {
-    let name = "flows_are_offloaded_where_tenant_and_network_let_them";
-    vec![(name.to_owned(), Box::new(switches))]
+    let away = "pol_5_a_policy_change_while_vrouterd_is_away_stops_what_it_forbids";
+    vec![
+        ("flows_are_offloaded_where_tenant_and_network_let_them".to_owned(), Box::new(switches)),
+        (away.to_owned(), Box::new(policy_changes_without_an_engine)),
+    ]
 }
 
 /// Two sockets that answer each other.
@@ -47,7 +50,16 @@ impl Talk {
 
     /// What `vrctl flow get` says of both ways.
     fn states(&self, node: &Node) -> Result<Vec<Value>> {
-        let rows = node.vrctl(&["flow", "get", "udp"])?;
+        let (from, to) = (self.from.local_addr()?.ip(), self.to.local_addr()?.ip());
+        let mut both = Vec::new();
+        for (src, dst) in [(from, to), (to, from)] {
+            both.extend(Self::way(node, &format!("udp,nw_src={src},nw_dst={dst}"))?);
+        }
+        Ok(both)
+    }
+
+    fn way(node: &Node, flow: &str) -> Result<Vec<Value>> {
+        let rows = node.vrctl(&["flow", "get", flow])?;
         let rows = rows.as_array().context("flow get is no list")?;
         Ok(rows.iter().map(|row| row["offload"].clone()).collect())
     }
@@ -60,6 +72,54 @@ impl Talk {
         })?;
         Ok(())
     }
+}
+
+/// A node on which vrouterd has died; offloaded flows of two tenants go on. A rule of one of them
+/// stops its own, and nothing of the other's.
+fn policy_changes_without_an_engine() -> Result<()> {
+    let mut one = Topology::new(Purpose::Test).one_node()?;
+    let lines = [
+        "tenant create blue",
+        "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 front",
+        "policy create -t blue guard",
+        "group create -t blue -p guard front web",
+        "tenant create red",
+        "network create -t red -s 10.2.1.0/24 -g 10.2.1.254 front",
+    ];
+    configure(&one.node, &lines)?;
+    all_connected(&one.node)?;
+    let attach = |name, tenant, group| {
+        let spec = ContainerSpec { name, tenant, network: "front", group, args: "" };
+        Container::attach(&one.node, &spec)
+    };
+    let (a, b) = (attach("a", "blue", Some("web"))?, attach("b", "blue", Some("web"))?);
+    let (c, d) = (attach("c", "red", None)?, attach("d", "red", None)?);
+    let (blue, red) = (Talk::new(&a, &b)?, Talk::new(&c, &d)?);
+    for talk in [&blue, &red] {
+        talk.offloaded(&one.node)?;
+    }
+    one.node.kill(Daemon::Vrouterd)?;
+    for _ in 0..100 {
+        blue.exchange()?;
+        red.exchange()?;
+    }
+    let deny = "policy rule-add -t blue -d in -l udp -P 7003 -j deny guard 1";
+    configure(&one.node, &[&format!("--no-wait {deny}")])?;
+    let patience = Some(Duration::from_millis(50));
+    for socket in [&blue.from, &blue.to] {
+        socket.set_read_timeout(patience)?;
+    }
+    wait_until(BOUND, "what is denied to stop", || blue.exchange().is_err().then_some(()))?;
+    for _ in 0..100 {
+        red.exchange()?;
+    }
+    ensure!(blue.exchange().is_err(), "denied, and offloaded again");
+    one.node.start(Daemon::Vrouterd)?;
+    red.offloaded(&one.node)?;
+    ensure!(blue.exchange().is_err(), "denied, and forwarded by the next engine");
+    configure(&one.node, &["policy rule-rm -t blue guard 1"])?;
+    wait_until(BOUND, "what is allowed again", || blue.exchange().ok())?;
+    blue.offloaded(&one.node)
 }
 
 fn switches() -> Result<()> {

@@ -3,10 +3,13 @@
 //! One task owns the connection to vrouterd and what was last written. Everything that changes
 //! (intent, ports, the engine itself) only asks for another pass, so that many changes become one
 //! write. A new engine process gets its ports back, the uplink first, and all tables in one batch.
+//! While there is none, what it has offloaded is watched over ([`orphans`]).
+
+mod orphans;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use control_model::{EndpointId, Placement, PortLimits};
@@ -23,6 +26,7 @@ use crate::engine::{Engine, EngineError};
 use crate::mirror::{Compiled, Mirror, Stamp};
 use crate::ports::UPLINK;
 use crate::refusal::Refusal;
+use orphans::Orphans;
 
 /// How soon a missing engine is looked for again: a restart costs at most this on top.
 const RECONNECT: Duration = Duration::from_millis(25);
@@ -150,10 +154,13 @@ pub(crate) async fn run(config: &Config, mirror: &Mirror, programmer: &Programme
         seen: None,
         away_since: Some(Instant::now()),
         uplink_proven: false,
+        orphans: None,
     };
+    let mut changes = (mirror.watch(), programmer.asked.subscribe());
     loop {
         let lost = task.serve().await;
         task.lose(&lost);
+        task.watch_over(&mut changes).await;
         tokio::time::sleep(RECONNECT).await;
     }
 }
@@ -163,12 +170,17 @@ struct Task<'a> {
     mirror: &'a Mirror,
     programmer: &'a Programmer,
     /// Instance and tables of the engine last written to; `None`: not known.
-    seen: Option<(String, Tables)>,
+    seen: Option<(String, Arc<Tables>)>,
     away_since: Option<Instant>,
     /// The host has kept its network over the uplink once: an engine that comes back need not show
     /// it again, and gets it without waiting.
     uplink_proven: bool,
+    /// What an engine that goes away now leaves behind; `None`: not known, or nothing.
+    orphans: Option<Orphans>,
 }
+
+/// What asks for a pass.
+type Changes = (watch::Receiver<Stamp>, watch::Receiver<u64>);
 
 /// The engine's ports as this connection knows them.
 #[derive(Default)]
@@ -216,6 +228,29 @@ impl Task<'_> {
             warn!(%error, "vrouterd is away; looking for it every {RECONNECT:?}");
         }
         self.programmer.applied.send_modify(|applied| applied.engine = None);
+    }
+
+    /// Cuts off what a gone engine has offloaded and intent has changed for since.
+    async fn watch_over(&mut self, changes: &mut Changes) {
+        let Some(orphans) = &self.orphans else { return };
+        // The senders live as long as the task.
+        let changed = changes.0.has_changed().is_ok_and(|changed| changed)
+            || changes.1.has_changed().is_ok_and(|changed| changed);
+        if orphans.is_settled() && !changed {
+            return;
+        }
+        changes.0.mark_unchanged();
+        changes.1.mark_unchanged();
+        let placed = self.programmer.lock().ports.clone();
+        let placement = placement(&placed, |_| true, orphans.uplink);
+        let Some(compiled) = self.mirror.compile(&self.config.node, &placement) else { return };
+        let outdated = orphans.outdated(&tables(compiled.entries), &placed);
+        let count = outdated.len();
+        // It panics only by a bug, and is tried again then.
+        let cut = tokio::task::spawn_blocking(|| orphans::cut_off(outdated)).await;
+        if let (Ok(cut), Some(orphans)) = (cut, &mut self.orphans) {
+            orphans.note(cut, count);
+        }
     }
 
     /// A port whose device went is fenced by the engine. The next pass adds it again, and goes on
@@ -271,21 +306,17 @@ impl Task<'_> {
         self.remove_surplus(engine, held, &wanted).await?;
         self.programmer.applied.send_modify(|applied| applied.fenced = generation);
         let failed_ports = self.add_missing(engine, held, &wanted).await?;
-        let ports = wanted.iter().filter(|(port, _)| held.ports.contains_key(port));
-        let limited = wanted.values().filter(|wanted| wanted.limits != PortLimits::default());
-        let placement = Placement {
-            ports: ports.map(|(port, wanted)| (wanted.endpoint.clone(), *port)).collect(),
-            limits: limited.map(|wanted| (wanted.endpoint.clone(), wanted.limits)).collect(),
-            uplink: held.ports.contains_key(&UPLINK).then_some(UPLINK),
-            // 0 leaves the choice to the engine's own setting.
-            sample_rate: 0,
-        };
+        let uplink = held.ports.contains_key(&UPLINK).then_some(UPLINK);
+        let placement = placement(&wanted, |port| held.ports.contains_key(port), uplink);
         let (stamp, refused) = match self.mirror.compile(&self.config.node, &placement) {
             Some(Compiled { stamp, entries }) => {
                 (stamp, self.write(engine, tables(entries)).await?)
             }
             None => (Stamp::default(), None),
         };
+        if let Some((_, written)) = &self.seen {
+            self.orphans = Some(Orphans::new(Arc::clone(written), uplink));
+        }
         let retry = (refused.is_some() || !failed_ports.is_empty()).then_some(RETRY);
         self.publish(Applied {
             generation,
@@ -441,7 +472,7 @@ impl Task<'_> {
             self.seen = before;
             return Ok(Some(reason));
         }
-        self.seen = Some((engine.instance().to_owned(), new));
+        self.seen = Some((engine.instance().to_owned(), Arc::new(new)));
         Ok(None)
     }
 
@@ -466,6 +497,23 @@ impl Task<'_> {
         // A refused batch changed nothing: the engine still holds the tables from before.
         let stamp = if applied.refused.is_some() { before.stamp } else { applied.stamp };
         self.programmer.applied.send_replace(Applied { stamp, ..applied });
+    }
+}
+
+/// Where `wanted` ports are that the engine has.
+fn placement(
+    wanted: &BTreeMap<PortId, Wanted>,
+    has: impl Fn(&PortId) -> bool,
+    uplink: Option<PortId>,
+) -> Placement {
+    let ports = wanted.iter().filter(|(port, _)| has(port));
+    let limited = wanted.values().filter(|wanted| wanted.limits != PortLimits::default());
+    Placement {
+        ports: ports.map(|(port, wanted)| (wanted.endpoint.clone(), *port)).collect(),
+        limits: limited.map(|wanted| (wanted.endpoint.clone(), wanted.limits)).collect(),
+        uplink,
+        // 0 leaves the choice to the engine's own setting.
+        sample_rate: 0,
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod address;
 mod error;
+mod filter;
 mod link;
 mod neighbour;
 mod route;
