@@ -118,11 +118,12 @@ impl<'s> Walk<'s> {
         Ok(Target { next_hop: route.next_hop, routed: Some(route.mac) })
     }
 
-    /// Whether a neighbor's address is another MAC's by now: the sender still believes the MAC that the
-    /// address had before, for as long as its kernel does. Such a packet goes the router's way.
+    /// Whether a neighbor's IPv6 address is another MAC's by now: the sender still believes the MAC that
+    /// the address had before, for as long as its kernel does. Such a packet goes the router's way.
     pub(super) fn is_moved(&mut self, ingress: &Ingress<'s>) -> bool {
         let Origin::Port(_) = ingress.origin else { return false };
-        let Some(dst) = self.key.dst_ip().filter(|_| self.key.neighbor().is_none()) else {
+        let Some(dst @ IpAddr::V6(_)) = self.key.dst_ip().filter(|_| self.key.neighbor().is_none())
+        else {
             return false;
         };
         self.sections.add(Section::Routes);

@@ -343,9 +343,13 @@ impl<'a> Oracle<'a> {
         Ok(route)
     }
 
-    /// A container of a network with a gateway writes to a neighbor under a MAC that is not its.
+    /// A container of a network with a gateway writes to a neighbor's IPv6 address under a MAC that is
+    /// not its.
     fn is_moved(&self, came: Came<'_>, seen: &Seen) -> bool {
         let What::Ip(ip) = seen.what else { return false };
+        if ip.dst.is_ipv4() {
+            return false;
+        }
         let has_gateway = self.network(came.bd).is_some_and(|network| !network.gateways.is_empty());
         let Some(route) = self.route(came.vrf, ip.dst) else { return false };
         let is_neighbor = match route.next_hop {

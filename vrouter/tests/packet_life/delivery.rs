@@ -5,7 +5,7 @@ use flowtable::ids::Mac;
 use packet_io::QueueId;
 
 use crate::fabric::frames::{L4, tagged_as, vxlan};
-use crate::fabric::{A1, A2, A9, B1, Fabric, R1, R2, R9, VNI_R, received};
+use crate::fabric::{A1, A2, B1, Fabric, R1, R2, R9, VNI_R, received};
 
 #[test]
 fn a_frame_inside_a_network_arrives_unchanged() {
@@ -132,24 +132,10 @@ fn tenants_with_the_same_addresses_reach_their_own_hosts_only() {
 #[test]
 fn the_mac_of_another_tenants_host_is_unknown() {
     let mut fabric = Fabric::new();
-    let frame = A1.to(&A2).dst_mac(R2.mac).dst_ip([10, 1, 1, 77]).bytes();
+    let frame = A1.to(&A2).dst_mac(R2.mac).bytes();
     let reason = DropReason::UnknownEndpoint;
     let expected = received(A1.port(), &frame).walked().dropped(A1.port(), reason, frame.len());
     assert_eq!(fabric.send(A1.port(), &frame), expected);
-}
-
-/// The sender's kernel believes a MAC for up to 45 s after it has heard it (RFC 4861, section 6.3.2,
-/// and ARP as Linux does it); the address may have another endpoint by then.
-#[test]
-fn net_6_an_address_that_has_another_mac_by_now_is_reached_by_the_router() {
-    let mut fabric = Fabric::new();
-    // A MAC that is gone, one that a neighbor has, and one of another tenant.
-    for stale in [Mac([2, 9, 9, 9, 9, 9]), A9.mac, R2.mac] {
-        let frame = A1.to(&A2).dst_mac(stale).bytes();
-        let routed = A1.to(&A2).src_mac(Mac::GATEWAY).ttl(63).bytes();
-        let expected = received(A1.port(), &frame).walked().out(A2.port(), &routed);
-        assert_eq!(fabric.send(A1.port(), &frame), expected);
-    }
 }
 
 #[test]

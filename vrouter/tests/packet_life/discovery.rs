@@ -8,8 +8,8 @@ use flowtable::ids::{Mac, PortId};
 
 use crate::fabric::frames::{L4, Packet, discovery, solicitation, tagged, vxlan};
 use crate::fabric::{
-    A1, A2, A9, B1, BLUE, Fabric, Host, NET_A, NET_B, NET_V, UPLINK, V1, VID_V, VNI_A, from_remote,
-    prefix, received,
+    A1, A2, A9, B1, BLUE, Fabric, Host, NET_A, NET_B, NET_V, R2, UPLINK, V1, VID_V, VNI_A,
+    from_remote, prefix, received,
 };
 use crate::oracle_bytes::neighbor_advert;
 
@@ -278,4 +278,19 @@ fn ipv6_is_routed_and_its_replies_pass() {
     let routed = Packet::new((Mac::GATEWAY, B1.mac), (six(&A1).into(), six(&B1).into())).ttl(63);
     let expected = received(A1.port(), &sent.bytes()).walked().out(B1.port(), &routed.bytes());
     assert_eq!(fabric.send(A1.port(), &sent.bytes()), expected);
+}
+
+/// The sender's kernel believes a MAC for up to 45 s after it has heard it (RFC 4861, section 6.3.2);
+/// the address may have another endpoint by then.
+#[test]
+fn net_6_an_address_that_has_another_mac_by_now_is_reached_by_the_router() {
+    let mut fabric = fabric();
+    // A MAC that is gone, one that a neighbor has, and one of another tenant.
+    for stale in [Mac([2, 9, 9, 9, 9, 9]), A9.mac, R2.mac] {
+        let packet = A1.to(&A2).src_ip(six(&A1)).dst_ip(six(&A2));
+        let frame = packet.clone().dst_mac(stale).bytes();
+        let routed = packet.src_mac(Mac::GATEWAY).ttl(63).bytes();
+        let expected = received(A1.port(), &frame).walked().out(A2.port(), &routed);
+        assert_eq!(fabric.send(A1.port(), &frame), expected);
+    }
 }

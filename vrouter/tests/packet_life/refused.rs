@@ -8,7 +8,7 @@ use flowtable::entry::{Entry, Ipv6, MacEntry, Prefix, RouteEntry};
 use flowtable::ids::Mac;
 
 use crate::fabric::frames::{L4, Packet, ethernet};
-use crate::fabric::{A1, A2, A9, B1, BLUE, Fabric, NET_A, V1, received};
+use crate::fabric::{A1, A2, A9, B1, BLUE, Fabric, NET_A, R2, V1, received};
 
 /// A1 sends a frame that the tables refuse.
 fn refused(reason: DropReason, frame: &[u8]) {
@@ -73,7 +73,7 @@ fn an_address_that_nobody_has_is_unknown() {
     refused(DropReason::UnknownEndpoint, &A1.via_gateway(&A2).dst_ip([10, 1, 1, 77]).bytes());
     refused(DropReason::UnknownEndpoint, &A1.via_gateway(&B1).dst_ip([10, 1, 2, 77]).bytes());
     let mac = Mac([2, 9, 9, 9, 9, 9]);
-    refused(DropReason::UnknownEndpoint, &A1.to(&A2).dst_mac(mac).dst_ip([10, 1, 1, 77]).bytes());
+    refused(DropReason::UnknownEndpoint, &A1.to(&A2).dst_mac(mac).bytes());
 }
 
 #[test]
@@ -85,9 +85,14 @@ fn an_address_outside_the_tenant_has_no_route() {
 /// The group of the receiver is that of its address, so the address must be the receiver's.
 #[test]
 fn an_address_is_reached_at_its_own_mac_only() {
-    for (mac, ip) in
-        [(A2.mac, B1.ip), (A2.mac, [10, 1, 1, 77].into()), (A2.mac, [192, 0, 2, 1].into())]
-    {
+    for (mac, ip) in [
+        (A2.mac, A9.ip),
+        (A2.mac, B1.ip),
+        (A2.mac, [10, 1, 1, 77].into()),
+        (A2.mac, [192, 0, 2, 1].into()),
+        (A9.mac, A2.ip),
+        (R2.mac, A2.ip),
+    ] {
         refused(DropReason::UnknownEndpoint, &A1.to(&A2).dst_mac(mac).dst_ip(ip).bytes());
     }
 }
@@ -151,7 +156,7 @@ fn a_mac_of_the_network_without_address_is_not_reached() {
     let mut fabric = Fabric::new();
     let mac = Mac([2, 7, 7, 7, 7, 7]);
     fabric.put([Entry::Mac(MacEntry { bd: NET_A, mac, next_hop: A2.place })]);
-    let frame = A1.to(&A2).dst_mac(mac).dst_ip([10, 1, 1, 77]).bytes();
+    let frame = A1.to(&A2).dst_mac(mac).bytes();
     let expected = received(A1.port(), &frame).walked();
     let expected = expected.dropped(A1.port(), DropReason::UnknownEndpoint, frame.len());
     assert_eq!(fabric.send(A1.port(), &frame), expected);
