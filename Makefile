@@ -53,6 +53,7 @@ bench: deps ## vrperf's figures and those of attaching, one JSON object each, an
 	$(step) "engine, 10,000 flows" $(vrperf) engine --flows 10000 --json
 	$(step) "engine, 100,000 flows" $(vrperf) engine --flows 100000 --json
 	$(step) "engine, 1,000,000 flows" $(vrperf) engine --flows 1000000 --json
+	$(step) "memory, 1,000,000 flows" $(vrperf) memory --json
 	$(step) "engine, no caches" $(vrperf) engine --caches off --json
 	$(step) "engine, 10 rules" $(vrperf) engine --acl-rules 10 --json
 	$(step) "engine, 10,000 rules" $(vrperf) engine --acl-rules 10000 --json

@@ -96,6 +96,9 @@ impl Iterator for Candidates {
 }
 
 impl<V: Copy> FlowCache<V> {
+    /// Memory of one entry.
+    pub const ENTRY_BYTES: usize = size_of::<Entry<V>>();
+
     /// A cache of `entries` flows, rounded up to a power of two within 8..=2^24.
     #[must_use]
     pub fn new(entries: usize) -> Self {

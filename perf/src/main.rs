@@ -7,6 +7,7 @@ mod classify;
 mod cpu;
 mod duel;
 mod engine;
+mod memory;
 mod meter;
 mod scale;
 mod throughput;
@@ -28,6 +29,8 @@ enum Command {
     Classify(classify::Options),
     /// The worker alone, on memory ports that copy every frame in.
     Engine(engine::Options),
+    /// What the exact cache costs in memory alone: the bound for many flows.
+    Memory(memory::Options),
     /// A limited container that sends as fast as it can.
     Meter(meter::Options),
     /// TCP in bulk between two containers, by Weir and by something else (root).
@@ -44,6 +47,7 @@ fn main() -> Result<()> {
     let report = match Cli::parse().command {
         Command::Classify(options) => serde_json::to_string(&classify::run(&options)?)?,
         Command::Engine(options) => serde_json::to_string(&engine::run(&options)?)?,
+        Command::Memory(options) => serde_json::to_string(&memory::run(&options)?)?,
         Command::Meter(options) => serde_json::to_string(&meter::run(&options)?)?,
         Command::Scale(options) => serde_json::to_string(&scale::run(&options)?)?,
         Command::Tcp(options) => serde_json::to_string(&duel::tcp(&options)?)?,

@@ -1,10 +1,11 @@
 //! The short way of most packets: plain ones ([`flowtable::key::Brief`]) of a flow that the exact cache
-//! knows, whose decision holds, whose connection has been looked at this second, and that nothing
-//! but a route and a way out awaits. Everything else, and whatever is not sure here, goes the long way,
+//! knows, whose decision holds, that change nothing of their connection, and that nothing but a
+//! route and a way out awaits. Everything else, and whatever is not sure here, goes the long way,
 //! which would do the same: nothing is counted or changed before the packet is known to go this one.
 
 use flowtable::action::{Exit, Pop, Rewrite};
-use flowtable::conn::Seconds;
+use flowtable::cache::Slot;
+use flowtable::conn::{Seconds, Step};
 use flowtable::ids::{PortId, Vni};
 use flowtable::key::Layout;
 use flowtable::{ActionList, DropReason, Verdict};
@@ -68,15 +69,16 @@ impl<I: PacketIo> Worker<I> {
     ) -> Option<Frame> {
         let Some(layout) = packet.folded else { return Some(frame) };
         let Some(slot) = self.cache.find(packet.hint, &packet.brief) else { return Some(frame) };
-        let flow = self.cache.entry_mut(slot);
-        let settled = now < flow.quiet_until && packet.quiet;
+        let flow = self.cache.entry(slot);
         let offered = flow.count.packets + 1 >= flow.offer_at;
-        let (false, true, Some(Short { route, exit })) = (offered, settled, &flow.short) else {
-            return Some(frame);
-        };
-        if !flow.decision.holds_on(snapshot) {
+        if offered || !packet.quiet || !flow.decision.holds_on(snapshot) {
             return Some(frame);
         }
+        if now >= flow.quiet_until && !self.note_connection(slot, packet.tcp_flags, now) {
+            return Some(frame);
+        }
+        let flow = self.cache.entry_mut(slot);
+        let Some(Short { route, exit }) = &flow.short else { return Some(frame) };
         let done = match *exit {
             ShortExit::Trunk(port) => {
                 let framed = plain::deliver(&mut self.io, &mut frame, (layout, route), port);
@@ -104,6 +106,19 @@ impl<I: PacketIo> Worker<I> {
             Err(frame) => self.end(frame, packet.rx, DropReason::TxFull),
         }
         None
+    }
+
+    /// Notes a packet that changes nothing of its connection, for this second; says whether that is so. If
+    /// not, nothing happened that does not happen again on the long way.
+    #[cold]
+    fn note_connection(&mut self, slot: Slot, tcp_flags: u8, now: Seconds) -> bool {
+        let flow = self.cache.entry(slot);
+        let (Some(hit), Some(_)) = (flow.hit, &flow.short) else { return false };
+        let settled = self.advance(hit, tcp_flags, now) == Step::Live { settled: true };
+        if settled {
+            self.cache.entry_mut(slot).quiet_until = Seconds(now.0.saturating_add(1));
+        }
+        settled
     }
 
     /// Says in full what was read of a packet in brief, and takes the trunk's tag off.
