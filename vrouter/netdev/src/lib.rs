@@ -18,7 +18,7 @@ mod sysctl;
 pub use monitor::{Event, Monitor};
 pub use namespace::{Error as NamespaceError, Namespace};
 pub use netlink::{
-    Address, Arp, Error, Link, Neighbour, NeighbourState, Netlink, Operation, Route, RouteInfo,
-    RouteSpec, VethSpec,
+    Address, Arp, Carrier, Error, Link, Neighbour, NeighbourState, Netlink, Operation, Route,
+    RouteInfo, RouteSpec, VethSpec,
 };
 pub use sysctl::{Error as SysctlError, refuse_ipv4, set_disable_ipv6, take_only_given_ipv6};

@@ -77,24 +77,56 @@ impl PacketSocket {
     }
 }
 
+/// While it lives, the device hands over unicast frames for any MAC address; the host's stack still
+/// ignores those that are not its own. The kernel counts who asks, so that others are not disturbed.
+#[derive(Debug)]
+pub struct Promiscuous {
+    _socket: OwnedFd,
+}
+
+impl Promiscuous {
+    /// Asks the device of that name in the calling thread's namespace.
+    ///
+    /// # Errors
+    /// [`Error`] when there is no such device, or without the privilege.
+    pub fn open(ifname: &str) -> Result<Self, Error> {
+        let failed =
+            |source| Error { action: "widening the filter of", ifname: ifname.into(), source };
+        let index = if_nametoindex(ifname).map_err(|errno| failed(errno.into()))?;
+        let socket = unbound_socket().map_err(failed)?;
+        let membership = libc::packet_mreq {
+            mr_ifindex: index.cast_signed(),
+            mr_type: libc::PACKET_MR_PROMISC as libc::c_ushort,
+            mr_alen: 0,
+            mr_address: [0; 8],
+        };
+        set_option(&socket, libc::PACKET_ADD_MEMBERSHIP, &membership).map_err(failed)?;
+        Ok(Self { _socket: socket })
+    }
+}
+
 impl AsFd for PacketSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
-fn bound_socket(index: u32) -> io::Result<OwnedFd> {
-    // Protocol 0 receives nothing until bind names protocol and device together: otherwise frames
-    // of other devices could come in between.
+/// Protocol 0 receives nothing until bind names protocol and device together: otherwise frames of
+/// other devices could come in between.
+fn unbound_socket() -> io::Result<OwnedFd> {
     // SAFETY: no pointer is involved.
     let raw = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
     if raw == -1 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the descriptor is new and nobody else's.
-    let socket = unsafe { OwnedFd::from_raw_fd(raw) };
-    set_option(&socket, libc::PACKET_AUXDATA)?;
-    set_option(&socket, PACKET_IGNORE_OUTGOING)?;
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+fn bound_socket(index: u32) -> io::Result<OwnedFd> {
+    let (socket, on): (_, libc::c_int) = (unbound_socket()?, 1);
+    set_option(&socket, libc::PACKET_AUXDATA, &on)?;
+    set_option(&socket, PACKET_IGNORE_OUTGOING, &on)?;
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
         sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
@@ -110,14 +142,13 @@ fn bound_socket(index: u32) -> io::Result<OwnedFd> {
     if status == 0 { Ok(socket) } else { Err(io::Error::last_os_error()) }
 }
 
-fn set_option(socket: &OwnedFd, option: libc::c_int) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    let len = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: `on` is a whole int of `len` bytes that lives across the call.
-    let status = unsafe {
-        let value = (&raw const on).cast();
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, option, value, len)
-    };
+/// Sets an option whose value is a plain number or structure of numbers.
+fn set_option<T: Copy>(socket: &OwnedFd, option: libc::c_int, value: &T) -> io::Result<()> {
+    let len = size_of::<T>() as libc::socklen_t;
+    let value = (&raw const *value).cast();
+    // SAFETY: `value` is a whole `T` of `len` bytes that lives across the call, which only reads it.
+    let status =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, option, value, len) };
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

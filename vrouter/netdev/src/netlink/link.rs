@@ -29,6 +29,8 @@ pub struct Link {
     /// Ready to carry packets. The kernel gets there some time after the link and its peer are up
     /// (up to a second), and loses without a trace what is sent before.
     pub running: bool,
+    /// Tells a pulled cable at once, where `running` can be a second late.
+    pub carrier: Carrier,
     /// The driver's kind ("veth", "bridge"); `None` for physical devices and `lo`.
     pub kind: Option<String>,
     /// Index of the other end of a veth pair, in the peer's namespace.
@@ -39,6 +41,15 @@ pub struct Link {
     pub controller: Option<u32>,
     /// What somebody wrote down about the link (`ip link set alias`), at most 255 bytes.
     pub alias: Option<String>,
+}
+
+/// Whether something is at the other end of the cable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// Something is.
+    Present,
+    /// Nothing is, or the device is down.
+    Absent,
 }
 
 /// A veth pair to be made.
@@ -276,6 +287,11 @@ pub(crate) fn link_of(message: &LinkMessage) -> Link {
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
         running: message.header.flags.contains(LinkFlags::Running),
+        carrier: if message.header.flags.contains(LinkFlags::LowerUp) {
+            Carrier::Present
+        } else {
+            Carrier::Absent
+        },
         kind: None,
         peer_index: None,
         peer_netns_id: None,

@@ -23,7 +23,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 
 pub use address::Address;
 pub use error::{Error, Operation};
-pub use link::{Arp, Link, VethSpec};
+pub use link::{Arp, Carrier, Link, VethSpec};
 pub use neighbour::{Neighbour, NeighbourState};
 pub use route::{Route, RouteInfo, RouteSpec};
 
