@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const SOURCE: &str = "src/bpf/offload.bpf.c";
-const INCLUDED: &str = "src/bpf/flows.bpf.h";
+const INCLUDED: [&str; 2] = ["src/bpf/flows.bpf.h", "src/bpf/uplink.bpf.h"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={SOURCE}");
-    println!("cargo:rerun-if-changed={INCLUDED}");
+    for included in INCLUDED {
+        println!("cargo:rerun-if-changed={included}");
+    }
     println!("cargo:rerun-if-env-changed=CLANG");
     let clang = std::env::var("CLANG").unwrap_or_else(|_| "clang".to_owned());
     let object = PathBuf::from(std::env::var("OUT_DIR")?).join("offload.bpf.o");

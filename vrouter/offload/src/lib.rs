@@ -7,6 +7,9 @@
 //! routed by the host, when the engine is gone: the filters stay when this process ends, and what
 //! they redirect to does not exist then.
 //!
+//! A NIC that the host goes on using takes part the same way (`uplink`): `from_uplink` picks Weir's
+//! frames from it, and `from_trunk` sends the engine's out of it.
+//!
 //! Flows that the engine has decided and handed over are forwarded right at the host end, from one
 //! container to the other (`flows`): [`Offload`] is the [`flowtable::hot::HotTable`] of the kernel.
 //!
@@ -17,6 +20,7 @@ mod limits;
 mod mapped;
 mod object;
 mod samples;
+mod uplink;
 
 pub use flows::FlowLimits;
 pub use limits::{Limits, Rate};

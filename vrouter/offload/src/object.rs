@@ -12,7 +12,7 @@ use libbpf_rs::{
     ErrorKind, Map, MapCore as _, MapFlags, Object, ObjectBuilder, OpenObject, TC_INGRESS, TcHook,
     TcHookBuilder,
 };
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
 use crate::flows::{FlowLimits, Flows};
 use crate::limits::Limits;
@@ -59,6 +59,16 @@ pub enum OffloadError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// Another program's filter has the place of ours, preference 1 and handle 1.
+    #[error(
+        "device {ifindex} has the tc filter {name} of somebody else at preference 1: give that one a higher number"
+    )]
+    Foreign {
+        /// The device.
+        ifindex: u32,
+        /// The other program.
+        name: String,
+    },
     /// The kernel did not wait for running programs.
     #[error("waiting for running programs")]
     Barrier(#[source] io::Error),
@@ -93,11 +103,25 @@ pub struct PortCounters {
 /// `struct port` of the programs.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
-struct Port {
+pub(crate) struct Port {
     lock: u32,
     peer: u32,
     limits: [u64; 6],
     paid: [u64; 3],
+    kind: u64,
+}
+
+impl Port {
+    pub(crate) const fn unlimited(peer: u32, kind: PortUse) -> Self {
+        Self { lock: 0, peer, limits: [0; 6], paid: [0; 3], kind: kind as u64 }
+    }
+}
+
+/// `enum port_kind` of the programs.
+#[derive(Clone, Copy)]
+pub(crate) enum PortUse {
+    Container,
+    Uplink,
 }
 
 /// `enum kind` of the programs: received, sent, then the drops.
@@ -241,7 +265,7 @@ impl Offload {
         self.retire(port)?;
         self.forget_devices_of(id)?;
         let limits = limits.in_clock_units();
-        let value = Port { lock: 0, peer: ifindex, limits, paid: [0; 3] };
+        let value = Port { limits, ..Port::unlimited(ifindex, PortUse::Container) };
         self.put("ports", id, value.as_bytes())?;
         self.put("ids", ifindex, &id.to_ne_bytes())?;
         self.flows.begin_life(port, ifindex);
@@ -301,8 +325,7 @@ impl Offload {
         }
         let value = self.lookup("ports", id)?.and_then(|v| Port::read_from_bytes(&v).ok());
         if value.is_some_and(|v| v.peer == ifindex) {
-            let none = Port { lock: 0, peer: 0, limits: [0; 6], paid: [0; 3] };
-            self.put("ports", id, none.as_bytes())?;
+            self.put("ports", id, Port::new_zeroed().as_bytes())?;
             self.flows.end_life(port);
         }
         Ok(())
@@ -359,7 +382,7 @@ impl Offload {
     }
 
     /// Keeps what was counted for an earlier use of the id in the totals and starts at zero.
-    fn retire(&self, port: PortId) -> Result<(), OffloadError> {
+    pub(crate) fn retire(&self, port: PortId) -> Result<(), OffloadError> {
         let mut seen = self.seen();
         let counts = self.counts(port)?;
         self.put("counts", u32::from(port.get()), NO_COUNTS.as_bytes())?;
@@ -376,7 +399,7 @@ impl Offload {
         Ok(())
     }
 
-    fn forget_devices_of(&self, id: u32) -> Result<(), OffloadError> {
+    pub(crate) fn forget_devices_of(&self, id: u32) -> Result<(), OffloadError> {
         let map = self.map("ids")?;
         for ifindex in map.keys() {
             let value = map.lookup(&ifindex, MapFlags::ANY);
@@ -388,12 +411,12 @@ impl Offload {
         Ok(())
     }
 
-    fn remove_id(&self, ifindex: &[u8]) -> Result<(), OffloadError> {
+    pub(crate) fn remove_id(&self, ifindex: &[u8]) -> Result<(), OffloadError> {
         let removed = self.map("ids")?.delete(ifindex);
         removed.map_err(|source| OffloadError::Map { map: "ids", source })
     }
 
-    fn restore(&self, name: &'static str, ifindex: u32) -> Result<bool, OffloadError> {
+    pub(crate) fn restore(&self, name: &'static str, ifindex: u32) -> Result<bool, OffloadError> {
         // Without our filter, without the qdisc and without the device the answer is an error.
         let missing = self.hook(name, ifindex)?.query().is_err();
         if missing {
@@ -402,7 +425,7 @@ impl Offload {
         Ok(missing)
     }
 
-    fn hook(&self, name: &'static str, ifindex: u32) -> Result<TcHook, OffloadError> {
+    pub(crate) fn hook(&self, name: &'static str, ifindex: u32) -> Result<TcHook, OffloadError> {
         let program = self.object.progs().find(|p| p.name() == name);
         let program = program.ok_or(OffloadError::Missing(name))?;
         Ok(TcHookBuilder::new(program.as_fd())
@@ -413,7 +436,7 @@ impl Offload {
             .hook(TC_INGRESS))
     }
 
-    fn attach(&self, name: &'static str, ifindex: u32) -> Result<(), OffloadError> {
+    pub(crate) fn attach(&self, name: &'static str, ifindex: u32) -> Result<(), OffloadError> {
         let mut hook = self.hook(name, ifindex)?;
         let attached = hook.create().and_then(|mut hook| hook.attach());
         match attached {
@@ -427,7 +450,7 @@ impl Offload {
         Counts::read_from_bytes(&value).map_err(|_size| OffloadError::Missing("counts"))
     }
 
-    fn map(&self, name: &'static str) -> Result<Map<'_>, OffloadError> {
+    pub(crate) fn map(&self, name: &'static str) -> Result<Map<'_>, OffloadError> {
         map_of(&self.object, name)
     }
 
@@ -452,12 +475,21 @@ impl Offload {
         }
     }
 
-    fn lookup(&self, map: &'static str, key: u32) -> Result<Option<Vec<u8>>, OffloadError> {
+    pub(crate) fn lookup(
+        &self,
+        map: &'static str,
+        key: u32,
+    ) -> Result<Option<Vec<u8>>, OffloadError> {
         let found = self.map(map)?.lookup(&key.to_ne_bytes(), MapFlags::ANY);
         found.map_err(|source| OffloadError::Map { map, source })
     }
 
-    fn put(&self, map: &'static str, key: u32, value: &[u8]) -> Result<(), OffloadError> {
+    pub(crate) fn put(
+        &self,
+        map: &'static str,
+        key: u32,
+        value: &[u8],
+    ) -> Result<(), OffloadError> {
         let updated = self.map(map)?.update(&key.to_ne_bytes(), value, MapFlags::ANY);
         updated.map_err(|source| OffloadError::Map { map, source })
     }

@@ -5,6 +5,7 @@
 
 mod flows;
 mod raw;
+mod uplink;
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -30,7 +31,7 @@ fn main() {
     // Where nothing may be skipped, a test that can't run is to fail.
     let all = std::env::var_os("WEIR_REQUIRE_ALL").is_some_and(|value| value != "0");
     let runs = all || nix::unistd::geteuid().is_root();
-    let tests: [(&str, Test); 16] = [
+    let tests: [(&str, Test); 18] = [
         ("containers_reach_each_other_through_the_trunk", containers_reach_each_other),
         ("segments_of_large_packets_are_counted", segments_of_large_packets_are_counted),
         ("tags_of_containers_are_dropped", tags_of_containers_are_dropped),
@@ -38,6 +39,14 @@ fn main() {
         ("openings_have_a_limit_of_their_own", openings_have_a_limit_of_their_own),
         ("detached_port_is_cut_off_and_can_come_back", detached_port_is_cut_off),
         ("next_engine_replaces_the_filters", next_engine_replaces_the_filters),
+        (
+            "a_shared_uplink_gives_only_what_is_weirs",
+            uplink::a_shared_uplink_gives_only_what_is_weirs,
+        ),
+        (
+            "a_filter_of_somebody_else_on_an_uplink_stays",
+            uplink::a_filter_of_somebody_else_on_an_uplink_stays,
+        ),
         ("known_flows_are_forwarded_and_counted", flows::known_flows_are_forwarded_and_counted),
         (
             "unusual_packets_of_a_known_flow_are_the_engines",

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-// The tc programs on containers' host veth ends and on trunk pairs. Loaded by object.rs, whose
+// The tc programs on containers' host veth ends, shared uplinks and trunk pairs. Loaded by object.rs, whose
 // structs mirror those of this file.
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -7,6 +7,7 @@
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/pkt_cls.h>
+#include <linux/udp.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
@@ -40,13 +41,16 @@ struct limits {
 
 struct port {
 	struct bpf_spin_lock lock;
-	__u32 peer; // ifindex of the host end; 0: no such port
+	__u32 peer; // ifindex of the host end, or of the uplink's device in use; 0: no such port
 	struct limits limits;
 	// When the port has paid for what it sent (GCRA's theoretical arrival time).
 	__u64 packets_paid;
 	__u64 bytes_paid;
 	__u64 openings_paid;
+	__u64 kind; // enum port_kind
 };
+
+enum port_kind { CONTAINER, UPLINK };
 
 enum kind { RX, TX, CONTAINER_TAG, RATE_LIMIT, NO_TRUNK, NO_MEMORY, FLOW_LIMIT, KINDS };
 
@@ -333,7 +337,9 @@ int from_port(struct __sk_buff *skb)
 	return bpf_redirect(trunk, 0);
 }
 
-// Ingress of wr-t0.N: from the engine to the container whose port the tag names.
+#include "uplink.bpf.h"
+
+// Ingress of wr-t0.N: from the engine to the container whose port the tag names, or to the wire.
 SEC("tc")
 int from_trunk(struct __sk_buff *skb)
 {
@@ -345,6 +351,8 @@ int from_trunk(struct __sk_buff *skb)
 	if (bpf_skb_vlan_pop(skb))
 		return drop(skb, id, NO_MEMORY);
 	count(id, TX, segments(skb), skb->len);
+	if (port->kind == UPLINK)
+		return bpf_redirect(port->peer, 0);
 	return bpf_redirect_peer(port->peer, 0);
 }
 

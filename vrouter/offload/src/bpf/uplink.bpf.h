@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+// A NIC that the host goes on using, included by offload.bpf.c: what is Weir's among its frames goes
+// to the engine over the trunk, with the port's id as a tag. Everything else passes untouched, to
+// other filters and then to the host, whether an engine runs or not.
+
+#define VXLAN_PORT 4789 // RFC 7348, section 5
+#define UPLINK_PICKS 4096
+
+// One local tunnel end point, or one VLAN, of one port.
+struct pick {
+	__u8 address[16]; // IPv4 as ::ffff:a.b.c.d; 0: a VLAN
+	__u16 port;
+	__u16 vid; // 0: an address
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, UPLINK_PICKS);
+	__type(key, struct pick);
+	__type(value, __u8);
+} picks SEC(".maps");
+
+static __always_inline int is_picked(struct pick *pick)
+{
+	return bpf_map_lookup_elem(&picks, pick) != 0;
+}
+
+static __always_inline int is_vxlan(struct __sk_buff *skb, __u32 at)
+{
+	struct udphdr udp;
+
+	if (bpf_skb_load_bytes(skb, at, &udp, sizeof(udp)))
+		return 0;
+	return udp.dest == bpf_htons(VXLAN_PORT);
+}
+
+static __always_inline int is_our_vxlan4(struct __sk_buff *skb, __u32 id)
+{
+	struct pick pick = { .address = { [10] = 0xff, [11] = 0xff }, .port = id };
+	struct iphdr ip;
+
+	// Options and fragments are the host's: the engine would need them whole.
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl != 5)
+		return 0;
+	if (ip.protocol != IPPROTO_UDP || ip.frag_off & bpf_htons(IP_MF | IP_OFFSET))
+		return 0;
+	__builtin_memcpy(&pick.address[12], &ip.daddr, 4);
+	return is_vxlan(skb, ETH_HLEN + sizeof(ip)) && is_picked(&pick);
+}
+
+static __always_inline int is_our_vxlan6(struct __sk_buff *skb, __u32 id)
+{
+	struct pick pick = { .port = id };
+	struct ipv6hdr ip;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) || ip.nexthdr != IPPROTO_UDP)
+		return 0;
+	__builtin_memcpy(pick.address, &ip.daddr, 16);
+	return is_vxlan(skb, ETH_HLEN + sizeof(ip)) && is_picked(&pick);
+}
+
+// Of two devices of one port the second hears what is flooded a second time: that is not taken.
+static __always_inline int is_our_vlan(struct __sk_buff *skb, __u32 id, __u32 active)
+{
+	struct pick pick = { .port = id, .vid = skb->vlan_tci & 0xfff };
+	__u8 first;
+
+	if (skb->vlan_proto != bpf_htons(ETH_P_8021Q) || !pick.vid || !is_picked(&pick))
+		return 0;
+	if (skb->ifindex == active)
+		return 1;
+	return !bpf_skb_load_bytes(skb, 0, &first, sizeof(first)) && !(first & 1);
+}
+
+static __always_inline int is_ours(struct __sk_buff *skb, __u32 id, __u32 active)
+{
+	if (skb->vlan_present)
+		return is_our_vlan(skb, id, active);
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return is_our_vxlan4(skb, id);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return is_our_vxlan6(skb, id);
+	return 0;
+}
+
+// Ingress of a shared uplink.
+SEC("tc")
+int from_uplink(struct __sk_buff *skb)
+{
+	__u64 packets = segments(skb), bytes = skb->len;
+	__u32 ifindex = skb->ifindex;
+	__u32 *found = bpf_map_lookup_elem(&ids, &ifindex);
+	__u32 id = found ? *found : 0;
+	struct port *port = found ? bpf_map_lookup_elem(&ports, &id) : 0;
+	__u32 trunk;
+
+	if (!port || !port->peer || !is_ours(skb, id, port->peer))
+		return TC_ACT_UNSPEC;
+	trunk = trunk_of(skb);
+	if (!trunk)
+		return drop(skb, id, NO_TRUNK);
+	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), id))
+		return drop(skb, id, NO_MEMORY);
+	count(id, RX, packets, bytes);
+	return bpf_redirect(trunk, 0);
+}
