@@ -77,7 +77,14 @@ impl Rig {
     /// When the number is out of range or another port has it.
     pub fn add_port(&mut self, id: u32, kind: PortKind, framing: Framing) -> Result<()> {
         let (name, ifindex) = (format!("mem{id}"), id);
-        self.engine.add_port(PortSpec { id: PortId::new(id)?, name, ifindex, kind, framing })?;
+        self.engine.add_port(PortSpec {
+            id: PortId::new(id)?,
+            name,
+            ifindex,
+            kind,
+            framing,
+            standby: Vec::new(),
+        })?;
         Ok(())
     }
 

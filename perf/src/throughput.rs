@@ -189,7 +189,14 @@ fn program(engine: &Engine, options: &Options) -> Result<()> {
     for (id, queue) in [(PortId::MIN, INPUT), (sink, OUTPUT)] {
         let (kind, framing) = (PortKind::Container, Framing::Direct(queue));
         let name = format!("queue{}", queue.0);
-        engine.add_port(PortSpec { id, name, ifindex: u32::from(id.get()), kind, framing })?;
+        engine.add_port(PortSpec {
+            id,
+            name,
+            ifindex: u32::from(id.get()),
+            kind,
+            framing,
+            standby: Vec::new(),
+        })?;
     }
     engine.write(&tenant(options, sink)?.ops()?)?;
     Ok(())

@@ -27,7 +27,7 @@ use crate::counters::{Count, Counters};
 use crate::droplog::{DROP_QUEUE, Dropped};
 use crate::hot::{Hot, HotKeeper, HotLimits};
 use crate::mailbox::{WorkerHandle, mailbox};
-use crate::port::{Framing, PortSpec};
+use crate::port::PortSpec;
 use crate::sample::{self, Sample};
 use crate::slow::{Punted, Reply, SLOW_QUEUE, SlowPath};
 use crate::snapshot::{Master, Section, Sections, Snapshot};
@@ -271,16 +271,32 @@ impl Engine {
     /// [`PortError::Taken`] when another device has the id or the queue.
     pub fn add_port(&self, port: PortSpec) -> Result<(), PortError> {
         let mut control = self.lock();
-        let direct = matches!(port.framing, Framing::Direct(_));
+        match control.master.specs.get(&port.id) {
+            Some(other) if *other != port => {
+                Err(PortError::Taken { port: port.id, existing: other.name.clone() })
+            }
+            Some(_) | None => self.insert_port(&mut control, port),
+        }
+    }
+
+    /// From the next burst on the port's frames travel as `port` says: an uplink uses another of its
+    /// devices. What was counted and what is in the tables stays.
+    ///
+    /// # Errors
+    /// [`PortError::Taken`] when another port has one of the queues.
+    pub fn move_port(&self, port: PortSpec) -> Result<(), PortError> {
+        self.insert_port(&mut self.lock(), port)
+    }
+
+    fn insert_port(&self, control: &mut Control, port: PortSpec) -> Result<(), PortError> {
         let taken = control.master.specs.values().find(|other| {
-            let same_queue = direct && other.framing == port.framing;
-            **other != port && (other.id == port.id || same_queue)
+            other.id != port.id && other.queues().any(|queue| port.queues().any(|q| q == queue))
         });
         if let Some(other) = taken {
             return Err(PortError::Taken { port: port.id, existing: other.name.clone() });
         }
         control.master.specs.insert(port.id, port);
-        self.publish(&mut control, Section::Ports.into())?;
+        self.publish(control, Section::Ports.into())?;
         Ok(())
     }
 

@@ -40,7 +40,7 @@ pub use hot::{HotFlowStats, HotKeeper, HotLimits, HotStats, HotTenant, NotHot, O
 pub use mailbox::{WorkerGone, WorkerHandle};
 pub use port::{Framing, PortKind, PortSpec};
 pub use sample::{SAMPLE_HEADER_BYTES, Sample};
-pub use slow::SlowPath;
+pub use slow::{SlowPath, announcement};
 pub use trace::{MeterUse, MeterWay, Trace, TraceStep};
 pub use worker::{
     BURST, BURST_SIZE_COUNT, FlowStats, LiveTrace, STAGE_COUNT, Stage, WorkStats, Worker,

@@ -34,4 +34,17 @@ pub struct PortSpec {
     pub kind: PortKind,
     /// How its frames travel.
     pub framing: Framing,
+    /// More queues whose frames are the port's; it sends on none of them.
+    pub standby: Vec<QueueId>,
+}
+
+impl PortSpec {
+    /// The queues that are the port's alone.
+    pub(crate) fn queues(&self) -> impl Iterator<Item = QueueId> + '_ {
+        let own = match self.framing {
+            Framing::Direct(queue) => Some(queue),
+            Framing::Tagged => None,
+        };
+        own.into_iter().chain(self.standby.iter().copied())
+    }
 }

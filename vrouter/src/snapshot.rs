@@ -326,13 +326,11 @@ impl Master {
                 _ => None,
             };
             let sample_rate = binding.as_ref().map_or(0, |binding| binding.sample_rate);
-            match spec.framing {
-                Framing::Direct(queue) => ports.direct.push((queue, *id)),
-                Framing::Tagged => {
-                    let on_trunk = OnTrunk { kind: spec.kind, sample_rate };
-                    ports.on_trunk[usize::from(id.get())] = Some(on_trunk);
-                }
+            if spec.framing == Framing::Tagged {
+                let on_trunk = OnTrunk { kind: spec.kind, sample_rate };
+                ports.on_trunk[usize::from(id.get())] = Some(on_trunk);
             }
+            ports.direct.extend(spec.queues().map(|queue| (queue, *id)));
             ports.by_id[usize::from(id.get())] = Some(Port { spec: spec.clone(), binding });
         }
         ports

@@ -52,10 +52,10 @@ struct Options {
     /// This node's tunnel end point: an address of the uplink
     #[arg(long, env = "WEIR_VTEP", value_name = "IP")]
     vtep: Option<IpAddr>,
-    /// Device that leads to the other nodes and to VLANs
+    /// Device that leads to the other nodes and to VLANs; up to 3 more, after commas, take over when it has no link
     #[arg(long, env = "WEIR_UPLINK", value_delimiter = ',', value_name = "DEV")]
     uplink: Option<Vec<String>>,
-    /// How the uplink is shared with the host [default: dedicated]
+    /// How engine and host share the uplink: by an AF_XDP socket (dedicated) or by a tc program (shared) [default: dedicated]
     #[arg(long, env = "WEIR_UPLINK_MODE", value_enum)]
     uplink_mode: Option<UplinkMode>,
     /// Seconds in which a netmaster must still be reached over an uplink that was just taken, or the host gets it back; 0 does not look [default: 15]
@@ -81,14 +81,25 @@ struct Options {
     log_format: Option<LogFormat>,
 }
 
+/// Devices that an uplink can have.
+const DEVICES_MAX: usize = 4;
+
 /// How the uplink is shared with the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum UplinkMode {
-    /// The host's own traffic enters through a tc program.
+    /// A tc program takes Weir's traffic and leaves the rest of the device as it is.
     Shared,
     /// An AF_XDP socket takes Weir's traffic and passes the rest to the host.
     Dedicated,
+}
+
+/// The way to the other nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Uplink {
+    /// In the order in which they are used: at least one.
+    pub(crate) devices: Vec<String>,
+    pub(crate) mode: UplinkMode,
 }
 
 /// Where a netmaster listens.
@@ -105,7 +116,7 @@ pub(crate) struct Config {
     pub(crate) node: NodeName,
     pub(crate) netmasters: Vec<Netmaster>,
     pub(crate) vtep: Option<IpAddr>,
-    pub(crate) uplink: Option<String>,
+    pub(crate) uplink: Option<Uplink>,
     /// Seconds; 0 does not look.
     pub(crate) uplink_confirm: u32,
     pub(crate) datapath: PathBuf,
@@ -127,11 +138,7 @@ pub(crate) enum Error {
     Node { value: String, reason: String },
     #[error("--netmaster {value:?}: {reason}")]
     Netmaster { value: String, reason: &'static str },
-    #[error(
-        "--uplink-mode shared is not in this version: give the uplink to Weir with --uplink-mode dedicated"
-    )]
-    SharedUplink,
-    #[error("--uplink {0:?}: this version takes one uplink")]
+    #[error("--uplink {0}: want at most {DEVICES_MAX} devices, each once")]
     Uplinks(String),
     #[error("--uplink {0:?} is not a device name: want 1 to 15 bytes without \"/\" or white space")]
     UplinkName(String),
@@ -182,17 +189,15 @@ impl Options {
     }
 
     fn check(self) -> Result<Config, Error> {
-        if self.uplink_mode == Some(UplinkMode::Shared) {
-            return Err(Error::SharedUplink);
-        }
-        let uplink = one_uplink(self.uplink.unwrap_or_default())?;
+        let mode = self.uplink_mode.unwrap_or(UplinkMode::Dedicated);
+        let uplink = uplink(self.uplink.unwrap_or_default(), mode)?;
         if let Some(vtep) = self.vtep
             && (vtep.is_unspecified() || vtep.is_multicast())
         {
             return Err(Error::Vtep(vtep));
         }
-        if let (Some(device), None) = (&uplink, self.vtep) {
-            return Err(Error::NoVtep(device.clone()));
+        if let (Some(uplink), None) = (&uplink, self.vtep) {
+            return Err(Error::NoVtep(uplink.devices.join(",")));
         }
         let uplink_confirm = self.uplink_confirm.unwrap_or(UPLINK_CONFIRM);
         if uplink_confirm > UPLINK_CONFIRM_MAX {
@@ -217,16 +222,18 @@ impl Options {
     }
 }
 
-fn one_uplink(devices: Vec<String>) -> Result<Option<String>, Error> {
-    if devices.len() > 1 {
+fn uplink(devices: Vec<String>, mode: UplinkMode) -> Result<Option<Uplink>, Error> {
+    for device in &devices {
+        let odd = device.contains(|c: char| c == '/' || c.is_whitespace());
+        if device.is_empty() || device.len() > 15 || odd {
+            return Err(Error::UplinkName(device.clone()));
+        }
+    }
+    let twice = (1..devices.len()).any(|place| devices[..place].contains(&devices[place]));
+    if twice || devices.len() > DEVICES_MAX {
         return Err(Error::Uplinks(devices.join(",")));
     }
-    let Some(device) = devices.into_iter().next() else { return Ok(None) };
-    let odd = device.contains(|c: char| c == '/' || c.is_whitespace());
-    if device.is_empty() || device.len() > 15 || odd {
-        return Err(Error::UplinkName(device));
-    }
-    Ok(Some(device))
+    Ok((!devices.is_empty()).then_some(Uplink { devices, mode }))
 }
 
 fn node_name(given: Option<String>) -> Result<NodeName, Error> {
@@ -312,16 +319,16 @@ mod tests {
     fn what_this_version_does_not_do_is_refused_by_name() {
         let text = |arguments: &[&str]| resolve(arguments).unwrap_err().to_string();
         assert_eq!(
-            text(&["--node", "n", "--uplink-mode", "shared"]),
-            "--uplink-mode shared is not in this version: give the uplink to Weir with --uplink-mode dedicated"
+            text(&["--node", "n", "--uplink", "a,b,a"]),
+            "--uplink a,b,a: want at most 4 devices, each once"
         );
         assert_eq!(
             text(&["--node", "n", "--uplink-confirm", "3601"]),
             "--uplink-confirm 3601: want 0 to 3600"
         );
         assert_eq!(
-            text(&["--node", "n", "--uplink", "a,b"]),
-            "--uplink \"a,b\": this version takes one uplink"
+            text(&["--node", "n", "--uplink", "a,b,c,d,e"]),
+            "--uplink a,b,c,d,e: want at most 4 devices, each once"
         );
         assert_eq!(
             text(&["--node", "n", "--netmaster", "https://h:1"]),

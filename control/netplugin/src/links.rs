@@ -86,10 +86,13 @@ pub(crate) fn require_free(namespace: &Namespace, ifname: &str) -> Result<(), Er
     }
 }
 
-/// MTU of the uplink in bytes.
-pub(crate) fn uplink_mtu(device: &str) -> Result<u32, Error> {
-    let link = Netlink::open()?.link_by_name(device)?;
-    link.map(|link| link.mtu).ok_or_else(|| Error::NoUplink { device: device.to_owned() })
+/// MTU in bytes of what the uplink's devices that are there can all carry.
+pub(crate) fn uplink_mtu(devices: &[String]) -> Result<u32, Error> {
+    let netlink = Netlink::open()?;
+    let links = devices.iter().map(|device| netlink.link_by_name(device));
+    let links = links.collect::<Result<Vec<_>, _>>()?;
+    let least = links.iter().flatten().map(|link| link.mtu).min();
+    least.ok_or_else(|| Error::NoUplink { device: devices.join(",") })
 }
 
 /// Makes the pair: the container's end ready and up, the host's end down and closed to the host's own

@@ -303,7 +303,7 @@ impl Node {
             Daemon::Netplugin => {
                 command.args(["--node", &self.name, "--netmaster", &self.netmasters.join(",")]);
                 command.args(["--vtep", &self.vtep.to_string()]);
-                command.args(["--uplink", UPLINK, "--uplink-mode", "dedicated"]);
+                command.args(["--uplink", UPLINK]);
             }
         }
         command.args(self.extra_args.get(&daemon).into_iter().flatten());

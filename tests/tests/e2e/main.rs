@@ -14,6 +14,7 @@ mod ctl;
 mod disk;
 mod dual;
 mod explain;
+mod failover;
 mod features;
 mod files;
 mod foreign;
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
         wire::tests,
         hostile::tests,
         uplink::tests,
+        failover::tests,
         restart::tests,
         trouble::tests,
         disk::tests,

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use kit::{Container, ContainerSpec, Node, ping, wait_until};
+use netdev::Namespace;
 use serde_json::Value;
 
 /// Far above what anything here takes on an idle machine.
@@ -108,6 +110,13 @@ pub(crate) fn port_of(node: &Node, container: &Container) -> Result<Value> {
     let rows = node.vrctl(&["port", "ls"])?;
     let row = rows.as_array().into_iter().flatten().find(|row| row["name"] == name);
     row.cloned().with_context(|| format!("{name} is not in {rows}"))
+}
+
+/// Runs `ip` in a namespace.
+pub(crate) fn ip(namespace: &Namespace, line: &str) -> Result<()> {
+    let mut command = Command::new("ip");
+    command.args(line.split_whitespace());
+    kit::run(namespace, command)?.success().with_context(|| format!("ip {line}")).map(drop)
 }
 
 /// Names of the links in a node's namespace, without those the kernel makes by itself.

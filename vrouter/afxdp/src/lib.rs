@@ -17,7 +17,7 @@ mod umem;
 mod wait;
 
 pub use io::{AttachError, Closed, Detached, IoError, QueueState, XskIo};
-pub use program::{ProgramError, ProgramKind, XdpCounters, XdpProgram};
+pub use program::{Flooded, ProgramError, ProgramKind, XdpCounters, XdpProgram};
 pub use queue::{QueueError, XskQueue, XskStats};
 pub use table::START_OFFSETS;
 pub use umem::{Pages, RING_SIZE, Umem, UmemError};

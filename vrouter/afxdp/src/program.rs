@@ -74,6 +74,15 @@ impl ProgramKind {
     }
 }
 
+/// Broadcast and multicast frames of the VLANs of an uplink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flooded {
+    /// Are taken as others are.
+    Taken,
+    /// Are left to the host: another device of the same network hears them too.
+    Passed,
+}
+
 /// Frames that a program has seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct XdpCounters {
@@ -139,15 +148,20 @@ impl XdpProgram {
         wanted.iter().try_for_each(|key| self.update("vteps", key, &[1]))
     }
 
-    /// Replaces the set of VLANs that are taken.
+    /// Replaces the set of VLANs that are taken, with or without frames that are for many.
     ///
     /// # Errors
     /// [`ProgramError::Map`] when the kernel refuses.
-    pub fn set_vids(&self, vids: &[Vid]) -> Result<(), ProgramError> {
+    pub fn set_vids(&self, vids: &[Vid], flooded: Flooded) -> Result<(), ProgramError> {
+        let taken = match flooded {
+            Flooded::Taken => 1,
+            Flooded::Passed => 2,
+        };
         let map = self.map("vids")?;
         for vid in 0..map.max_entries() {
             let key = vid.to_ne_bytes();
-            let wanted = u8::from(vids.iter().any(|v| u32::from(v.get()) == vid));
+            let is_ours = vids.iter().any(|v| u32::from(v.get()) == vid);
+            let wanted: u8 = if is_ours { taken } else { 0 };
             let old = map.lookup(&key, MapFlags::ANY);
             let old = old.map_err(|source| ProgramError::Map { map: "vids", source })?;
             if old.as_deref() != Some(&[wanted]) {

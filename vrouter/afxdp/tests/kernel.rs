@@ -7,8 +7,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use afxdp::{
-    AttachError, IoError, ProgramKind, QueueError, START_OFFSETS, Umem, UmemError, XdpProgram,
-    XskIo, XskQueue,
+    AttachError, Flooded, IoError, ProgramKind, QueueError, START_OFFSETS, Umem, UmemError,
+    XdpProgram, XskIo, XskQueue,
 };
 use flowtable::ids::Vid;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -232,8 +232,8 @@ fn uplink_takes_only_our_vxlan_and_vlans() {
     let other = Ipv4Addr::new(192, 0, 2, 7);
     pair.program.set_vteps(&[IpAddr::V4(other), IpAddr::V6(VTEP6)]).unwrap();
     pair.program.set_vteps(&[IpAddr::V4(VTEP), IpAddr::V6(VTEP6)]).unwrap();
-    pair.program.set_vids(&[Vid::new(99).unwrap()]).unwrap();
-    pair.program.set_vids(&[Vid::new(100).unwrap()]).unwrap();
+    pair.program.set_vids(&[Vid::new(99).unwrap()], Flooded::Taken).unwrap();
+    pair.program.set_vids(&[Vid::new(100).unwrap()], Flooded::Taken).unwrap();
     let hosts = [
         udp4(other, 4789, 0, 5),
         udp4(VTEP, 53, 0, 5),
@@ -255,6 +255,16 @@ fn uplink_takes_only_our_vxlan_and_vlans() {
     assert_eq!(pair.receive(ours.len()), ours);
     let counters = pair.program.counters().unwrap();
     assert_eq!((counters.redirected, counters.passed), (ours.len() as u64, hosts.len() as u64));
+    // A second device of the network leaves what is flooded to the first.
+    pair.program.set_vids(&[Vid::new(100).unwrap()], Flooded::Passed).unwrap();
+    let mut flooded = tagged(100);
+    flooded[0] |= 1;
+    let mut known = tagged(100);
+    known[0] &= 0xfe;
+    pair.send(0, &flooded);
+    pair.send(0, &known);
+    assert_eq!(pair.receive(1), [known]);
+    assert_eq!(pair.program.counters().unwrap().passed, hosts.len() as u64 + 1);
 }
 
 fn frames_are_conserved() {

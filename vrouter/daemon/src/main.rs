@@ -17,9 +17,11 @@ mod plane;
 mod ports;
 mod rpc;
 mod socket;
+mod sockets;
 mod tables;
 mod trunk;
 mod underlay;
+mod uplink;
 mod work;
 
 use std::io::IsTerminal as _;

@@ -24,6 +24,7 @@ use crate::export;
 use crate::live::Seat;
 use crate::ports::{Parts, Ports};
 use crate::rpc::Service;
+use crate::sockets::Sockets;
 use crate::tables::Tables;
 use crate::trunk::{self, Opened, Trunk, TrunkError};
 use crate::underlay::{WatchedTrunk, Watcher};
@@ -32,7 +33,7 @@ use crate::underlay::{WatchedTrunk, Watcher};
 pub(crate) const WORKER: u16 = 0;
 
 /// The strongest.
-const WORKER_NICE: i32 = -20;
+const FIRST_NICE: i32 = -20;
 
 /// vrouterd could not start.
 #[derive(Debug, thiserror::Error)]
@@ -101,8 +102,7 @@ impl Plane {
         let parts = Parts {
             engine: engine.clone(),
             offload: Arc::clone(&offload),
-            worker: handle.clone(),
-            umem,
+            sockets: Sockets::new(handle.clone(), umem),
             events: events.clone(),
             trunk: trunk.ifindex(),
             limits: config.limits,
@@ -113,7 +113,10 @@ impl Plane {
         let mut watcher = Watcher::new(Arc::clone(&tables), Arc::clone(&ports), watched)?;
         threads.push(spawn("netlink", {
             let stop = Arc::clone(&stop);
-            move || watcher.run(&stop)
+            move || {
+                prefer("netlink");
+                watcher.run(&stop);
+            }
         })?);
         let drops = DropLog::new();
         threads.push(spawn("droplog", {
@@ -234,7 +237,7 @@ fn start_worker(
         // The starting thread waits for it.
         pinned.send(outcome).ok();
         if !failed {
-            prefer();
+            prefer("worker-0");
             let started = Instant::now();
             worker.run(move || started.elapsed().as_nanos() as u64, &stop);
         }
@@ -260,11 +263,12 @@ impl Drop for AbortOnPanic {
     }
 }
 
-/// This thread goes first: while a worker waits for a CPU, its rings overflow with everybody's
-/// packets. It sleeps when it has none (decision 0023).
-fn prefer() {
-    if let Err(error) = rustix::process::setpriority_process(None, WORKER_NICE) {
-        tracing::warn!(%error, "the worker has no priority over other programs and will be late");
+/// This thread goes first. While a worker waits for a CPU, its rings overflow with everybody's packets;
+/// it sleeps when it has none (decision 0023). While the one that follows the kernel waits, an uplink
+/// without a link stays in use (decision 0031).
+fn prefer(thread: &'static str) {
+    if let Err(error) = rustix::process::setpriority_process(None, FIRST_NICE) {
+        tracing::warn!(%error, thread, "no priority over other programs: it will be late");
     }
 }
 

@@ -1,28 +1,25 @@
 //! The devices behind ports: opening them for the engine and giving them back.
 //!
-//! A container's port is a tc program on its host end and a tag on the trunk; an uplink's is an XDP
-//! program and a socket of its own. What is half open when a step fails is closed again. Adding a
+//! A container's port is a tc program on its host end and a tag on the trunk; uplinks are in
+//! `uplink.rs`. What is half open when a step fails is closed again. Adding a
 //! port that is there and removing one that is not are fine: callers repeat themselves after a
 //! restart.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use afxdp::{
-    AttachError, ProgramError, ProgramKind, QueueError, RING_SIZE, Umem, XdpProgram, XskIo,
-    XskQueue, XskStats,
-};
-use flowtable::ids::{PortId, Vid};
-use netdev::ethtool::{self, Feature, State};
-use netdev::{Link, Netlink};
+use afxdp::{AttachError, ProgramError, QueueError, XskStats};
+use flowtable::ids::PortId;
+use netdev::Netlink;
 use offload::{Limits, Offload, OffloadError};
 use packet_io::QueueId;
-use vrouter::{Engine, Framing, PortError, PortKind, PortSpec, WorkerGone, WorkerHandle};
+use vrouter::{Engine, Framing, PortError, PortKind, PortSpec, WorkerGone};
 
 use crate::events::Events;
+use crate::sockets::Sockets;
 use crate::trunk;
+use crate::uplink::{Active, Found, NewUplink, Uplink};
 
 /// A port to be added.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,28 +30,20 @@ pub(crate) struct NewPort {
     pub(crate) kind: NewKind,
 }
 
+impl NewPort {
+    fn devices(&self) -> impl Iterator<Item = &str> {
+        let standby = match &self.kind {
+            NewKind::Container => &[][..],
+            NewKind::Uplink(uplink) => &uplink.standby,
+        };
+        std::iter::once(self.name.as_str()).chain(standby.iter().map(String::as_str))
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NewKind {
     Container,
-    Uplink(UplinkTraffic, Trial),
-}
-
-/// What is taken from an uplink; the rest is the host's.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct UplinkTraffic {
-    /// VXLAN to these local addresses.
-    pub(crate) vteps: Vec<IpAddr>,
-    /// Frames of these VLANs.
-    pub(crate) vids: Vec<Vid>,
-}
-
-/// How long an uplink stays attached until somebody confirms that the host still has its network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trial {
-    /// For good.
-    None,
-    /// That long.
-    For(Duration),
+    Uplink(NewUplink),
 }
 
 /// A port was not added or removed.
@@ -97,33 +86,41 @@ pub(crate) enum PortsError {
 }
 
 #[derive(Debug)]
-struct Open {
-    spec: PortSpec,
-    device: Device,
+enum Open {
+    Container(PortSpec),
+    Uplink(Uplink),
 }
 
-#[derive(Debug)]
-enum Device {
-    Container,
-    Uplink {
-        program: XdpProgram,
-        queue: QueueId,
-        traffic: UplinkTraffic,
-        confirm_by: Option<Instant>,
-    },
-}
-
-impl Device {
-    fn start(&mut self, trial: Trial) {
-        if let (Self::Uplink { confirm_by, .. }, Trial::For(time)) = (self, trial) {
-            *confirm_by = Some(Instant::now() + time);
+impl Open {
+    /// The device's name and number; of an uplink, those of the port and of the device in use.
+    fn device(&self) -> (String, u32) {
+        match self {
+            Self::Container(spec) => (spec.name.clone(), spec.ifindex),
+            Self::Uplink(uplink) => {
+                let spec = uplink.spec();
+                (spec.name, spec.ifindex)
+            }
         }
     }
 
-    fn is_late(&self, now: Instant) -> bool {
+    fn has(&self, ifindex: u32) -> bool {
         match self {
-            Self::Container => false,
-            Self::Uplink { confirm_by, .. } => confirm_by.is_some_and(|by| by <= now),
+            Self::Container(spec) => spec.ifindex == ifindex,
+            Self::Uplink(uplink) => uplink.has(ifindex),
+        }
+    }
+
+    fn uplink(&self) -> Option<&Uplink> {
+        match self {
+            Self::Container(_) => None,
+            Self::Uplink(uplink) => Some(uplink),
+        }
+    }
+
+    fn uplink_mut(&mut self) -> Option<&mut Uplink> {
+        match self {
+            Self::Container(_) => None,
+            Self::Uplink(uplink) => Some(uplink),
         }
     }
 }
@@ -133,8 +130,7 @@ impl Device {
 pub(crate) struct Parts {
     pub(crate) engine: Engine,
     pub(crate) offload: Arc<Offload>,
-    pub(crate) worker: WorkerHandle<XskIo>,
-    pub(crate) umem: Umem,
+    pub(crate) sockets: Sockets,
     pub(crate) events: Events,
     /// Interface index of the trunk.
     pub(crate) trunk: u32,
@@ -147,8 +143,6 @@ pub(crate) struct Parts {
 pub(crate) struct Ports {
     parts: Parts,
     open: Mutex<BTreeMap<PortId, Open>>,
-    /// What the kernel counted on sockets that are closed.
-    retired: Mutex<Vec<(QueueId, XskStats)>>,
     takeover: Mutex<Takeover>,
 }
 
@@ -164,55 +158,62 @@ enum Takeover {
 impl Ports {
     pub(crate) fn new(parts: Parts) -> Self {
         let takeover = Mutex::new(Takeover::Waiting(BTreeSet::new()));
-        Self { parts, open: Mutex::default(), retired: Mutex::default(), takeover }
+        Self { parts, open: Mutex::default(), takeover }
     }
 
     /// Opens a device and makes it a port; returns its interface index.
     pub(crate) fn add(&self, new: &NewPort) -> Result<u32, PortsError> {
         let mut open = self.lock();
         let netlink = Netlink::open()?;
-        let link = netlink.link_by_name(&new.name)?;
-        let link =
-            link.ok_or_else(|| PortsError::NoDevice { port: new.id, name: new.name.clone() })?;
-        if link.index == self.parts.trunk {
-            return Err(PortsError::Trunk { port: new.id, name: link.name });
-        }
-        let taken = open.values().find(|o| o.spec.ifindex == link.index && o.spec.id != new.id);
-        if let Some(other) = taken {
-            let existing = other.spec.id;
-            return Err(PortsError::DeviceTaken { port: new.id, name: link.name, existing });
-        }
-        if let Some(old) = open.get_mut(&new.id) {
-            if old.spec.ifindex == link.index {
-                return again(old, new).map(|()| link.index);
-            }
-            if netlink.link_by_index(old.spec.ifindex)?.is_some() {
-                let existing = old.spec.name.clone();
-                return Err(PortsError::PortTaken { port: new.id, existing });
-            }
+        self.is_free(&open, &netlink, new)?;
+        if let Some(old) = open.get_mut(&new.id)
+            && let Some(ifindex) = self.again(old, &netlink, new)?
+        {
+            return Ok(ifindex);
         }
         if let Some(gone) = open.remove(&new.id) {
-            self.close(vec![gone])?;
+            self.close(vec![(new.id, gone)])?;
         }
         let opened = match &new.kind {
-            NewKind::Container => self.open_container(new.id, &link)?,
-            NewKind::Uplink(traffic, trial) => {
-                let mut opened = self.open_uplink(new.id, &link, traffic, &open)?;
-                opened.device.start(*trial);
-                opened
+            NewKind::Container => Open::Container(self.open_container(new, &netlink)?),
+            NewKind::Uplink(uplink) => {
+                let port = (new.id, new.name.as_str());
+                Open::Uplink(Uplink::open(&self.parts, &netlink, port, uplink)?)
             }
         };
-        tracing::info!(port = %new.id, device = %link.name, ifindex = link.index, "port added");
+        let (device, ifindex) = opened.device();
+        tracing::info!(port = %new.id, device, ifindex, "port added");
         open.insert(new.id, opened);
-        Ok(link.index)
+        Ok(ifindex)
+    }
+
+    /// The devices are no other port's.
+    fn is_free(
+        &self,
+        open: &BTreeMap<PortId, Open>,
+        netlink: &Netlink,
+        new: &NewPort,
+    ) -> Result<(), PortsError> {
+        for name in new.devices() {
+            let Some(link) = netlink.link_by_name(name)? else { continue };
+            if link.index == self.parts.trunk {
+                return Err(PortsError::Trunk { port: new.id, name: link.name });
+            }
+            let taken = open.iter().find(|(id, o)| **id != new.id && o.has(link.index));
+            if let Some((existing, _)) = taken {
+                let existing = *existing;
+                return Err(PortsError::DeviceTaken { port: new.id, name: link.name, existing });
+            }
+        }
+        Ok(())
     }
 
     /// Fences ports: nothing is received from them or sent to them when this returns.
     pub(crate) fn remove(&self, ports: &[PortId]) -> Result<(), PortsError> {
         let mut open = self.lock();
-        let gone: Vec<Open> = ports.iter().filter_map(|port| open.remove(port)).collect();
-        for Open { spec, .. } in &gone {
-            tracing::info!(port = %spec.id, device = %spec.name, "port removed");
+        let gone = taken_out(&mut open, ports);
+        for (port, gone) in &gone {
+            tracing::info!(%port, device = %gone.device().0, "port removed");
         }
         self.close(gone)
     }
@@ -255,10 +256,8 @@ impl Ports {
     pub(crate) fn confirm(&self, port: PortId) -> Result<(), PortsError> {
         let mut open = self.lock();
         let found = open.get_mut(&port).ok_or(PortsError::Unknown { port })?;
-        if let Device::Uplink { confirm_by, .. } = &mut found.device
-            && confirm_by.take().is_some()
-        {
-            tracing::info!(%port, device = %found.spec.name, "uplink confirmed");
+        if found.uplink_mut().is_some_and(Uplink::confirm) {
+            tracing::info!(%port, device = %found.device().0, "uplink confirmed");
         }
         Ok(())
     }
@@ -266,31 +265,65 @@ impl Ports {
     /// Gives back uplinks that nobody confirmed in time, and tells clients.
     pub(crate) fn roll_back(&self, now: Instant) -> Result<(), PortsError> {
         let mut open = self.lock();
-        let late = open.values().filter(|o| o.device.is_late(now)).map(|o| o.spec.id);
-        for port in late.collect::<Vec<_>>() {
-            let Some(gone) = open.remove(&port) else { continue };
-            let device = &gone.spec.name;
-            tracing::error!(%port, %device, "nobody confirmed that the host still has its network over this uplink: it is the host's again");
-            let closed = self.close(vec![gone]);
-            self.parts.events.port_gone(port);
-            closed?;
+        let is_late = |open: &Open| open.uplink().is_some_and(|uplink| uplink.is_late(now));
+        let late = open.iter().filter(|(_, open)| is_late(open)).map(|(port, _)| *port);
+        let late = late.collect::<Vec<_>>();
+        for port in &late {
+            tracing::error!(%port, "nobody confirmed that the host still has its network over this uplink: it is the host's again");
         }
-        Ok(())
+        self.fence(&mut open, &late)
     }
 
-    /// Fences ports whose device is gone and tells clients.
+    /// Fences containers whose device is gone and tells clients.
     pub(crate) fn fence_gone(&self, netlink: &Netlink) -> Result<(), PortsError> {
         let mut open = self.lock();
-        let mut ports = Vec::new();
-        for Open { spec, .. } in open.values() {
-            if netlink.link_by_index(spec.ifindex)?.is_none() {
-                tracing::warn!(port = %spec.id, device = %spec.name, "the port's device is gone");
-                ports.push(spec.id);
+        let mut gone = Vec::new();
+        for (port, open) in &*open {
+            if let Open::Container(spec) = open
+                && netlink.link_by_index(spec.ifindex)?.is_none()
+            {
+                tracing::warn!(%port, device = %spec.name, "the port's device is gone");
+                gone.push(*port);
             }
         }
-        let closed = self.close(ports.iter().filter_map(|port| open.remove(port)).collect());
+        self.fence(&mut open, &gone)
+    }
+
+    /// Moves uplinks whose device has no link to another one of theirs, and fences those that have none
+    /// left. Returns whether one has moved.
+    pub(crate) fn follow_uplinks(&self, netlink: &Netlink) -> Result<bool, PortsError> {
+        let mut open = self.lock();
+        let (mut moved, mut gone) = (false, Vec::new());
+        for (port, uplink) in open.iter_mut().filter_map(|(p, o)| Some((*p, o.uplink_mut()?))) {
+            match uplink.look(&self.parts, netlink)? {
+                Found::Same => {}
+                Found::Moved => moved = true,
+                Found::Gone => gone.push(port),
+            }
+        }
+        for port in &gone {
+            tracing::warn!(%port, "the uplink has no device left");
+        }
+        self.fence(&mut open, &gone)?;
+        Ok(moved)
+    }
+
+    /// Opens devices of uplinks that have come back.
+    pub(crate) fn mend_uplinks(&self, netlink: &Netlink) -> Result<(), PortsError> {
+        let mut open = self.lock();
+        let mut uplinks = open.values_mut().filter_map(Open::uplink_mut);
+        uplinks.try_for_each(|uplink| uplink.mend(&self.parts, netlink))
+    }
+
+    /// Whether an uplink has more than one device: then links have to be looked at often.
+    pub(crate) fn has_standby(&self) -> bool {
+        self.lock().values().filter_map(Open::uplink).any(Uplink::has_standby)
+    }
+
+    fn fence(&self, open: &mut BTreeMap<PortId, Open>, ports: &[PortId]) -> Result<(), PortsError> {
+        let closed = self.close(taken_out(open, ports));
         for port in ports {
-            self.parts.events.port_gone(port);
+            self.parts.events.port_gone(*port);
         }
         closed
     }
@@ -302,10 +335,13 @@ impl Ports {
         if self.parts.offload.restore_trunk(self.parts.trunk)? {
             tracing::warn!("the trunk's tc program was removed; it is back");
         }
-        for port in open.values().filter(|o| o.spec.kind == PortKind::Container) {
-            if self.parts.offload.restore_port(port.spec.ifindex)? {
-                let device = &port.spec.name;
-                tracing::warn!(port = %port.spec.id, %device, "the port's tc program was removed; it is back");
+        for (port, open) in &*open {
+            match open {
+                Open::Uplink(uplink) => uplink.restore(&self.parts)?,
+                Open::Container(spec) if self.parts.offload.restore_port(spec.ifindex)? => {
+                    tracing::warn!(%port, device = %spec.name, "the port's tc program was removed; it is back");
+                }
+                Open::Container(_) => {}
             }
         }
         Ok(())
@@ -313,15 +349,14 @@ impl Ports {
 
     /// What the kernel counted on the sockets of uplinks that were removed.
     pub(crate) fn retired_stats(&self) -> Vec<(QueueId, XskStats)> {
-        self.retired.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.parts.sockets.retired()
     }
 
-    /// The uplink on an interface, with its link.
-    pub(crate) fn uplink_on(&self, ifindex: u32) -> Option<PortId> {
+    /// How frames leave by the uplink that has an interface.
+    pub(crate) fn uplink_on(&self, ifindex: u32) -> Option<Active> {
         let open = self.lock();
-        let found =
-            open.values().find(|o| o.spec.ifindex == ifindex && o.spec.kind == PortKind::Uplink);
-        found.map(|o| o.spec.id)
+        let mut uplinks = open.values().filter_map(Open::uplink);
+        uplinks.find(|uplink| uplink.has(ifindex)).map(Uplink::active)
     }
 
     /// Name of the device that a queue is on; empty when it has just been closed.
@@ -330,17 +365,55 @@ impl Ports {
             return trunk::FAR.to_owned();
         }
         let open = self.lock();
-        let found = open.values().find(|o| o.spec.framing == Framing::Direct(queue));
-        found.map(|o| o.spec.name.clone()).unwrap_or_default()
+        let mut uplinks = open.values().filter_map(Open::uplink);
+        uplinks.find_map(|uplink| uplink.device_of(queue)).unwrap_or_default().to_owned()
     }
 
-    fn open_container(&self, id: PortId, link: &Link) -> Result<Open, PortsError> {
+    /// A port of that id once more. The same: an uplink's traffic may have changed, and this is the
+    /// interface index. `None`: it is to be replaced, for its device is gone or is asked for in another
+    /// way.
+    fn again(
+        &self,
+        old: &mut Open,
+        netlink: &Netlink,
+        new: &NewPort,
+    ) -> Result<Option<u32>, PortsError> {
+        let (existing, ifindex) = old.device();
+        if netlink.link_by_index(ifindex)?.is_none() {
+            return Ok(None);
+        }
+        match (old, &new.kind) {
+            (Open::Container(_), NewKind::Container) if existing == new.name => Ok(Some(ifindex)),
+            (Open::Uplink(uplink), NewKind::Uplink(wanted)) if existing == new.name => {
+                if !uplink.is_like(&new.name, wanted) {
+                    return Ok(None);
+                }
+                uplink.change(&self.parts, &wanted.traffic)?;
+                Ok(Some(ifindex))
+            }
+            (Open::Container(_) | Open::Uplink(_), NewKind::Container | NewKind::Uplink(_)) => {
+                Err(PortsError::PortTaken { port: new.id, existing })
+            }
+        }
+    }
+
+    fn open_container(&self, new: &NewPort, netlink: &Netlink) -> Result<PortSpec, PortsError> {
+        let id = new.id;
+        let link = netlink.link_by_name(&new.name)?;
+        let link = link.ok_or_else(|| PortsError::NoDevice { port: id, name: new.name.clone() })?;
         // The program hands frames to the other end's namespace directly, which works towards
         // another namespace only.
         if link.kind.as_deref() != Some("veth") || link.peer_netns_id.is_none() {
-            return Err(PortsError::NotContainer { port: id, name: link.name.clone() });
+            return Err(PortsError::NotContainer { port: id, name: link.name });
         }
-        let spec = spec(id, link, PortKind::Container, Framing::Tagged);
+        let spec = PortSpec {
+            id,
+            name: link.name,
+            ifindex: link.index,
+            kind: PortKind::Container,
+            framing: Framing::Tagged,
+            standby: Vec::new(),
+        };
         let Parts { engine, offload, limits, .. } = &self.parts;
         // Until there are tables, flows that the engine before this one has offloaded are better off
         // where they are; nothing else passes there.
@@ -358,86 +431,29 @@ impl Ports {
             self.parts.offload.detach_ports(&[(link.index, id)])?;
             return Err(error.into());
         }
-        Ok(Open { spec, device: Device::Container })
+        Ok(spec)
     }
 
-    fn open_uplink(
-        &self,
-        id: PortId,
-        link: &Link,
-        traffic: &UplinkTraffic,
-        open: &BTreeMap<PortId, Open>,
-    ) -> Result<Open, PortsError> {
-        let queue = free_queue(open)?;
-        enough_frames(id, self.parts.umem.frames(), open)?;
-        // The program passes everything to the host until it has a socket.
-        let program = XdpProgram::attach(ProgramKind::Uplink, &link.name)?;
-        if XskQueue::open(&self.parts.umem, &link.name, 1).is_ok() {
-            return Err(PortsError::ManyQueues { port: id, name: link.name.clone() });
-        }
-        let socket = XskQueue::open(&self.parts.umem, &link.name, 0)?;
-        let registered = program.set_socket(0, socket.fd());
-        self.parts.worker.call(move |worker| worker.io_mut().attach(queue, socket))??;
-        let spec = spec(id, link, PortKind::Uplink, Framing::Direct(queue));
-        let added = registered
-            .map_err(PortsError::from)
-            .and_then(|()| Ok(self.parts.engine.add_port(spec.clone())?))
-            .and_then(|()| take_traffic(&program, &link.name, traffic));
-        let opened = Open {
-            spec,
-            device: Device::Uplink { program, queue, traffic: traffic.clone(), confirm_by: None },
-        };
-        if let Err(error) = added {
-            self.close(vec![opened])?;
-            return Err(error);
-        }
-        Ok(opened)
-    }
-
-    /// Worker and kernel are waited for once, however many there are: some 10 ms.
-    fn close(&self, gone: Vec<Open>) -> Result<(), PortsError> {
-        let ids: Vec<PortId> = gone.iter().map(|open| open.spec.id).collect();
-        let (mut containers, mut queues) = (Vec::new(), Vec::new());
-        for Open { spec, device } in gone {
-            match device {
-                Device::Container => {
+    /// Worker and kernel are waited for once, however many containers there are: some 10 ms.
+    fn close(&self, gone: Vec<(PortId, Open)>) -> Result<(), PortsError> {
+        let (mut closed, mut ids, mut devices) = (Ok(()), Vec::new(), Vec::new());
+        for (port, open) in gone {
+            match open {
+                Open::Uplink(uplink) => closed = closed.and(uplink.close(&self.parts)),
+                Open::Container(spec) => {
                     self.forget_former(spec.ifindex);
-                    containers.push((spec.ifindex, spec.id));
-                }
-                Device::Uplink { program, queue, .. } => {
-                    drop(program);
-                    queues.push(queue);
+                    ids.push(port);
+                    devices.push((spec.ifindex, port));
                 }
             }
         }
+        if devices.is_empty() {
+            return closed;
+        }
         // A worker that is late is no reason to leave the rest open: nobody would close it.
         let forgotten = self.parts.engine.remove_ports(&ids);
-        if !containers.is_empty() {
-            self.parts.offload.detach_ports(&containers)?;
-        }
-        for queue in queues {
-            self.close_socket(queue)?;
-        }
-        Ok(forgotten?)
-    }
-
-    fn close_socket(&self, queue: QueueId) -> Result<(), PortsError> {
-        let detached = self.parts.worker.call(move |w| w.io_mut().detach(queue))?;
-        let Some(detached) = detached else { return Ok(()) };
-        if let Ok(stats) = detached.statistics() {
-            self.retire(queue, stats);
-        }
-        // Closing waits for the kernel: here, not on the worker.
-        let closed = detached.close();
-        Ok(self.parts.worker.call(move |w| w.io_mut().reclaim(closed))?)
-    }
-
-    fn retire(&self, queue: QueueId, stats: XskStats) {
-        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        match retired.iter_mut().find(|(of, _)| *of == queue) {
-            Some((_, sum)) => *sum += stats,
-            None => retired.push((queue, stats)),
-        }
+        self.parts.offload.detach_ports(&devices)?;
+        closed.and(forgotten.map_err(PortsError::from))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<PortId, Open>> {
@@ -446,56 +462,6 @@ impl Ports {
     }
 }
 
-/// The same port once more: an uplink's traffic may have changed.
-fn again(old: &mut Open, new: &NewPort) -> Result<(), PortsError> {
-    match (&mut old.device, &new.kind) {
-        (Device::Container, NewKind::Container) => Ok(()),
-        (Device::Uplink { program, traffic, .. }, NewKind::Uplink(wanted, _)) => {
-            if traffic != wanted {
-                take_traffic(program, &new.name, wanted)?;
-                traffic.clone_from(wanted);
-            }
-            Ok(())
-        }
-        (Device::Container, NewKind::Uplink(..)) | (Device::Uplink { .. }, NewKind::Container) => {
-            let existing = format!("{} of the other kind", old.spec.name);
-            Err(PortsError::PortTaken { port: new.id, existing })
-        }
-    }
-}
-
-fn take_traffic(
-    program: &XdpProgram,
-    name: &str,
-    traffic: &UplinkTraffic,
-) -> Result<(), PortsError> {
-    if ethtool::get(name, Feature::RxVlan).ok() != Some(State::Off) {
-        // The program looks for tags in the data: a frame of another VLAN whose tag the device has
-        // taken out would pass for one of the underlay.
-        if let Err(error) = ethtool::set(name, Feature::RxVlan, State::Off) {
-            tracing::warn!(device = name, %error, "received VLAN tags may stay in the device");
-        }
-    }
-    program.set_vids(&traffic.vids)?;
-    program.set_vteps(&traffic.vteps)?;
-    Ok(())
-}
-
-fn spec(id: PortId, link: &Link, kind: PortKind, framing: Framing) -> PortSpec {
-    PortSpec { id, name: link.name.clone(), ifindex: link.index, kind, framing }
-}
-
-/// Every socket fills its receive ring when it is attached; one that finds no frames left would
-/// receive nothing.
-fn enough_frames(port: PortId, have: u32, open: &BTreeMap<PortId, Open>) -> Result<(), PortsError> {
-    let uplinks = open.values().filter(|o| o.spec.kind == PortKind::Uplink).count() as u32;
-    // The trunk, those that are there, and this one.
-    let need = (uplinks + 2).saturating_mul(RING_SIZE);
-    if have < need { Err(PortsError::Frames { port, have, need }) } else { Ok(()) }
-}
-
-fn free_queue(open: &BTreeMap<PortId, Open>) -> Result<QueueId, PortsError> {
-    let used = |queue: QueueId| open.values().any(|o| o.spec.framing == Framing::Direct(queue));
-    let queues = (QueueId::TRUNK.0 + 1..u16::MAX).map(QueueId);
-    queues.into_iter().find(|q| !used(*q)).ok_or(PortsError::NoQueue)
+fn taken_out(open: &mut BTreeMap<PortId, Open>, ports: &[PortId]) -> Vec<(PortId, Open)> {
+    ports.iter().filter_map(|port| Some((*port, open.remove(port)?))).collect()
 }

@@ -29,9 +29,10 @@ use crate::flows::{self, CachedFlow, FlowFilter};
 use crate::listing::{self, ConnFilter, EntryFilter, Tenants};
 use crate::live::{Bounds, Seat, Watcher};
 use crate::plane::WORKER;
-use crate::ports::{NewKind, NewPort, Ports, PortsError, Trial, UplinkTraffic};
+use crate::ports::{NewKind, NewPort, Ports, PortsError};
 use crate::tables::Tables;
 use crate::trunk;
+use crate::uplink::{Mode, NewUplink, Trial, UplinkTraffic};
 use crate::work::{self, IoState};
 
 /// Version of `datapath.v1` spoken here.
@@ -42,6 +43,8 @@ const LIVE_BACKLOG: usize = 64;
 const CONFIRM_SECONDS_MAX: u32 = 3600;
 /// Longest device name (`IFNAMSIZ` without the zero).
 const IFNAME_BYTES_MAX: usize = 15;
+/// Devices of an uplink that can take over.
+const STANDBY_MAX: usize = 3;
 
 /// The service. Clones share it.
 #[derive(Debug, Clone)]
@@ -431,22 +434,56 @@ fn new_port(request: v1::AddPortRequest) -> Result<NewPort, Status> {
     let id = PortId::new(request.port).map_err(|e| range("port", e))?;
     let kind = match request.kind() {
         v1::PortKind::Container => NewKind::Container,
-        v1::PortKind::Uplink => NewKind::Uplink(uplink_traffic(&request)?, trial(&request)?),
+        v1::PortKind::Uplink => NewKind::Uplink(new_uplink(&request)?),
         v1::PortKind::Unspecified => {
             return Err(Status::invalid_argument("kind: want CONTAINER or UPLINK"));
         }
     };
-    let uplinks = !request.vtep.is_empty() || !request.vid.is_empty();
-    if kind == NewKind::Container && (uplinks || request.confirm_seconds != 0) {
-        return Err(Status::invalid_argument("vtep, vid, confirm_seconds: only with kind UPLINK"));
+    let of_uplinks = !request.vtep.is_empty()
+        || !request.vid.is_empty()
+        || !request.standby.is_empty()
+        || request.confirm_seconds != 0
+        || request.uplink_mode != 0;
+    if kind == NewKind::Container && of_uplinks {
+        return Err(Status::invalid_argument(
+            "vtep, vid, confirm_seconds, uplink_mode, standby: only with kind UPLINK",
+        ));
     }
-    if request.name.is_empty() || request.name.len() > IFNAME_BYTES_MAX {
+    device_name("name", &request.name)?;
+    Ok(NewPort { id, name: request.name, kind })
+}
+
+fn device_name(field: &str, name: &str) -> Result<(), Status> {
+    if name.is_empty() || name.len() > IFNAME_BYTES_MAX {
         return Err(Status::invalid_argument(format!(
-            "name: {:?} is no device name of 1 to {IFNAME_BYTES_MAX} bytes",
-            request.name
+            "{field}: {name:?} is no device name of 1 to {IFNAME_BYTES_MAX} bytes"
         )));
     }
-    Ok(NewPort { id, name: request.name, kind })
+    Ok(())
+}
+
+fn new_uplink(request: &v1::AddPortRequest) -> Result<NewUplink, Status> {
+    let mode = match v1::UplinkMode::try_from(request.uplink_mode) {
+        Ok(v1::UplinkMode::Dedicated) => Mode::Dedicated,
+        Ok(v1::UplinkMode::Shared) => Mode::Shared,
+        Err(_unknown) => {
+            return Err(Status::invalid_argument("uplink_mode: want DEDICATED or SHARED"));
+        }
+    };
+    if request.standby.len() > STANDBY_MAX {
+        let count = request.standby.len();
+        return Err(Status::invalid_argument(format!(
+            "standby: {count} devices are too many: want at most {STANDBY_MAX}"
+        )));
+    }
+    for (place, name) in request.standby.iter().enumerate() {
+        device_name("standby", name)?;
+        if *name == request.name || request.standby[..place].contains(name) {
+            return Err(Status::invalid_argument(format!("standby: {name:?} is given twice")));
+        }
+    }
+    let (standby, traffic) = (request.standby.clone(), uplink_traffic(request)?);
+    Ok(NewUplink { mode, standby, traffic, trial: trial(request)? })
 }
 
 fn trial(request: &v1::AddPortRequest) -> Result<Trial, Status> {
@@ -525,12 +562,26 @@ mod tests {
         let parsed = new_port(v1::AddPortRequest { vtep, vid: vec![7], ..request() }).unwrap();
         let traffic =
             UplinkTraffic { vteps: vec![[192, 0, 2, 1].into()], vids: vec![Vid::new(7).unwrap()] };
-        assert_eq!(parsed.kind, NewKind::Uplink(traffic.clone(), Trial::None));
+        let (mode, standby) = (Mode::Dedicated, Vec::new());
+        let expected = NewUplink { mode, standby, traffic, trial: Trial::None };
+        assert_eq!(parsed.kind, NewKind::Uplink(expected.clone()));
         assert_eq!((parsed.id, parsed.name.as_str()), (PortId::MIN, "eth1"));
         let vtep = vec![vec![192, 0, 2, 1]];
-        let tried = v1::AddPortRequest { vtep, vid: vec![7], confirm_seconds: 5, ..request() };
-        let trial = Trial::For(Duration::from_secs(5));
-        assert_eq!(new_port(tried).unwrap().kind, NewKind::Uplink(traffic, trial));
+        let tried = v1::AddPortRequest {
+            vtep,
+            vid: vec![7],
+            confirm_seconds: 5,
+            uplink_mode: v1::UplinkMode::Shared.into(),
+            standby: vec!["eth2".into()],
+            ..request()
+        };
+        let expected = NewUplink {
+            mode: Mode::Shared,
+            standby: vec!["eth2".to_owned()],
+            trial: Trial::For(Duration::from_secs(5)),
+            ..expected
+        };
+        assert_eq!(new_port(tried).unwrap().kind, NewKind::Uplink(expected));
     }
 
     #[test]
@@ -549,6 +600,10 @@ mod tests {
                 "vtep, vid, confirm",
             ),
             (v1::AddPortRequest { confirm_seconds: 3601, ..request() }, "confirm_seconds: "),
+            (v1::AddPortRequest { uplink_mode: 2, ..request() }, "uplink_mode: "),
+            (v1::AddPortRequest { standby: vec!["eth1".into()], ..request() }, "standby: "),
+            (v1::AddPortRequest { standby: vec!["x".repeat(16)], ..request() }, "standby: "),
+            (v1::AddPortRequest { standby: vec!["a".into(); 4], ..request() }, "standby: "),
         ] {
             let refused = new_port(wrong).unwrap_err();
             assert_eq!(refused.code(), Code::InvalidArgument);

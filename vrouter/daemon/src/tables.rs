@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use flowtable::entry::{Entry, EntryKey, Op, UnderlayEntry};
+use flowtable::ids::Mac;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use vrouter::{Engine, WriteError};
 
@@ -65,6 +66,11 @@ impl Tables {
     /// Tunnel end points in the tables.
     pub(crate) fn vteps(&self) -> Vec<IpAddr> {
         self.lock().vteps.iter().copied().collect()
+    }
+
+    /// MAC address of the next hop towards a tunnel end point, if there is one in the tables.
+    pub(crate) fn next_hop(&self, vtep: IpAddr) -> Option<Mac> {
+        self.lock().underlay.get(&vtep).map(|entry| entry.dst_mac)
     }
 
     /// Sets the next hops, of tunnel end points that are still in the tables.
@@ -139,7 +145,7 @@ fn vteps_after(before: &BTreeSet<IpAddr>, ops: &[Op]) -> BTreeSet<IpAddr> {
 #[cfg(test)]
 mod tests {
     use flowtable::entry::VtepEntry;
-    use flowtable::ids::{Mac, PortId};
+    use flowtable::ids::PortId;
     use vrouter::EngineConfig;
 
     use super::*;

@@ -23,6 +23,9 @@ use crate::tables::Tables;
 
 /// Events bring changes at once; this is for what no event tells (routes) and for lost ones.
 const CHECK: Duration = Duration::from_secs(1);
+/// How often links are looked at where an uplink can move: the kernel may tell of a lost one up to a
+/// second late.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// One pass failed; the next one starts anew.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +48,16 @@ pub(crate) struct Watcher {
     tables: Arc<Tables>,
     ports: Arc<Ports>,
     trunk: WatchedTrunk,
+    /// Next hops as the kernel's routes last said: a route goes with its device, and another device of
+    /// the same uplink leads to the same neighbours.
+    hops: BTreeMap<IpAddr, Hop>,
+}
+
+/// Where a packet goes next, and over which interface.
+#[derive(Debug, Clone, Copy)]
+struct Hop {
+    oif: u32,
+    next_hop: IpAddr,
 }
 
 /// The trunk's device, and who is told when it is gone.
@@ -69,7 +82,8 @@ impl Watcher {
         ports: Arc<Ports>,
         trunk: WatchedTrunk,
     ) -> Result<Self, netdev::Error> {
-        Ok(Self { netlink: Netlink::open()?, monitor: Monitor::open()?, tables, ports, trunk })
+        let (netlink, monitor) = (Netlink::open()?, Monitor::open()?);
+        Ok(Self { netlink, monitor, tables, ports, trunk, hops: BTreeMap::new() })
     }
 
     pub(crate) fn run(&mut self, stop: &AtomicBool) {
@@ -86,7 +100,11 @@ impl Watcher {
 
     /// Waits for something to do, and does it.
     fn round(&mut self, next: &mut Instant) -> Result<(), WatchError> {
-        let mut wanted = self.wait(next.saturating_duration_since(Instant::now()))?;
+        let due = next.saturating_duration_since(Instant::now());
+        let mut wanted = self.wait(if self.ports.has_standby() { due.min(LOOK) } else { due })?;
+        if self.ports.follow_uplinks(&self.netlink)? {
+            wanted = wanted.max(Wanted::NextHops);
+        }
         if Instant::now() >= *next {
             *next = Instant::now() + CHECK;
             wanted = Wanted::Everything;
@@ -97,6 +115,7 @@ impl Watcher {
                 return Ok(());
             }
             self.ports.fence_gone(&self.netlink)?;
+            self.ports.mend_uplinks(&self.netlink)?;
             self.ports.roll_back(Instant::now())?;
             self.ports.restore_programs()?;
         }
@@ -133,10 +152,12 @@ impl Watcher {
         Ok(wanted)
     }
 
-    fn refresh(&self) -> Result<(), WatchError> {
+    fn refresh(&mut self) -> Result<(), WatchError> {
         let mut resolved = BTreeMap::new();
         let mut failed = Ok(());
-        for vtep in self.tables.vteps() {
+        let vteps = self.tables.vteps();
+        self.hops.retain(|vtep, _| vteps.contains(vtep));
+        for vtep in vteps {
             // One that can't be asked for keeps what it has and is no reason to leave out others.
             match self.resolve(vtep) {
                 Ok(entry) => drop(resolved.insert(vtep, entry)),
@@ -148,22 +169,43 @@ impl Watcher {
     }
 
     /// The next hop towards a tunnel end point; `None` when there is none (yet).
-    fn resolve(&self, vtep: IpAddr) -> Result<Option<UnderlayEntry>, WatchError> {
-        let route = match self.netlink.route_to(vtep) {
-            Ok(route) => route,
-            Err(error) if error.is_unreachable() || is_refusal(&error) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let Some(port) = self.ports.uplink_on(route.oif) else { return Ok(None) };
-        let Some(link) = self.netlink.link_by_index(route.oif)? else { return Ok(None) };
-        let next_hop = route.gateway.unwrap_or(vtep);
-        let neighbour = self.netlink.neighbour(route.oif, next_hop)?;
+    fn resolve(&mut self, vtep: IpAddr) -> Result<Option<UnderlayEntry>, WatchError> {
+        let Some(hop) = self.hop(vtep)? else { return Ok(None) };
+        let Some(uplink) = self.ports.uplink_on(hop.oif) else { return Ok(None) };
+        let neighbour = self.netlink.neighbour(uplink.ifindex, hop.next_hop)?;
         let state = neighbour.map_or(NeighbourState::Unknown, |n| n.state);
         if needs_probe(state) {
-            self.netlink.probe_neighbour(route.oif, next_hop)?;
+            self.netlink.probe_neighbour(uplink.ifindex, hop.next_hop)?;
         }
-        let Some(mac) = neighbour.and_then(netdev::Neighbour::resolved) else { return Ok(None) };
-        Ok(Some(UnderlayEntry { vtep, port, src_mac: Mac(link.mac), dst_mac: Mac(mac) }))
+        let known = neighbour.and_then(netdev::Neighbour::resolved).map(Mac);
+        // Over another device of the uplink it is the same neighbour, until one hears otherwise.
+        let is_asked = matches!(state, NeighbourState::Unknown | NeighbourState::Incomplete);
+        let last = || self.tables.next_hop(vtep).filter(|_| uplink.has_standby && is_asked);
+        let Some(dst_mac) = known.or_else(last) else { return Ok(None) };
+        Ok(Some(UnderlayEntry { vtep, port: uplink.port, src_mac: uplink.mac, dst_mac }))
+    }
+
+    /// As the kernel's routes say. Those over a device that is gone are gone with it: as long as its
+    /// uplink uses another one, the last answer holds.
+    fn hop(&mut self, vtep: IpAddr) -> Result<Option<Hop>, WatchError> {
+        match self.netlink.route_to(vtep) {
+            Ok(route) if self.ports.uplink_on(route.oif).is_some() => {
+                let next_hop = route.gateway.unwrap_or(vtep);
+                self.hops.insert(vtep, Hop { oif: route.oif, next_hop });
+            }
+            Err(error) if !error.is_unreachable() && !is_refusal(&error) => {
+                return Err(error.into());
+            }
+            Ok(_) | Err(_) => {
+                let has_moved = |hop: &Hop| {
+                    self.ports.uplink_on(hop.oif).is_some_and(|uplink| uplink.ifindex != hop.oif)
+                };
+                if !self.hops.get(&vtep).is_some_and(has_moved) {
+                    self.hops.remove(&vtep);
+                }
+            }
+        }
+        Ok(self.hops.get(&vtep).copied())
     }
 }
 

@@ -43,11 +43,12 @@ fn main() {
     // Where nothing may be skipped, a test that can't run is to fail.
     let all = std::env::var_os("WEIR_REQUIRE_ALL").is_some_and(|value| value != "0");
     let runs = all || nix::unistd::geteuid().is_root();
-    let tests: [(&str, Test); 23] = [
+    let tests: [(&str, Test); 24] = [
         ("containers_of_a_network_reach_each_other", containers_of_a_network_reach_each_other),
         ("bulk_transfer_keeps_the_containers_offloads", bulk_transfer_keeps_offloads),
         ("every_packet_of_a_flood_is_accounted_for", every_packet_of_a_flood_is_accounted_for),
         ("nodes_reach_each_other_over_vxlan", nodes_reach_each_other_over_vxlan),
+        ("nodes_reach_each_other_over_shared_uplinks", nodes_reach_each_other_over_shared_uplinks),
         ("killed_engine_is_replaced", killed_engine_is_replaced),
         ("terminated_engine_leaves_nothing", terminated_engine_leaves_nothing),
         ("port_of_a_deleted_device_is_fenced", port_of_a_deleted_device_is_fenced),
@@ -245,6 +246,10 @@ impl Node {
     }
 
     fn new(namespace: Namespace, n: u8) -> Self {
+        Self::with_uplink(namespace, n, v1::UplinkMode::Dedicated)
+    }
+
+    fn with_uplink(namespace: Namespace, n: u8, mode: v1::UplinkMode) -> Self {
         namespace.must(&format!("ip addr add 192.0.2.{n}/24 dev up0"));
         namespace.must("ip link set up0 up");
         let container = Container::new(&namespace, n + 10);
@@ -255,6 +260,7 @@ impl Node {
             port: 1,
             name: "up0".into(),
             kind: v1::PortKind::Uplink.into(),
+            uplink_mode: mode.into(),
             vtep,
             ..Default::default()
         });
@@ -318,6 +324,34 @@ fn nodes_reach_each_other_over_vxlan() {
         ..Default::default()
     });
     until("the way over the new socket", || left.container.pings(&right.container));
+}
+
+fn nodes_reach_each_other_over_shared_uplinks() {
+    let (left, right) = (Namespace::new(), Namespace::new());
+    let pid = right.pid();
+    left.must(&format!("ip link add up0 type veth peer name up0 netns {pid}"));
+    let mode = v1::UplinkMode::Shared;
+    let (left, right) = (Node::with_uplink(left, 1, mode), Node::with_uplink(right, 2, mode));
+    left.program(&right);
+    right.program(&left);
+    until("next hops", || left.next_hops() == 1 && right.next_hops() == 1);
+    assert!(left.container.pings(&right.container));
+    let took = transfer(&left.container, &right.container, 20_000_000);
+    eprintln!("20 MB over VXLAN and the trunks in {took:?}");
+    assert_eq!(left.engine.drops("malformed") + right.engine.drops("malformed"), 0);
+    let port = left.engine.ports().into_iter().find(|p| p.id == 1).unwrap();
+    assert_eq!((port.name.as_str(), port.tag), ("up0", 1));
+    assert!(port.rx_packets > 100 && port.tx_packets > 10_000, "{port:?}");
+    // Nothing of the device has changed, and TCP of the host itself has all its offloads.
+    assert!(!left.namespace.must("ip -d link show up0").contains("xdp"));
+    let features = left.namespace.must("ethtool -k up0");
+    assert!(features.contains("\ntcp-segmentation-offload: on"), "{features}");
+    assert!(left.namespace.succeeds("ping -c 1 -W 1 192.0.2.2"));
+    let remove = v1::RemovePortRequest { port: 1, ..Default::default() };
+    left.engine.call(|mut c| async move { c.remove_port(remove).await });
+    assert!(!left.namespace.must("tc filter show dev up0 ingress").contains("from_uplink"));
+    assert!(left.namespace.succeeds("ping -c 1 -W 1 192.0.2.2"));
+    assert!(!left.container.namespace.succeeds("ping -c 1 -W 1 10.1.1.12"));
 }
 
 fn killed_engine_is_replaced() {

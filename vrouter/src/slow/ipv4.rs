@@ -39,6 +39,25 @@ pub(super) fn arp_reply(request: &EthernetFrame<&[u8]>, mac: Mac) -> Option<Vec<
     Some(bytes)
 }
 
+/// RFC 5227, section 3: whoever remembers the address learns that it is at `mac`.
+pub(super) fn announcement(ip: Ipv4Addr, mac: Mac) -> Vec<u8> {
+    let hardware = EthernetAddress(mac.0);
+    let announced = ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Request,
+        source_hardware_addr: hardware,
+        source_protocol_addr: ip,
+        target_hardware_addr: EthernetAddress([0; 6]),
+        target_protocol_addr: ip,
+    };
+    let (mut bytes, at) = ethernet(
+        (hardware, EthernetAddress::BROADCAST),
+        EthernetProtocol::Arp,
+        announced.buffer_len(),
+    );
+    announced.emit(&mut ArpPacket::new_unchecked(&mut bytes[at..]));
+    bytes
+}
+
 pub(super) fn echo_reply(request: &EthernetFrame<&[u8]>) -> Option<Vec<u8>> {
     let ip = Ipv4Packet::new_checked(request.payload()).ok()?;
     // Nothing is reassembled here, and the first fragment alone is not the question.

@@ -47,6 +47,16 @@ pub(super) fn neighbor_advert(request: &EthernetFrame<&[u8]>, mac: Mac) -> Optio
     Some(emit((hardware, dst_mac), &header, &reply))
 }
 
+/// RFC 4861, section 7.2.6: whoever remembers the address learns that it is at `mac`.
+pub(super) fn announcement(ip: Ipv6Addr, mac: Mac) -> Vec<u8> {
+    let hardware = EthernetAddress(mac.0);
+    let (flags, lladdr) = (NdiscNeighborFlags::OVERRIDE, Some(hardware.into()));
+    let advert = NdiscRepr::NeighborAdvert { flags, target_addr: ip, lladdr };
+    let advert = Icmpv6Repr::Ndisc(advert);
+    let header = header((ip, ALL_NODES), advert.buffer_len(), DISCOVERY_HOPS);
+    emit((hardware, ALL_NODES_MAC), &header, &advert)
+}
+
 pub(super) fn echo_reply(request: &EthernetFrame<&[u8]>) -> Option<Vec<u8>> {
     let ip = Ipv6Packet::new_checked(request.payload()).ok()?;
     // Nothing is reassembled here, and the first fragment alone is not the question.

@@ -14,7 +14,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError};
 use crossbeam::queue::ArrayQueue;
 use flowtable::DropReason;
 use flowtable::action::Punt;
-use flowtable::ids::Vrf;
+use flowtable::ids::{Mac, Vrf};
 use flowtable::key::{FlowKey, ethertype};
 use packet_io::Wake;
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr};
@@ -154,6 +154,16 @@ fn ethernet(
     let mut bytes = vec![0; at + payload];
     repr.emit(&mut EthernetFrame::new_unchecked(&mut bytes[..]));
     (bytes, at)
+}
+
+/// A frame that tells everybody on its network that `ip` is at `mac` from now on: a gratuitous ARP, or
+/// an unsolicited neighbor advertisement.
+#[must_use]
+pub fn announcement(ip: IpAddr, mac: Mac) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(v4) => ipv4::announcement(v4, mac),
+        IpAddr::V6(v6) => ipv6::announcement(v6, mac),
+    }
 }
 
 /// The gateway among a network's gateways that has the packet's family.

@@ -30,6 +30,8 @@ use frames::Packet;
 
 /// The uplink's queue.
 pub(crate) const WIRE: QueueId = QueueId(1);
+/// Of a second device; what is sent there shows as sent by [`PortId::MAX`].
+pub(crate) const SPARE: QueueId = QueueId(2);
 pub(crate) const UPLINK: PortId = port(100);
 pub(crate) const BLUE: Vrf = vrf(1);
 pub(crate) const RED: Vrf = vrf(2);
@@ -206,6 +208,7 @@ pub(crate) fn container(id: PortId) -> PortSpec {
         ifindex: u32::from(id.get()) + 1000,
         kind: PortKind::Container,
         framing: Framing::Tagged,
+        standby: Vec::new(),
     }
 }
 
@@ -216,6 +219,7 @@ pub(crate) fn uplink() -> PortSpec {
         ifindex: 1,
         kind: PortKind::Uplink,
         framing: Framing::Direct(WIRE),
+        standby: Vec::new(),
     }
 }
 
@@ -396,7 +400,7 @@ impl Fabric {
         let config =
             EngineConfig { flow_entries, rule_slots, seed: 7, sample_queue: 1, ..config.clone() };
         let engine = Engine::new(config);
-        let (worker, _) = engine.worker(MemoryIo::new(FRAMES, &[QueueId::TRUNK, WIRE]));
+        let (worker, _) = engine.worker(MemoryIo::new(FRAMES, &[QueueId::TRUNK, WIRE, SPARE]));
         let slow = engine.slow_path().unwrap();
         let before = counters(&engine);
         Self { engine, worker, slow, now_ns: 0, before }
@@ -466,6 +470,8 @@ impl Fabric {
         let mut out: Vec<_> = self.worker.io_mut().take_sent(QueueId::TRUNK);
         let mut out: Vec<_> = out.drain(..).map(|frame| untagged(&frame)).collect();
         out.extend(self.worker.io_mut().take_sent(WIRE).into_iter().map(|frame| (UPLINK, frame)));
+        let spare = self.worker.io_mut().take_sent(SPARE);
+        out.extend(spare.into_iter().map(|frame| (PortId::MAX, frame)));
         let held = self.worker.io_mut().free_count() + self.worker.waiting();
         assert_eq!(held, FRAMES as usize, "frames are lost");
         let after = counters(&self.engine);

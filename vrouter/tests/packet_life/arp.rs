@@ -210,3 +210,13 @@ fn arp_for_other_hardware_or_protocols_is_malformed() {
         assert_eq!(Fabric::new().send(A1.port(), &request), expected, "byte {at}");
     }
 }
+
+#[test]
+fn an_announcement_tells_everybody_where_an_address_is() {
+    let mac = Mac([2, 0, 0, 0, 0, 7]);
+    let frame = vrouter::announcement([192, 0, 2, 1].into(), mac);
+    let (own, ip) = ([2, 0, 0, 0, 0, 7], [192, 0, 2, 1]);
+    let ethernet = [&[0xff; 6][..], &own, &[0x08, 0x06]].concat();
+    let asks = [&[0, 1, 0x08, 0, 6, 4, 0, 1][..], &own, &ip, &[0; 6], &ip].concat();
+    assert_eq!(frame, [ethernet, asks].concat());
+}

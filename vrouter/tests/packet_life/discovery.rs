@@ -294,3 +294,23 @@ fn net_6_an_address_that_has_another_mac_by_now_is_reached_by_the_router() {
         assert_eq!(fabric.send(A1.port(), &frame), expected);
     }
 }
+
+#[test]
+fn an_announcement_is_an_unsolicited_advertisement_to_all_nodes() {
+    let mac = [2, 0, 0, 0, 0, 7];
+    let address: Ipv6Addr = "2001:db8::1".parse().unwrap();
+    let all_nodes: Ipv6Addr = "ff02::1".parse().unwrap();
+    let frame = vrouter::announcement(address.into(), Mac(mac));
+    let ethernet = [&[0x33, 0x33, 0, 0, 0, 1][..], &mac, &[0x86, 0xdd]].concat();
+    // Length 32, ICMPv6, hop limit 255.
+    let ip = [&[0x60, 0, 0, 0, 0, 32, 58, 255], &address.octets()[..], &all_nodes.octets()];
+    assert_eq!(frame[..54], [ethernet, ip.concat()].concat());
+    // A neighbor advertisement that only overrides, with the target's link-layer address.
+    assert_eq!((frame[54], frame[55], &frame[58..62]), (136, 0, &[0x20, 0, 0, 0][..]));
+    assert_eq!(frame[62..], [&address.octets()[..], &[2, 1], &mac].concat());
+    // RFC 4443, section 2.3: pseudo header and message sum up to all ones.
+    let pseudo = [&frame[22..54], &[0, 0, 0, 32, 0, 0, 0, 58], &frame[54..]].concat();
+    let words = pseudo.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1]));
+    let sum = words.sum::<u32>();
+    assert_eq!((sum >> 16) + (sum & 0xffff), 0xffff);
+}

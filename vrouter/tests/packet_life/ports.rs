@@ -2,13 +2,14 @@
 
 use flowtable::DropReason;
 use flowtable::entry::{Entry, EntryKey, Op};
+use flowtable::ids::PortId;
 use packet_io::QueueId;
 use vrouter::{Count, Framing, PortError, PortSpec};
 
 use crate::fabric::frames::{tagged, tagged_as, vxlan};
 use crate::fabric::{
-    A1, A2, A9, Counter, Fabric, UPLINK, V1, V9, VID_V, VNI_A, WIRE, container, from_remote, port,
-    received,
+    A1, A2, A9, Counter, Fabric, SPARE, UPLINK, V1, V9, VID_V, VNI_A, WIRE, container, from_remote,
+    port, received,
 };
 
 #[test]
@@ -132,6 +133,29 @@ fn an_uplink_on_the_trunk_works_like_one_of_its_own() {
     let frame = V1.to(&V9).bytes();
     let expected = received(V1.port(), &frame).walked().out(UPLINK, &tagged(VID_V, &frame));
     assert_eq!(fabric.send(V1.port(), &frame), expected);
+}
+
+#[test]
+fn an_uplink_that_moved_hears_on_both_queues_and_sends_on_one() {
+    let mut fabric = Fabric::new();
+    let spec = crate::fabric::uplink();
+    let moved = PortSpec { framing: Framing::Direct(SPARE), standby: vec![WIRE], ..spec };
+    fabric.engine.move_port(moved).unwrap();
+    let inner = A9.to(&A1).bytes();
+    let frame = vxlan(&from_remote(), VNI_A.get(), &inner);
+    for queue in [WIRE, SPARE] {
+        fabric.inject_raw(queue, &frame);
+        assert_eq!(fabric.settle().out, vec![(A1.port(), inner.clone())]);
+    }
+    let frame = V1.to(&V9).bytes();
+    let sent = vec![(PortId::MAX, tagged(VID_V, &frame))];
+    assert_eq!(fabric.send(V1.port(), &frame).out, sent);
+    // Both queues are its own now.
+    let other = PortSpec { id: port(101), ..crate::fabric::uplink() };
+    let existing = "uplink".to_owned();
+    let taken = Err(PortError::Taken { port: other.id, existing });
+    assert_eq!(fabric.engine.add_port(other.clone()), taken);
+    assert_eq!(fabric.engine.move_port(other), taken);
 }
 
 #[test]

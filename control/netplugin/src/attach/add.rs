@@ -335,7 +335,7 @@ async fn plan(node: &Arc<Node>, wish: &Wish) -> Result<Interface, Refusal> {
     let (mac, addresses, tag) = found.ok_or_else(gone)?;
     check_lengths(&wish.ips, &addresses)?;
     let underlay = match node.config.uplink.clone() {
-        Some(device) => blocking(move || links::uplink_mtu(&device)).await?,
+        Some(uplink) => blocking(move || links::uplink_mtu(&uplink.devices)).await?,
         None => MTU_WITHOUT_UPLINK,
     };
     let carried = Carried::of(addresses.iter().map(|address| address.ip));

@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 
 use control_model::{EndpointId, Placement, PortLimits};
 use datapath_api::convert::ip_to_proto;
-use datapath_api::v1::{AddPortRequest, Port, PortKind};
+use datapath_api::v1::{self, AddPortRequest, Port, PortKind};
 use flowtable::ids::PortId;
 use tokio::sync::watch;
 use tokio::time::{Instant as Deadline, timeout_at};
 use tracing::{error, info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, Uplink, UplinkMode};
 use crate::diff::{Tables, delta, replacement, tables};
 use crate::engine::{Engine, EngineError};
 use crate::mirror::{Compiled, Mirror, Stamp};
@@ -255,8 +255,8 @@ impl Task<'_> {
 
     /// A port whose device went is fenced by the engine. The next pass adds it again, and goes on
     /// trying for as long as it is wanted: the device may come back, as an uplink's does.
-    fn take_in(&self, event: &datapath_api::v1::Event, held: &mut Held) {
-        if event.kind() != datapath_api::v1::event::Kind::PortGone {
+    fn take_in(&self, event: &v1::Event, held: &mut Held) {
+        if event.kind() != v1::event::Kind::PortGone {
             return;
         }
         let Ok(port) = PortId::new(event.port) else { return };
@@ -356,8 +356,8 @@ impl Task<'_> {
         wanted: &BTreeMap<PortId, Wanted>,
     ) -> Result<BTreeMap<PortId, String>, EngineError> {
         let mut failed = BTreeMap::new();
-        if let Some(device) = &self.config.uplink
-            && let Err(reason) = self.sync_uplink(engine, held, device).await?
+        if let Some(uplink) = &self.config.uplink
+            && let Err(reason) = self.sync_uplink(engine, held, uplink).await?
         {
             failed.insert(UPLINK, reason);
         }
@@ -385,7 +385,7 @@ impl Task<'_> {
         wanted: &'a BTreeMap<PortId, Wanted>,
     ) -> Option<&'a String> {
         if port == UPLINK {
-            self.config.uplink.as_ref()
+            self.config.uplink.as_ref().map(|uplink| &uplink.devices[0])
         } else {
             wanted.get(&port).map(|w| &w.ifname)
         }
@@ -396,7 +396,7 @@ impl Task<'_> {
         &mut self,
         engine: &Engine,
         held: &mut Held,
-        device: &str,
+        uplink: &Uplink,
     ) -> Result<Result<(), String>, EngineError> {
         let vids = self.mirror.vids();
         // An engine that runs knows its VLANs before netmaster told us.
@@ -410,8 +410,13 @@ impl Task<'_> {
             && self.master_answers().await;
         let request = AddPortRequest {
             port: UPLINK.get().into(),
-            name: device.to_owned(),
+            name: uplink.devices[0].clone(),
+            standby: uplink.devices[1..].to_vec(),
             kind: PortKind::Uplink.into(),
+            uplink_mode: match uplink.mode {
+                UplinkMode::Shared => v1::UplinkMode::Shared.into(),
+                UplinkMode::Dedicated => v1::UplinkMode::Dedicated.into(),
+            },
             vtep: self.config.vtep.map(ip_to_proto).into_iter().collect(),
             vid: vids.iter().flatten().copied().map(u32::from).collect(),
             confirm_seconds: if on_trial { self.config.uplink_confirm } else { 0 },
@@ -421,7 +426,7 @@ impl Task<'_> {
             settled = self.prove_uplink(engine).await?;
         }
         if settled.is_ok() {
-            held.ports.insert(UPLINK, device.to_owned());
+            held.ports.insert(UPLINK, uplink.devices[0].clone());
             held.uplink_vids = vids;
         }
         Ok(settled)

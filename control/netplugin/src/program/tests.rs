@@ -221,7 +221,7 @@ impl Process {
 
     /// Tells every client that a port's device is gone.
     async fn lose_device(&self, port: u32) {
-        let kind = datapath_api::v1::event::Kind::PortGone.into();
+        let kind = v1::event::Kind::PortGone.into();
         let event = Event { kind, port, ..Event::default() };
         let clients = self.alive.lock().unwrap().clone();
         for client in clients {

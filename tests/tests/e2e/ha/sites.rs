@@ -19,7 +19,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::site::BOUND;
+use crate::site::{BOUND, ip};
 
 const DEVICE: &str = "ctl0";
 const PREFIX_LEN: u8 = 24;
@@ -61,12 +61,6 @@ pub(crate) struct Sites {
 
 fn address(number: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 251, 0, u8::try_from(number).unwrap_or(u8::MAX))
-}
-
-fn ip(namespace: &Namespace, line: &str) -> Result<()> {
-    let mut command = Command::new("ip");
-    command.args(line.split_whitespace());
-    kit::run(namespace, command)?.success().with_context(|| format!("ip {line}")).map(drop)
 }
 
 fn cluster() -> String {

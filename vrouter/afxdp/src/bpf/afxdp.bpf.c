@@ -43,6 +43,9 @@ struct {
 	__type(value, __u8);
 } vids SEC(".maps");
 
+// What is taken of a VLAN. A second device to the same network hears what is flooded once more.
+enum { NOTHING, ALL, UNICAST };
+
 enum { REDIRECTED, PASSED, COUNTS };
 
 struct {
@@ -107,16 +110,19 @@ static __always_inline int is_ours6(struct ipv6hdr *ip, void *end)
 	return bpf_map_lookup_elem(&vteps, &to) != 0;
 }
 
-static __always_inline int is_our_vlan(struct vlan_tag *tag, void *end)
+static __always_inline int is_our_vlan(struct ethhdr *eth, void *end)
 {
+	struct vlan_tag *tag = (struct vlan_tag *)(eth + 1);
 	__u32 vid;
-	__u8 *ours;
+	__u8 *taken;
 
 	if ((void *)(tag + 1) > end)
 		return 0;
 	vid = bpf_ntohs(tag->tci) & 0xfff;
-	ours = bpf_map_lookup_elem(&vids, &vid);
-	return ours && *ours;
+	taken = bpf_map_lookup_elem(&vids, &vid);
+	if (!taken)
+		return 0;
+	return *taken == ALL || (*taken == UNICAST && !(eth->h_dest[0] & 1));
 }
 
 // A trunk pair carries nothing but the engine's frames.
@@ -148,7 +154,7 @@ int uplink(struct xdp_md *ctx)
 	else if (eth->h_proto == bpf_htons(ETH_P_IPV6))
 		ours = is_ours6((struct ipv6hdr *)(eth + 1), end);
 	else if (eth->h_proto == bpf_htons(ETH_P_8021Q))
-		ours = is_our_vlan((struct vlan_tag *)(eth + 1), end);
+		ours = is_our_vlan(eth, end);
 	return ours ? take(ctx, XDP_PASS) : pass();
 }
 
