@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_two_rounds_saw_is_acted_on() {
+    fn cni_1_lesson_3_only_what_two_rounds_saw_is_acted_on() {
         let links = |names: &[&str]| Suspects {
             links: names.iter().map(|&name| name.to_owned()).collect(),
             ..Suspects::default()

@@ -24,16 +24,22 @@ pub(crate) fn tests() -> Vec<Test> {
     sharing(
         build,
         &[
-            ("cni_1_add_returns_what_the_container_has", add_is_true),
+            ("cni_1_lesson_16_add_returns_what_the_container_has", add_is_true),
             ("cni_1_the_same_add_again_gives_the_same_result", add_repeats),
             ("cni_1_check_fails_once_the_address_is_gone_from_the_container", check_looks),
-            ("cni_1_del_succeeds_any_number_of_times_with_the_namespace_gone", del_repeats),
+            (
+                "cni_1_lesson_1_del_succeeds_any_number_of_times_with_the_namespace_gone",
+                del_repeats,
+            ),
             ("cni_1_results_have_the_shape_of_the_version_asked_for", versions),
-            ("cni_1_gc_removes_what_the_runtime_no_longer_knows", gc),
+            ("cni_1_lesson_12_gc_removes_what_the_runtime_no_longer_knows", gc),
             ("cni_1_status_tells_which_daemon_is_missing", status),
             ("d16_six_adds_at_once_get_six_addresses", parallel_adds),
-            ("a_container_gets_the_address_that_its_arguments_ask_for", fixed_address),
-            ("a_second_interface_keeps_the_default_route_of_the_first", second_interface),
+            (
+                "cni_1_lesson_16_the_address_and_mac_that_its_arguments_ask_for_are_in_the_result",
+                fixed_address,
+            ),
+            ("cni_1_a_second_interface_keeps_the_default_route_of_the_first", second_interface),
             ("ha_1_del_succeeds_without_netmaster_and_frees_the_address_later", del_alone),
         ],
     )

@@ -21,7 +21,7 @@ pub(crate) fn tests() -> Vec<Test> {
             ("cni_1_an_address_that_somebody_has_is_refused", taken_address),
             ("cni_1_a_full_subnet_refuses_the_sixth_container_and_keeps_five", full_subnet),
             ("cni_1_without_netplugin_an_add_says_who_is_missing", no_netplugin),
-            ("cni_1_without_vrouterd_an_add_ends_in_time_and_is_undone", no_vrouterd),
+            ("cni_1_lesson_4_without_vrouterd_an_add_ends_in_time_and_is_undone", no_vrouterd),
             ("cni_1_without_netmaster_an_add_ends_in_time_and_is_undone", no_netmaster),
         ],
     )

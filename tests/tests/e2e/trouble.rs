@@ -33,7 +33,7 @@ pub(crate) fn tests() -> Vec<Test> {
             ("ipam_4_a_container_that_vanishes_is_cleaned_up", vanishes),
             ("cni_1_an_add_in_a_new_namespace_replaces_the_one_of_the_old", new_namespace),
             ("cni_1_add_and_del_of_one_attachment_at_once_leave_nothing", add_and_del),
-            ("cni_1_a_daemon_that_hangs_does_not_hang_an_add", hangs),
+            ("cni_1_lesson_11_a_daemon_that_hangs_does_not_hang_an_add", hangs),
             ("ha_5_a_node_whose_daemons_all_crashed_comes_back_in_any_order", all_crashed),
             ("forty_adds_and_dels_in_four_threads_disturb_nobody", churn),
             ("a_second_daemon_in_the_same_place_is_refused_and_harms_nothing", second_daemon),

@@ -15,7 +15,7 @@ mod tree;
 use std::path::Path;
 
 use arrows::{arrows, test_arrows};
-use source::{decisions, file_lengths, unsafe_code};
+use source::{decisions, file_lengths, named_tests, unsafe_code};
 use tree::{Planted, Violations};
 
 fn repository() -> &'static Path {
@@ -48,6 +48,11 @@ fn no_file_is_longer_than_the_limit() {
 #[test]
 fn decision_records_have_numbers_of_their_own() {
     assert_eq!(decisions(repository()), Violations::none());
+}
+
+#[test]
+fn tests_that_documents_name_exist() {
+    assert_eq!(named_tests(repository()), Violations::none());
 }
 
 /// Two crates, `a` and `b`, and an architecture that lists what `listed` says.
@@ -152,6 +157,16 @@ fn a_file_over_the_limit_is_found_and_its_tests_do_not_count() {
     tree.file("a/src/bpf/prog.bpf.c", &(limit + "x\n"));
     let found = Violations::one("a/src/bpf/prog.bpf.c: 601 lines, 600 are the limit");
     assert_eq!(file_lengths(tree.root()), found);
+}
+
+#[test]
+fn a_named_test_that_is_not_there_is_found() {
+    let tree = Planted::new();
+    tree.file("a/src/lib.rs", "#[test]\nfn it_is_here_and_it_runs() {}\n");
+    let table = "| R1 | `it_is_here_and_it_runs`, `aliases` | `it_was_here_and_it_ran` (a) |\n";
+    tree.file("docs/cni.md", table);
+    let found = "docs/cni.md: there is no test it_was_here_and_it_ran";
+    assert_eq!(named_tests(tree.root()), Violations::one(found));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Rules on source files and documents.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::tree::{Violations, files, read};
@@ -54,6 +55,22 @@ pub(crate) fn decisions(root: &Path) -> Violations {
         (!headed).then(|| format!("{}: does not begin with \"{heading}\"", path.display()))
     };
     records.into_iter().filter_map(violation).collect()
+}
+
+/// Every test that `docs/cni.md` names is there. A word in back quotes with five underscores is one.
+pub(crate) fn named_tests(root: &Path) -> Violations {
+    let document = PathBuf::from("docs/cni.md");
+    let text = read(&root.join(&document));
+    let is_test = |word: &&str| {
+        let part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        word.chars().all(part) && word.matches('_').count() >= 5
+    };
+    let named: BTreeSet<&str> = text.split('`').skip(1).step_by(2).filter(is_test).collect();
+    let sources: Vec<String> =
+        files(root, &["rs"]).iter().map(|path| read(&root.join(path))).collect();
+    let exists = |name: &str| sources.iter().any(|source| has_word(source, name));
+    let missing = named.into_iter().filter(|name| !exists(name));
+    missing.map(|name| format!("{}: there is no test {name}", document.display())).collect()
 }
 
 /// Rust source with comments and literals blanked, line breaks kept.
