@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use flowtable::ids::Mac;
 use netdev::{Arp, Link, Namespace, Netlink, refuse_ipv4, set_disable_ipv6};
 
-use crate::attachment::Interface;
+use crate::attachment::{Attachment, Interface};
 use crate::links::{self, Error, Seen};
 use crate::note::Note;
 
@@ -117,15 +117,19 @@ impl Given {
     }
 }
 
-/// Lets go of a host end: down, for who made it to remove. Another link of that name or index is left
-/// alone, as is one that is gone.
-pub(crate) fn let_go(host_ifname: &str, host_index: u32) -> Result<(), Error> {
+/// Lets go of the host end of `row`, which has this index: down, for who made it to remove. One that was
+/// refused before it was taken stays as it is, as does another link of that name or index.
+pub(crate) fn let_go(row: &Attachment, host_index: u32) -> Result<(), Error> {
     let host = Netlink::open()?;
-    match host.link_by_index(host_index)? {
-        Some(link) if link.name == host_ifname => match host.set_down(host_index) {
-            Err(error) if !error.is_missing() => Err(error.into()),
-            Ok(()) | Err(_) => Ok(()),
-        },
-        Some(_) | None => Ok(()),
+    let link = host.link_by_index(host_index)?.filter(|link| link.name == row.host_ifname);
+    let is_taken = |link: &Link| {
+        row.interface.is_some() || Note::parse(link.alias.as_deref()) == Note::of(row)
+    };
+    if link.as_ref().is_none_or(|link| !is_taken(link)) {
+        return Ok(());
+    }
+    match host.set_down(host_index) {
+        Err(error) if !error.is_missing() => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()),
     }
 }

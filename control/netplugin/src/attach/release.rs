@@ -91,10 +91,10 @@ async fn fence(node: &Node, rows: &[Attachment]) -> Fence {
 async fn unlink(node: &Node, row: &Attachment) -> Result<(), Refusal> {
     // Never closed.
     let _slot = node.removals.acquire().await.ok();
-    let (host_end, adopted) = (row.host_ifname.clone(), row.adopted);
-    blocking(move || match adopted {
-        Some(index) => given::let_go(&host_end, index),
-        None => links::remove(&host_end),
+    let row = row.clone();
+    blocking(move || match row.adopted {
+        Some(index) => given::let_go(&row, index),
+        None => links::remove(&row.host_ifname),
     })
     .await
 }

@@ -286,7 +286,8 @@ fn unfit(site: &mut Site) -> Result<()> {
         let msg = error["msg"].as_str().unwrap_or_default();
         ensure!(error["code"] == 7 && msg.contains(says), "{name}: {error}");
         let kept = guest.netns.netlink()?.link_by_name(CONTAINER_IFNAME)?;
-        ensure!(kept.is_some(), "{name}: the interface of the first plugin is gone");
+        let kept = kept.with_context(|| format!("{name}: the first plugin's interface is gone"))?;
+        ensure!(kept.running, "{name}: the first plugin's interface is not what it was: {kept:?}");
         guest.call(site, "del", name)?.success().context("DEL of the refused chain")?;
     }
     let netlink = site.node().netns().netlink()?;
