@@ -252,7 +252,7 @@ reasons! {
     NetprofileInUse => InUse, "NetProfile is being used", "take the profile off its endpoint groups first";
     /// Node in use.
     NodeHasEndpoints { name: String, count: usize } => InUse, "cannot delete {name} has {count} endpoints",
-        "delete the endpoints first";
+        "detach its containers; if the machine is gone, `netctl node rm --with-endpoints`";
     /// Node in use.
     NodeConnected => InUse, "the node is connected", "stop its netplugin first";
     /// Address in use.

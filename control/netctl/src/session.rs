@@ -135,6 +135,17 @@ impl Session {
         Ok((reply.results, warning(LATE, &reply.late_nodes)))
     }
 
+    /// Deletes all of these, or none; warnings.
+    pub(crate) async fn delete_all(
+        &mut self,
+        deletes: Vec<v1::ObjectKey>,
+    ) -> Result<Vec<String>, Failure> {
+        let request =
+            v1::ApplyRequest { deletes, no_wait: self.no_wait, ..v1::ApplyRequest::default() };
+        let reply = self.client.apply(request).await?.into_inner();
+        Ok(warning(LATE, &reply.late_nodes))
+    }
+
     /// The list and every change of it; see `NetMaster.Watch`.
     pub(crate) async fn watch<V: View>(
         &mut self,

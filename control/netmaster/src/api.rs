@@ -177,10 +177,15 @@ impl NetMaster for Api {
     ) -> Result<Response<v1::ApplyReply>, Status> {
         let v1::ApplyRequest { objects, deletes, dry_run, no_wait } = request.into_inner();
         let batch = convert::to_batch(&objects, &deletes).map_err(Failure::from)?;
+        let nodes: Vec<Option<NodeName>> =
+            batch.deletes.iter().map(|key| self.check_node(key)).collect::<Result<_, _>>()?;
         let (written, wait) = if dry_run {
             (self.master.rehearse(&batch).await?, Wait::No)
         } else {
-            (self.reclaim.patiently(|| self.master.apply(batch.clone())).await?, no_wait.into())
+            let apply = || self.master.apply(batch.clone());
+            let written = self.reclaim.patiently(apply).await?;
+            nodes.iter().flatten().for_each(|node| self.sessions.forget(node));
+            (written, no_wait.into())
         };
         Ok(Response::new(v1::ApplyReply {
             results: written.object.iter().map(convert::from_applied).collect(),

@@ -1,11 +1,12 @@
 //! Many objects at once.
 
-use control_model::{Action, Applied, Batch, Key, Reason, Refused, RefusedObject, Spec};
+use control_model::{Action, Applied, Batch, Reason, Refused, RefusedObject, Spec};
 
 use super::{from_kind, from_model, to_key, to_spec};
 use crate::v1;
 
-/// What a user asks for. Endpoints and nodes are not: each is made where it lives.
+/// What a user asks for. Endpoints and nodes are made where they live, and deleted like all else: a
+/// node deletes many endpoints, an operator a node with what it had.
 ///
 /// # Errors
 /// [`RefusedObject`] for the first object or key that is none.
@@ -18,8 +19,7 @@ pub fn to_batch(objects: &[v1::Object], deletes: &[v1::ObjectKey]) -> Result<Bat
         to_spec(object).and_then(by_users).map_err(|refused| at("objects", place, refused))
     });
     let deletes = deletes.iter().enumerate().map(|(place, key)| {
-        let key = to_key(key.kind, &key.key).and_then(deleted_by_users);
-        key.map_err(|refused| at("deletes", place, refused))
+        to_key(key.kind, &key.key).map_err(|refused| at("deletes", place, refused))
     });
     Ok(Batch { puts: puts.collect::<Result<_, _>>()?, deletes: deletes.collect::<Result<_, _>>()? })
 }
@@ -39,23 +39,6 @@ fn by_users(spec: Spec) -> Result<Spec, Refused> {
         | Spec::Service(_)
         | Spec::AppProfile(_)
         | Spec::Bgp(_) => Ok(spec),
-    }
-}
-
-fn deleted_by_users(key: Key) -> Result<Key, Refused> {
-    match &key {
-        Key::Endpoint(_) | Key::Node(_) => Err(not_by_users(&key)),
-        Key::Tenant(_)
-        | Key::Network(_)
-        | Key::EndpointGroup(_)
-        | Key::Policy(_)
-        | Key::Rule(_)
-        | Key::Global
-        | Key::AddressLease(_)
-        | Key::NetProfile(_)
-        | Key::Service(_)
-        | Key::AppProfile(_)
-        | Key::Bgp(_) => Ok(key),
     }
 }
 

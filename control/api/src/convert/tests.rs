@@ -313,7 +313,7 @@ fn refused_services_profiles_and_bgp_name_their_field() {
 }
 
 #[test]
-fn a_batch_names_the_place_of_what_is_none_and_takes_no_endpoints_or_nodes() {
+fn a_batch_names_the_place_of_what_is_none_and_makes_no_endpoints_or_nodes() {
     let good = wire(Wire::Bgp(bgp()));
     let rule_of_no_kind = v1::Object { kind: None };
     let refused = to_batch(&[good.clone(), rule_of_no_kind], &[]).unwrap_err();
@@ -324,9 +324,8 @@ fn a_batch_names_the_place_of_what_is_none_and_takes_no_endpoints_or_nodes() {
     for object in living().drain(..2) {
         assert_eq!(to_batch(&[object], &[]).unwrap_err().refused.field, "object");
     }
-    for living in [key(v1::Kind::Endpoint, "c1"), key(v1::Kind::Node, "n1")] {
-        assert_eq!(to_batch(&[], &[living]).unwrap_err().refused.field, "object");
-    }
+    let gone = [key(v1::Kind::Endpoint, "c1"), key(v1::Kind::Node, "n1")];
+    assert_eq!(to_batch(&[], &gone).unwrap().deletes.len(), 2, "they are deleted like all else");
     let batch = to_batch(&[good], &[key(v1::Kind::Policy, "red:first")]).unwrap();
     assert_eq!((batch.puts.len(), batch.deletes.len()), (1, 1));
 }

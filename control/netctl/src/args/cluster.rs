@@ -70,6 +70,20 @@ pub(crate) enum NodeVerb {
     /// Lists nodes
     #[command(visible_alias = "list")]
     Ls(ListArgs),
+    /// Shows a node and its endpoints as JSON
+    Inspect(NameArgs),
+    /// Removes a node that does not come back; it is not connected
+    #[command(visible_alias = "delete")]
+    Rm(NodeRmArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeRmArgs {
+    #[command(flatten)]
+    pub(crate) node: NameArgs,
+    /// Also deletes the endpoints it had: their addresses are given to others
+    #[arg(long)]
+    pub(crate) with_endpoints: bool,
 }
 
 #[derive(Debug, Args)]

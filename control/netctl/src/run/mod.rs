@@ -7,6 +7,7 @@
 mod bundle;
 mod explain;
 mod manifest;
+mod nodes;
 mod services;
 mod status;
 mod watch;
@@ -17,9 +18,9 @@ use serde::Serialize;
 
 use crate::args::{
     Cli, EndpointVerb, Format, GlobalArgs, GlobalSetArgs, GlobalVerb, GroupCreateArgs, GroupVerb,
-    ListArgs, NetworkCreateArgs, NetworkUpdateArgs, NetworkVerb, NodeVerb, Noun, OutputArgs,
-    PolicyVerb, ProfileCreateArgs, ProfileVerb, RuleAddArgs, RuleListArgs, ScopedListArgs,
-    TenantArgs, TenantVerb,
+    ListArgs, NetworkCreateArgs, NetworkUpdateArgs, NetworkVerb, Noun, OutputArgs, PolicyVerb,
+    ProfileCreateArgs, ProfileVerb, RuleAddArgs, RuleListArgs, ScopedListArgs, TenantArgs,
+    TenantVerb,
 };
 use crate::failure::Failure;
 use crate::ip;
@@ -27,8 +28,8 @@ use crate::pages;
 use crate::rule::rule_of;
 use crate::session::{Selection, Session, Written};
 use crate::view::{
-    self, EndpointView, GlobalView, GroupView, ListForm, NetworkView, NodeView, PolicyView,
-    ProfileView, RuleView, Stats, TenantView, View,
+    self, EndpointView, GlobalView, GroupView, ListForm, NetworkView, PolicyView, ProfileView,
+    RuleView, Stats, TenantView, View,
 };
 
 /// What a run prints.
@@ -59,7 +60,7 @@ pub(crate) async fn run(cli: Cli) -> Done {
         Noun::Policy(verb) => runner.policy(verb).await,
         Noun::Endpoint(verb) => runner.endpoint(verb).await,
         Noun::Global(verb) => runner.global(verb).await,
-        Noun::Node(NodeVerb::Ls(args)) => runner.list::<NodeView>(None, &args).await,
+        Noun::Node(verb) => runner.node(verb).await,
         Noun::Service(verb) => runner.service(verb).await,
         Noun::AppProfile(verb) => runner.app_profile(verb).await,
         Noun::Bgp(verb) => runner.bgp(verb).await,
@@ -271,16 +272,8 @@ impl Runner {
     }
 
     async fn remove(&self, kind: v1::Kind, key: String, format: Format, line: String) -> Done {
-        #[derive(Serialize)]
-        struct Removed {
-            key: String,
-        }
         let written = Session::open(&self.global).await?.delete(kind, &key).await?;
-        let text = match format {
-            Format::Table => line,
-            Format::Data(data) => data.text(&Removed { key })?,
-        };
-        Ok(Outcome { text, warnings: written.warnings })
+        removed(key, format, line, written.warnings)
     }
 
     async fn list_scoped<V: View>(&self, args: ScopedListArgs) -> Done {
@@ -310,6 +303,19 @@ impl Runner {
 
 /// Key of the settings, of which there is one.
 const GLOBAL: &str = "global";
+
+/// The line for what is gone, or its key as data.
+fn removed(key: String, format: Format, line: String, warnings: Vec<String>) -> Done {
+    #[derive(Serialize)]
+    struct Removed {
+        key: String,
+    }
+    let text = match format {
+        Format::Table => line,
+        Format::Data(data) => data.text(&Removed { key })?,
+    };
+    Ok(Outcome { text, warnings })
+}
 
 fn confirm<V: View>(written: Written, format: Format, line: String) -> Done {
     let text = match format {

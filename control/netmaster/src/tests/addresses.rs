@@ -154,6 +154,26 @@ async fn what_was_leaving_is_still_so_after_a_restart() {
 }
 
 #[tokio::test]
+async fn ipam_4_a_machine_that_is_gone_is_removed_with_its_endpoints_and_their_addresses_come_back()
+{
+    let (server, mut client) = Server::memory().await;
+    let living = Obedient::start(&server, "n1").await;
+    populate(&mut client).await;
+    client.register("gone", "192.168.0.9").await;
+    client.create(pod("c1", "", "gone", "")).await.unwrap();
+    let refused = refusal(client.delete(v1::Kind::Node, "gone").await);
+    assert_eq!((refused.0, refused.1.as_str()), (Code::FailedPrecondition, "key"));
+    assert_eq!(refused.2, "cannot delete gone has 1 endpoints");
+    let there = refusal(client.apply(vec![], &[(v1::Kind::Node, "n1")]).await);
+    assert_eq!(there.2, "the node is connected", "not as one of many either");
+    let all = [(v1::Kind::Endpoint, "c1"), (v1::Kind::Node, "gone")];
+    client.apply(vec![], &all).await.unwrap();
+    // Nobody waits for a node that is not there: the living one knows, and the address is free.
+    assert_eq!(ip(&client.create(pod("c2", "", "n1", "10.1.1.1")).await.unwrap()), "10.1.1.1");
+    drop(living);
+}
+
+#[tokio::test]
 async fn a_deleted_network_waits_for_the_nodes_that_know_its_endpoints() {
     let (server, mut client) = Server::memory().await;
     let node = Obedient::start(&server, "n1").await;
