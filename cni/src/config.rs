@@ -43,6 +43,8 @@ pub(crate) struct Config {
     pub(crate) runtime: Runtime,
     /// `args.cni.ips`
     pub(crate) args_ips: Vec<String>,
+    /// `args.cni.labels`, as `key=value`.
+    pub(crate) args_labels: Vec<String>,
     pub(crate) dns: Dns,
     pub(crate) prev_result: Option<Value>,
     /// The attachments a GC keeps; `None` when the runtime did not say.
@@ -179,6 +181,7 @@ impl Config {
             timeout: Duration::from_secs(seconds),
             journal: raw.log_file.map(|file| Journal { file, level: raw.log_level }),
             args_ips: args_ips(&raw.args),
+            args_labels: args_labels(&raw.args)?,
             dns: raw.dns.with(raw.runtime_config.dns.clone()),
             unsupported: unsupported(&raw.runtime_config),
             ipam: Some(raw.ipam).filter(|ipam| !is_empty(ipam)),
@@ -224,6 +227,19 @@ fn parse_version(config: &Value) -> Result<Version, Failure> {
 fn args_ips(args: &Value) -> Vec<String> {
     let ips = args.pointer("/cni/ips").and_then(Value::as_array);
     ips.into_iter().flatten().filter_map(|ip| ip.as_str().map(str::to_owned)).collect()
+}
+
+/// A list of `{"key": .., "value": ..}` (CNI's conventions, "dynamic plugin specific fields").
+fn args_labels(args: &Value) -> Result<Vec<String>, Failure> {
+    let labels = args.pointer("/cni/labels").and_then(Value::as_array);
+    let text = |label: &Value| {
+        let [key, value] = ["key", "value"].map(|name| label.get(name).and_then(Value::as_str));
+        key.zip(value).map(|(key, value)| format!("{key}={value}")).ok_or_else(|| {
+            let msg = format!("args.cni.labels: {label} is not a key and a value");
+            Failure::new(Code::InvalidConfig, msg)
+        })
+    };
+    labels.into_iter().flatten().map(text).collect()
 }
 
 fn unsupported(runtime: &Runtime) -> Option<(&'static str, String)> {

@@ -186,6 +186,7 @@ fn add_request(env: &Environment, config: &Config) -> Result<AddRequest, Failure
         mac,
         mtu: config.mtu,
         container_name: or("K8S_POD_NAME", ""),
+        labels: labels(env, config),
         config_name: config.name.clone(),
         bandwidth: wanted_bandwidth(config.runtime.bandwidth),
     })
@@ -213,6 +214,15 @@ fn given_ips(env: &Environment, config: &Config, previous: &Value) -> Result<Vec
         return refuse(format!("prevResult gives {ifname} no address"));
     }
     distinct(Code::InvalidConfig, "prevResult.ips", ips.iter().map(String::as_str))
+}
+
+/// `args.cni.labels`, or else `WEIR_LABELS` in `CNI_ARGS`: `name=value` joined by commas.
+fn labels(env: &Environment, config: &Config) -> Vec<String> {
+    if !config.args_labels.is_empty() {
+        return config.args_labels.clone();
+    }
+    let given = env.arg("WEIR_LABELS").unwrap_or("").split(',');
+    given.filter(|label| !label.is_empty()).map(str::to_owned).collect()
 }
 
 fn wanted_bandwidth(wanted: config::Bandwidth) -> Option<Bandwidth> {

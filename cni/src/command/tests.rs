@@ -291,7 +291,7 @@ fn args_win_over_the_configuration_and_runtime_config_over_args() {
     let args = [(
         "CNI_ARGS",
         "IgnoreUnknown=1;WEIR_TENANT=red;WEIR_GROUP=web;IP=10.1.1.9;\
-        MAC=02:00:00:00:00:09;K8S_POD_NAME=p1;OTHER=x",
+        MAC=02:00:00:00:00:09;K8S_POD_NAME=p1;WEIR_LABELS=app=web,tier=front;OTHER=x",
     )];
     assert_eq!(
         request(&env_with(&args), &config_with("tenant", json!("green"))),
@@ -307,6 +307,7 @@ fn args_win_over_the_configuration_and_runtime_config_over_args() {
             mtu: 0,
             container_name: "p1".into(),
             chained: false,
+            labels: vec!["app=web".into(), "tier=front".into()],
             config_name: "n1".into(),
         }
     );
@@ -320,6 +321,18 @@ fn args_win_over_the_configuration_and_runtime_config_over_args() {
 #[test]
 fn the_tenant_is_default_where_nobody_names_one() {
     assert_eq!(request(&env_with(&[]), &config()).tenant, "default");
+}
+
+#[test]
+fn args_cni_labels_silence_those_of_cni_args_and_are_keys_with_values() {
+    let env = env_with(&[("CNI_ARGS", "WEIR_LABELS=app=db")]);
+    let labels = json!([{"key": "app", "value": "web"}, {"key": "note", "value": "a,b=c"}]);
+    let config = config_with("args", json!({"cni": {"labels": labels}}));
+    assert_eq!(request(&env, &config).labels, ["app=web", "note=a,b=c"]);
+    let config = config_with("args", json!({"cni": {"labels": [{"key": "app"}]}}));
+    let error = refused(&env, &config);
+    assert_eq!(error["code"], json!(7));
+    assert_eq!(error["msg"], json!("args.cni.labels: {\"key\":\"app\"} is not a key and a value"));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use flowtable::ids::PortId;
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
-use crate::attachment::{Address, Attachment, AttachmentId, Interface, State};
+use crate::attachment::{Address, Attachment, AttachmentId, Interface, State, Told};
 use crate::links::{self, Inside};
 use crate::naming::host_ifname;
 use crate::node::{Node, wanted};
@@ -178,6 +178,10 @@ impl Lost<'_> {
             }),
             adopted: None,
             limits: note.limits,
+            told: Told {
+                container_name: endpoint.host.container_name.to_string(),
+                labels: endpoint.host.labels.iter().map(ToString::to_string).collect(),
+            },
         }
     }
 }

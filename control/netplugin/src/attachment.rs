@@ -140,6 +140,14 @@ impl From<Limits> for PortLimits {
     }
 }
 
+/// What a runtime says of a container, for netmaster to know.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Told {
+    pub(crate) container_name: String,
+    /// `name=value`
+    pub(crate) labels: Vec<String>,
+}
+
 /// One durable row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Attachment {
@@ -160,6 +168,8 @@ pub(crate) struct Attachment {
     /// What the runtime limits it to.
     #[serde(default)]
     pub(crate) limits: Limits,
+    #[serde(default)]
+    pub(crate) told: Told,
     /// Known once netmaster has handed out the address.
     pub(crate) interface: Option<Interface>,
 }
@@ -197,6 +207,7 @@ pub(crate) mod tests {
             port: 7,
             adopted: None,
             limits: Limits::default(),
+            told: Told::default(),
             interface: Some(Interface {
                 mac: Mac([2, 2, 10, 1, 1, 5]),
                 mtu: 1450,
@@ -230,7 +241,7 @@ pub(crate) mod tests {
     fn a_row_from_before_there_were_limits_and_adopted_links_has_none() {
         let row = example("c1");
         let mut text = serde_json::to_value(&row).unwrap();
-        for key in ["limits", "adopted"] {
+        for key in ["limits", "adopted", "told"] {
             assert!(text.as_object_mut().unwrap().remove(key).is_some());
         }
         assert_eq!(serde_json::from_value::<Attachment>(text).unwrap(), row);

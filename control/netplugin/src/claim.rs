@@ -183,8 +183,8 @@ fn endpoint(config: &Config, row: &Attachment) -> Endpoint {
         intf_name: row.host_ifname.clone(),
         vtep_ip: config.vtep.map(|ip| ip.to_string()).unwrap_or_default(),
         container_id: row.id.container_id().to_owned(),
-        // What only the runtime knew is not kept in the row.
-        ..Endpoint::default()
+        container_name: row.told.container_name.clone(),
+        labels: row.told.labels.clone(),
     }
 }
 
@@ -193,6 +193,7 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
+    use crate::attachment::Told;
 
     #[test]
     fn only_what_can_never_be_granted_costs_a_container_its_endpoint() {
@@ -213,7 +214,13 @@ mod tests {
         let arguments = ["netplugin", "--node", "n1", "--config", "/dev/null"];
         let config =
             crate::config::Arguments::try_parse_from(arguments).unwrap().resolve().unwrap();
-        let claimed = endpoint(&config, &crate::attachment::tests::example("c1"));
+        let told = Told { container_name: "web-1".into(), labels: vec!["app=web".into()] };
+        let row = Attachment { told, ..crate::attachment::tests::example("c1") };
+        let claimed = endpoint(&config, &row);
+        assert_eq!(
+            (claimed.container_name.as_str(), &claimed.labels[..]),
+            ("web-1", &["app=web".into()][..])
+        );
         assert_eq!(claimed.endpoint_id, "c1:eth0");
         assert_eq!((claimed.tenant_name.as_str(), claimed.network_name.as_str()), ("red", "blue"));
         assert_eq!(claimed.ip_address, ["10.1.1.5"]);

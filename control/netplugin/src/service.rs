@@ -26,7 +26,7 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
 use crate::attach::{self, Added, Source, Wish, WishedAddress};
-use crate::attachment::{AttachmentId, Limit, Limits};
+use crate::attachment::{AttachmentId, Limit, Limits, Told};
 use crate::naming::host_mac;
 use crate::node::Node;
 use crate::queue::Queue;
@@ -171,7 +171,7 @@ fn wish(request: AddRequest) -> Result<Wish, Refusal> {
         ips: addresses(&request.ips)?,
         mac: request.mac,
         mtu: request.mtu,
-        container_name: request.container_name,
+        told: Told { container_name: request.container_name, labels: request.labels },
         limits: limits(request.bandwidth.unwrap_or_default())?,
         source: if request.chained { Source::Chain } else { Source::Ours },
     })

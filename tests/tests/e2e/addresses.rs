@@ -8,12 +8,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use control_api::v1;
 use kit::{Container, ContainerSpec, Daemon, Flow, Node, Purpose, Topology, TwoNodes, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::Test;
+use crate::control::{create_endpoint, register};
 use crate::runtime::{Plug, Traces};
 use crate::shared::sharing;
 use crate::site::{
@@ -28,6 +30,8 @@ pub(crate) fn tests() -> Vec<Test> {
         &[
             ("ipam_3_a_reserved_address_follows_its_name_over_nodes_and_restarts", follows),
             ("ipam_3_a_reservation_without_owner_is_taken_up_or_ends", ends),
+            ("ipam_4_a_machine_that_is_gone_gives_its_addresses_back", gone),
+            ("svc_containers_with_a_services_labels_are_its_providers", providers),
             ("ipam_4_a_node_that_lost_its_state_keeps_its_containers_and_its_order", lost_state),
             ("ipam_4_kills_at_random_moments_leave_just_the_addresses_that_live", kills),
         ],
@@ -124,6 +128,63 @@ fn ends(scene: &mut Scene) -> Result<()> {
     scene.settled(&before)
 }
 
+/// An operator says so, after which nothing of it is left.
+fn gone(scene: &mut Scene) -> Result<()> {
+    let before = scene.traces()?;
+    let node = &scene.nodes.one;
+    register(node, "ghost", "10.250.0.9")?;
+    for id in ["one:eth0", "two:eth0"] {
+        let endpoint = v1::Endpoint {
+            endpoint_id: id.into(),
+            tenant_name: "blue".into(),
+            network_name: "front".into(),
+            homing_host: "ghost".into(),
+            ..v1::Endpoint::default()
+        };
+        create_endpoint(node, endpoint)?;
+    }
+    let used = node.netctl_run(&["node", "rm", "ghost"])?;
+    ensure!(used.code == Some(3), "{used:?}");
+    ensure!(used.stderr.contains("netctl node rm --with-endpoints"), "{used:?}");
+    let here = node.netctl_run(&["node", "rm", "--with-endpoints", "node1"])?;
+    ensure!(here.code == Some(3) && here.stderr.contains("the node is connected"), "{here:?}");
+    let said = netctl(node, "node rm --with-endpoints ghost")?;
+    ensure!(said == "Deleting 2 endpoints of node ghost\nDeleting node ghost\n", "{said}");
+    scene.settled(&before)
+}
+
+fn providers(scene: &mut Scene) -> Result<()> {
+    let before = scene.traces()?;
+    let node = &scene.nodes.one;
+    netctl(node, "service create -t blue -s front -l app=web -l tier=front -p 80:8080:TCP shop")?;
+    let named = |count: usize| -> Result<Value> {
+        let service = netctl_json(node, "service inspect -t blue shop")?;
+        let oper = &service["Oper"];
+        ensure!(oper["numProviders"] == count, "{oper}");
+        Ok(oper["providers"].clone())
+    };
+    named(0)?;
+    let web = pod(node, "web-1", ";WEIR_LABELS=app=web,tier=front,note=x")?;
+    let plain = pod(node, "web-2", ";WEIR_LABELS=app=web")?;
+    let more = json!({ "args": { "cni": { "labels": [
+        { "key": "app", "value": "web" }, { "key": "tier", "value": "front" }
+    ] } } });
+    let spec =
+        ContainerSpec { name: "web3", tenant: "blue", network: "front", group: None, args: "" };
+    let other = Container::attach_with(&scene.nodes.two, &spec, &more)?;
+    let listed = named(2)?;
+    let ids: Vec<_> = listed.as_array().into_iter().flatten().map(|p| &p["endpointID"]).collect();
+    ensure!(!ids.contains(&&json!(format!("{}:eth0", plain.id()))), "{listed}");
+    let shown = netctl_json(node, &format!("endpoint inspect {}:eth0", web.id()))?;
+    ensure!(shown["Config"]["labels"] == json!(["app=web", "note=x", "tier=front"]), "{shown}");
+    web.detach(node)?;
+    plain.detach(node)?;
+    other.detach(&scene.nodes.two)?;
+    named(0)?;
+    netctl(node, "service rm -t blue shop")?;
+    scene.settled(&before)
+}
+
 /// The rows are gone, the containers run: netplugin finds them again and nobody notices.
 fn lost_state(scene: &mut Scene) -> Result<()> {
     let before = scene.traces()?;
@@ -205,8 +266,9 @@ fn kills(scene: &mut Scene) -> Result<()> {
     let began = Instant::now();
     let mut living = Vec::new();
     let mut slowest = Duration::ZERO;
+    // Two at least: of one alone nothing is under way beside it.
+    let wave = attachments.div_ceil(points).max(2);
     for point in 0..points {
-        let wave = attachments.div_ceil(points).max(2);
         let said = || format!("WEIR_SEED={seed}, kill {point}");
         let (more, took) = wave_with_kill(scene, &mut draw, living, wave).with_context(said)?;
         living = more;
@@ -218,7 +280,8 @@ fn kills(scene: &mut Scene) -> Result<()> {
     scene.settled(&before).with_context(|| format!("WEIR_SEED={seed}"))?;
     let took = began.elapsed();
     eprintln!(
-        "{points} kills over {attachments} attachments in {took:.1?}, reconciled within {slowest:.1?} (WEIR_SEED={seed})"
+        "{points} kills over {} attachments in {took:.1?}, reconciled within {slowest:.1?} (WEIR_SEED={seed})",
+        points * wave
     );
     Ok(())
 }

@@ -15,7 +15,9 @@ use tracing::{info, warn};
 
 use super::blocking;
 use super::release::{Released, release};
-use crate::attachment::{Address, Attachment, AttachmentId, Interface, Limits, Sandbox, State};
+use crate::attachment::{
+    Address, Attachment, AttachmentId, Interface, Limits, Sandbox, State, Told,
+};
 use crate::given::{self, Given};
 use crate::links::{self, Pair};
 use crate::master::Made;
@@ -46,7 +48,7 @@ pub(crate) struct Wish {
     pub(crate) mac: String,
     /// Bytes; 0: as large as fits.
     pub(crate) mtu: u32,
-    pub(crate) container_name: String,
+    pub(crate) told: Told,
     pub(crate) limits: Limits,
     pub(crate) source: Source,
 }
@@ -160,6 +162,7 @@ fn is_wished(row: &Attachment, wish: &Wish, sandbox: &Sandbox) -> bool {
         && row.sandbox.cookie == sandbox.cookie
         && (&row.tenant, &row.network, &row.group) == (&wish.tenant, &wish.network, &wish.group)
         && row.limits == wish.limits
+        && row.told.labels == wish.told.labels
         && row.adopted.is_some() == (wish.source == Source::Chain)
         && wish.ips.iter().all(is_held)
         && (wish.mac.is_empty() || wish.mac.parse() == Ok(interface.mac))
@@ -208,6 +211,7 @@ async fn begin(
             .map_or_else(|| host_ifname(&wish.id), |g| g.host_ifname.clone()),
         adopted: given.as_ref().map(|given| given.host_index),
         limits: wish.limits,
+        told: wish.told.clone(),
         interface: None,
     };
     if let Err(error) = node.roster.put(row.clone()).await {
@@ -305,8 +309,8 @@ async fn register(
         intf_name: row.host_ifname.clone(),
         vtep_ip: node.config.vtep.map(|ip| ip.to_string()).unwrap_or_default(),
         container_id: wish.id.container_id().to_owned(),
-        container_name: wish.container_name.clone(),
-        labels: Vec::new(),
+        container_name: wish.told.container_name.clone(),
+        labels: wish.told.labels.clone(),
     };
     let made = node.master.create_endpoint(endpoint, deadline).await?;
     let late_nodes = &made.late_nodes;
@@ -443,7 +447,7 @@ mod tests {
             ips: Vec::new(),
             mac: String::new(),
             mtu: 0,
-            container_name: String::new(),
+            told: Told::default(),
             limits: Limits::default(),
             source: Source::Ours,
         }
@@ -471,6 +475,7 @@ mod tests {
             Wish { mtu: 1400, ..wish() },
             Wish { limits: Limits { from: limit, to: None }, ..wish() },
             Wish { source: Source::Chain, ..wish() },
+            Wish { told: Told { labels: vec!["app=web".into()], ..Told::default() }, ..wish() },
         ] {
             assert!(!same(&other), "{other:?}");
         }
