@@ -176,6 +176,11 @@ const fn flow_limits(config: OffloadConfig) -> FlowLimits {
 
 /// Who keeps the flows that the kernel forwards; `None`: it can't.
 fn keeper(engine: &Engine, offload: &Arc<Offload>, config: OffloadConfig) -> Option<HotKeeper> {
+    if let Some(error) = offload.without_flows() {
+        let error: &dyn std::error::Error = error;
+        tracing::warn!(error, "no flow is offloaded: the kernel can't have a table of flows");
+        return None;
+    }
     if let Err(error) = offload.settle() {
         // No change could ever be acknowledged as being in force for offloaded flows.
         let error: &dyn std::error::Error = &error;

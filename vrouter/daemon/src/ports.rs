@@ -441,6 +441,8 @@ impl Ports {
             match open {
                 Open::Uplink(uplink) => closed = closed.and(uplink.close(&self.parts)),
                 Open::Container(spec) => {
+                    // At once: another device may get the index of one that is gone.
+                    self.parts.offload.end_flows(port);
                     self.forget_former(spec.ifindex);
                     ids.push(port);
                     devices.push((spec.ifindex, port));

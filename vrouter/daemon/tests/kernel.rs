@@ -120,10 +120,15 @@ struct Pair {
 
 impl Pair {
     fn new(flags: &[&str]) -> Self {
+        Self::within(&[], flags)
+    }
+
+    /// With an engine that is started by a command whose first words are `prefix`.
+    fn within(prefix: &[&str], flags: &[&str]) -> Self {
         let node = Namespace::new();
         node.must("ip link set lo up");
         let (a, b) = (Container::new(&node, 5), Container::new(&node, 6));
-        let engine = Engine::start(&node, flags);
+        let engine = Engine::start_within(prefix, &node, flags);
         eprintln!("exec to first answer: {:?}", engine.start_time);
         let pair = Self { engine, node, a, b };
         pair.program();

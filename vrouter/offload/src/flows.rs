@@ -15,8 +15,10 @@ use flowtable::key::{FlowKey, ethertype};
 use libbpf_rs::MapFlags;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use crate::clock::Clock;
 use crate::mapped::{End, Mapped, Slot, Words};
 use crate::object::{self, Offload};
+use crate::samples::Samples;
 
 /// Set in a slot's incarnation when it has no flow.
 pub(crate) const STOPPED: u32 = 1 << 31;
@@ -74,20 +76,27 @@ pub(crate) struct Flows {
     slots: Mapped<Slot>,
     words: Mapped<Words>,
     ends: Mapped<End>,
+    samples: Samples,
+    clock: Clock,
     /// Of each slot, the life of the in-port in its key.
     lives: Box<[AtomicU32]>,
     limits: FlowLimits,
 }
 
+/// The table's maps, as far as the engine reads and writes them by itself.
+#[derive(Debug)]
+pub(crate) struct FlowMaps {
+    pub(crate) slots: Mapped<Slot>,
+    pub(crate) words: Mapped<Words>,
+    pub(crate) ends: Mapped<End>,
+    pub(crate) samples: Samples,
+}
+
 impl Flows {
-    pub(crate) fn new(
-        slots: Mapped<Slot>,
-        words: Mapped<Words>,
-        ends: Mapped<End>,
-        limits: FlowLimits,
-    ) -> Self {
+    pub(crate) fn new(maps: FlowMaps, limits: FlowLimits) -> Self {
+        let FlowMaps { slots, words, ends, samples } = maps;
         let lives = slots.iter().map(|_| AtomicU32::new(0)).collect();
-        Self { slots, words, ends, lives, limits }
+        Self { slots, words, ends, samples, clock: Clock::new(), lives, limits }
     }
 
     /// The port is behind this device from now on; what was said of its former lives ends.
@@ -185,37 +194,41 @@ impl Flows {
 
 impl HotTable for Offload {
     fn places(&self) -> u32 {
-        self.flows.limits.flows
+        self.flows().map_or(0, |flows| flows.limits.flows)
     }
 
     fn put(&self, place: u32, flow: &HotFlow) -> Result<(), HotError> {
-        let key = self.flows.key(&flow.key).ok_or_else(|| HotError::new("no such flow"))?;
-        let written = self.flows.write(place, flow).zip(self.flows.life(place));
+        let flows = self.flows().ok_or_else(|| HotError::new("no table of flows"))?;
+        let key = flows.key(&flow.key).ok_or_else(|| HotError::new("no such flow"))?;
+        let written = flows.write(place, flow).zip(flows.life(place));
         let (incarnation, life) = written.ok_or_else(|| HotError::new("no such place"))?;
         life.store(key.life, Relaxed);
         let value = Ref { slot: place, incarnation };
         let put = self.put_bytes("flows", key.as_bytes(), (value.as_bytes(), MapFlags::NO_EXIST));
-        put.inspect_err(|_| self.flows.stop(place)).map_err(HotError::new)
+        put.inspect_err(|_| flows.stop(place)).map_err(HotError::new)
     }
 
     fn stop(&self, place: u32) {
-        self.flows.stop(place);
+        if let Some(flows) = self.flows() {
+            flows.stop(place);
+        }
     }
 
     fn stamp(&self, place: u32, revision: u64) {
-        if let Some(slot) = self.flows.slot(place) {
+        if let Some(slot) = self.flows().and_then(|flows| flows.slot(place)) {
             slot.revision.store(revision, Relaxed);
         }
     }
 
     fn count(&self, place: u32) -> HotCount {
-        let Some(slot) = self.flows.slot(place) else { return HotCount::default() };
+        let slot = self.flows().and_then(|flows| flows.slot(place));
+        let Some(slot) = slot else { return HotCount::default() };
         HotCount { packets: slot.packets.load(Relaxed), bytes: slot.bytes.load(Relaxed) }
     }
 
     fn clear(&self, place: u32, flow: &HotFlow) -> Result<(), HotError> {
-        let key = self.flows.key(&flow.key).zip(self.flows.life(place));
-        let Some((key, life)) = key else { return Ok(()) };
+        let Some(flows) = self.flows() else { return Ok(()) };
+        let Some((key, life)) = flows.key(&flow.key).zip(flows.life(place)) else { return Ok(()) };
         // The port may have begun another life since.
         let key = Key { life: life.load(Relaxed), ..key };
         self.delete_bytes("flows", key.as_bytes()).map_err(HotError::new)
@@ -226,7 +239,7 @@ impl HotTable for Offload {
     }
 
     fn publish(&self, valid_since: &[u64; SETS]) {
-        let Some(words) = self.flows.words.first() else { return };
+        let Some(words) = self.flows().and_then(|flows| flows.words.first()) else { return };
         for (word, since) in words.valid_since.iter().zip(valid_since) {
             word.store(*since, Relaxed);
         }
@@ -234,26 +247,30 @@ impl HotTable for Offload {
     }
 
     fn beat(&self) {
-        let until = object::now_ns().saturating_add(self.flows.limits.orphaned.as_nanos() as u64);
-        if let Some(words) = self.flows.words.first() {
+        let Some(flows) = self.flows() else { return };
+        let until = flows.clock.now_ns().saturating_add(flows.limits.orphaned.as_nanos() as u64);
+        if let Some(words) = flows.words.first() {
             words.alive_until.store(until, Relaxed);
         }
     }
 
     fn sample(&self, port: PortId, rate: u32) {
-        self.flows.end_of(port).sample_rate.store(rate, Relaxed);
+        if let Some(flows) = self.flows() {
+            flows.end_of(port).sample_rate.store(rate, Relaxed);
+        }
     }
 
     fn sampled_from(&self, port: PortId) -> u64 {
-        self.flows.end_of(port).sampled_from.load(Relaxed)
+        self.flows().map_or(0, |flows| flows.end_of(port).sampled_from.load(Relaxed))
     }
 
     fn next_sample(&self) -> Option<HotSample> {
-        self.samples.next()
+        self.flows()?.samples.next()
     }
 
     fn samples_lost(&self) -> u64 {
-        self.flows.words.first().map_or(0, |words| words.samples_lost.load(Relaxed))
+        let words = self.flows().and_then(|flows| flows.words.first());
+        words.map_or(0, |words| words.samples_lost.load(Relaxed))
     }
 }
 

@@ -15,6 +15,7 @@
 //!
 //! Counts are in wire packets: a GSO packet counts as what it will be cut into.
 
+mod clock;
 mod flows;
 mod limits;
 mod mapped;

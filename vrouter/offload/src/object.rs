@@ -14,7 +14,7 @@ use libbpf_rs::{
 };
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
-use crate::flows::{FlowLimits, Flows};
+use crate::flows::{FlowLimits, FlowMaps, Flows};
 use crate::limits::Limits;
 use crate::mapped::{Mapped, Shared};
 use crate::samples::Samples;
@@ -51,7 +51,7 @@ pub enum OffloadError {
         /// The kernel's answer.
         source: libbpf_rs::Error,
     },
-    /// A map could not be mapped into memory; needs Linux 5.5.
+    /// A map could not be mapped into memory.
     #[error("mapping {map} of the tc programs")]
     Mapping {
         /// The map.
@@ -170,10 +170,28 @@ impl Counts {
 #[derive(Debug)]
 pub struct Offload {
     object: Object,
-    pub(crate) flows: Flows,
-    pub(crate) samples: Samples,
+    /// Or why there is none.
+    flows: Result<Flows, OffloadError>,
     seen: Mutex<Seen>,
 }
+
+/// `settings` of the programs.
+#[derive(Clone, Copy, IntoBytes, Immutable)]
+#[repr(C)]
+struct Settings {
+    hash_key: [u64; 2],
+    forwards: u64,
+}
+
+/// Which table the programs forward by.
+#[derive(Debug, Clone, Copy)]
+enum Table {
+    None,
+    OfFlows,
+}
+
+/// Maps of the table of flows.
+const FLOW_MAPS: [&str; 5] = ["flows", "flow_slots", "flow_words", "flow_ends", "flow_samples"];
 
 /// What the totals need beyond the maps.
 #[derive(Debug, Default)]
@@ -186,37 +204,40 @@ struct Seen {
 
 impl Offload {
     /// Loads the programs with a new secret for spreading flows over workers, and an empty table of
-    /// flows.
+    /// flows. Where the kernel can't have such a table, without: all packets are the engine's then,
+    /// see [`Offload::without_flows`].
     ///
     /// # Errors
     /// See [`OffloadError`].
     pub fn load(flows: FlowLimits) -> Result<Self, OffloadError> {
         libbpf_rs::set_print(None);
         let flows = FlowLimits { flows: flows.flows.max(1), ..flows };
-        let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(OffloadError::Load)?;
-        let mut secret = [0; 16];
-        let random = RandomState::new();
-        secret[..8].copy_from_slice(&random.hash_one(0).to_ne_bytes());
-        secret[8..].copy_from_slice(&random.hash_one(1).to_ne_bytes());
-        let mut constants = open
-            .maps_mut()
-            .find(|m| m.name().to_str().is_some_and(|n| n.ends_with(".rodata")))
-            .ok_or(OffloadError::Missing("constants"))?;
-        let value = constants.initial_value_mut().filter(|v| v.len() == secret.len());
-        value.ok_or(OffloadError::Missing("hash_key"))?.copy_from_slice(&secret);
-        for map in ["flows", "flow_slots"] {
-            resize(&mut open, map, flows.flows)?;
+        let whole = open(Table::OfFlows).and_then(|open| load_with_flows(open, flows));
+        let (object, flows) = match whole {
+            Ok((object, flows)) => (object, Ok(flows)),
+            Err(cause) => (load_without_flows(open(Table::None)?)?, Err(cause)),
+        };
+        Ok(Self { object, flows, seen: Mutex::default() })
+    }
+
+    /// Why the kernel has no table of flows; `None`: it has one. The table needs Linux 5.12: arrays in
+    /// shared memory (5.5), rings (5.8), redirection to a peer (5.10), counters that are added to and
+    /// read at once.
+    #[must_use]
+    pub fn without_flows(&self) -> Option<&OffloadError> {
+        self.flows.as_ref().err()
+    }
+
+    /// The table of flows, if there is one.
+    pub(crate) fn flows(&self) -> Option<&Flows> {
+        self.flows.as_ref().ok()
+    }
+
+    /// Nothing that was offloaded reaches the port, or leaves it without the engine, from now on.
+    pub fn end_flows(&self, port: PortId) {
+        if let Some(flows) = self.flows() {
+            flows.end_life(port);
         }
-        let object = open.load().map_err(OffloadError::Load)?;
-        let flows = Flows::new(
-            mapped(&object, "flow_slots", flows.flows as usize)?,
-            mapped(&object, "flow_words", 1)?,
-            mapped(&object, "flow_ends", usize::from(PortId::MAX.get()) + 1)?,
-            flows,
-        );
-        let samples =
-            Samples::new(&map_of(&object, "flow_samples")?).map_err(OffloadError::Load)?;
-        Ok(Self { object, flows, samples, seen: Mutex::default() })
     }
 
     /// Frames of the flows of worker `worker` (below 64) go to trunk device `ifindex` from now on;
@@ -268,7 +289,9 @@ impl Offload {
         let value = Port { limits, ..Port::unlimited(ifindex, PortUse::Container) };
         self.put("ports", id, value.as_bytes())?;
         self.put("ids", ifindex, &id.to_ne_bytes())?;
-        self.flows.begin_life(port, ifindex);
+        if let Some(flows) = self.flows() {
+            flows.begin_life(port, ifindex);
+        }
         Ok(())
     }
 
@@ -326,7 +349,7 @@ impl Offload {
         let value = self.lookup("ports", id)?.and_then(|v| Port::read_from_bytes(&v).ok());
         if value.is_some_and(|v| v.peer == ifindex) {
             self.put("ports", id, Port::new_zeroed().as_bytes())?;
-            self.flows.end_life(port);
+            self.end_flows(port);
         }
         Ok(())
     }
@@ -495,6 +518,49 @@ impl Offload {
     }
 }
 
+/// The object, with a new secret, before the kernel has seen it.
+fn open(table: Table) -> Result<OpenObject, OffloadError> {
+    let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(OffloadError::Load)?;
+    let random = RandomState::new();
+    let hash_key = [random.hash_one(0), random.hash_one(1)];
+    let settings = Settings { hash_key, forwards: table as u64 };
+    let mut constants = open
+        .maps_mut()
+        .find(|m| m.name().to_str().is_some_and(|n| n.ends_with(".rodata")))
+        .ok_or(OffloadError::Missing("constants"))?;
+    let value = constants.initial_value_mut().filter(|v| v.len() == size_of::<Settings>());
+    value.ok_or(OffloadError::Missing("settings"))?.copy_from_slice(settings.as_bytes());
+    Ok(open)
+}
+
+fn load_with_flows(
+    mut open: OpenObject,
+    flows: FlowLimits,
+) -> Result<(Object, Flows), OffloadError> {
+    for map in ["flows", "flow_slots"] {
+        resize(&mut open, map, flows.flows)?;
+    }
+    let object = open.load().map_err(OffloadError::Load)?;
+    let samples = Samples::new(&map_of(&object, "flow_samples")?).map_err(OffloadError::Load)?;
+    let maps = FlowMaps {
+        slots: mapped(&object, "flow_slots", flows.flows as usize)?,
+        words: mapped(&object, "flow_words", 1)?,
+        ends: mapped(&object, "flow_ends", usize::from(PortId::MAX.get()) + 1)?,
+        samples,
+    };
+    Ok((object, Flows::new(maps, flows)))
+}
+
+/// What the programs need of the kernel for the table of flows is never looked at then.
+fn load_without_flows(mut open: OpenObject) -> Result<Object, OffloadError> {
+    for mut map in open.maps_mut() {
+        if map.name().to_str().is_some_and(|name| FLOW_MAPS.contains(&name)) {
+            map.set_autocreate(false).map_err(OffloadError::Load)?;
+        }
+    }
+    open.load().map_err(OffloadError::Load)
+}
+
 fn map_of<'o>(object: &'o Object, name: &'static str) -> Result<Map<'o>, OffloadError> {
     object.maps().find(|m| m.name() == name).ok_or(OffloadError::Missing(name))
 }
@@ -512,15 +578,6 @@ fn mapped<T: Shared>(
     let map = map_of(object, name)?;
     let fd: BorrowedFd<'_> = map.as_fd();
     Mapped::new(fd, len).map_err(|source| OffloadError::Mapping { map: name, source })
-}
-
-/// The clock of `bpf_ktime_get_ns`.
-pub(crate) fn now_ns() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` is ours and valid for the call.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    debug_assert_eq!(result, 0, "this clock is there on every Linux");
-    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
 /// Programs run under RCU; a membarrier of this kind is one grace period, about 8 ms.

@@ -31,7 +31,7 @@ fn main() {
     // Where nothing may be skipped, a test that can't run is to fail.
     let all = std::env::var_os("WEIR_REQUIRE_ALL").is_some_and(|value| value != "0");
     let runs = all || nix::unistd::geteuid().is_root();
-    let tests: [(&str, Test); 18] = [
+    let tests: [(&str, Test); 21] = [
         ("containers_reach_each_other_through_the_trunk", containers_reach_each_other),
         ("segments_of_large_packets_are_counted", segments_of_large_packets_are_counted),
         ("tags_of_containers_are_dropped", tags_of_containers_are_dropped),
@@ -63,6 +63,15 @@ fn main() {
             flows::tables_that_changed_and_a_dead_engine_stop_flows,
         ),
         ("flows_end_with_the_lives_of_their_ports", flows::flows_end_with_the_lives_of_their_ports),
+        (
+            "without_a_table_of_flows_all_packets_are_the_engines",
+            flows::without_a_table_of_flows_all_packets_are_the_engines,
+        ),
+        (
+            "a_full_table_refuses_and_forgets_nothing",
+            flows::a_full_table_refuses_and_forgets_nothing,
+        ),
+        ("a_foreign_filter_lets_nothing_past_ours", flows::a_foreign_filter_lets_nothing_past_ours),
         ("sampled_packets_are_told_as_they_came", flows::sampled_packets_are_told_as_they_came),
         (
             "large_packets_are_forwarded_whole_and_counted_in_segments",

@@ -104,10 +104,16 @@ pub(crate) struct Container {
 impl Container {
     /// On a host end in `node`, which stays down until its port is added.
     pub(crate) fn new(node: &Namespace, n: u8) -> Self {
+        Self::at(node, n, None)
+    }
+
+    /// With this interface index of the host end.
+    pub(crate) fn at(node: &Namespace, n: u8, index: Option<u32>) -> Self {
+        let index = index.map_or(String::new(), |index| format!(" index {index}"));
         let container = Self { namespace: Namespace::new(), n };
         let (pid, mac) = (container.namespace.pid(), container.mac());
         node.must(&format!(
-            "ip link add wrh{n} type veth peer name eth0 mtu 1450 address {mac} netns {pid}"
+            "ip link add wrh{n}{index} type veth peer name eth0 mtu 1450 address {mac} netns {pid}"
         ));
         node.must(&format!("ip link set wrh{n} addrgenmode none arp off"));
         container.namespace.must(&format!("ip addr add 10.1.1.{n}/24 dev eth0"));
@@ -213,8 +219,13 @@ pub(crate) fn config_file(run_dir: &Path) -> PathBuf {
 
 /// The command that starts a daemon in a namespace.
 pub(crate) fn daemon(node: &Namespace, run_dir: &Path, flags: &[&str]) -> Command {
+    daemon_within(&[], node, run_dir, flags)
+}
+
+/// The same by another command, whose first words are `prefix`.
+fn daemon_within(prefix: &[&str], node: &Namespace, run_dir: &Path, flags: &[&str]) -> Command {
     let mut command = Command::new("nsenter");
-    command.arg(format!("--net={}", node.path())).arg(env!("CARGO_BIN_EXE_vrouterd"));
+    command.arg(format!("--net={}", node.path())).args(prefix).arg(env!("CARGO_BIN_EXE_vrouterd"));
     let config = config_file(run_dir);
     if !config.exists() {
         std::fs::write(&config, "").unwrap();
@@ -232,9 +243,21 @@ impl Engine {
     }
 
     pub(crate) fn start_in(node: &Namespace, run_dir: PathBuf, flags: &[&str]) -> Self {
+        let command = daemon(node, &run_dir, flags);
+        Self::start_by(command, run_dir)
+    }
+
+    /// By a command whose first words are `prefix`.
+    pub(crate) fn start_within(prefix: &[&str], node: &Namespace, flags: &[&str]) -> Self {
+        let run_dir = new_run_dir();
+        let command = daemon_within(prefix, node, &run_dir, flags);
+        Self::start_by(command, run_dir)
+    }
+
+    fn start_by(mut command: Command, run_dir: PathBuf) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let started = Instant::now();
-        let mut child = daemon(node, &run_dir, flags).spawn().unwrap();
+        let mut child = command.spawn().unwrap();
         let url = format!("unix:{}", run_dir.join("vrouterd.sock").display());
         let endpoint = Endpoint::from_shared(url).unwrap();
         let channel = loop {

@@ -1,5 +1,6 @@
 //! Flows that the kernel forwards: that they are the engine's truth, whatever changes.
 
+mod failure;
 mod quotas;
 mod sampling;
 mod twins;
@@ -22,10 +23,26 @@ const ALLOW: u64 = 41;
 const DENY: u64 = 42;
 const OTHER: u64 = 43;
 
-pub(crate) const TESTS: [(&str, Test); 13] = [
+pub(crate) const TESTS: [(&str, Test); 17] = [
     (
         "offloading_changes_nothing_that_can_be_seen",
         twins::offloading_changes_nothing_that_can_be_seen,
+    ),
+    (
+        "ha_3_a_thousand_offloaded_connections_outlive_the_engine",
+        failure::ha_3_a_thousand_offloaded_connections_outlive_the_engine,
+    ),
+    (
+        "flows_of_an_engine_that_stays_away_end_in_the_time_that_is_set",
+        failure::flows_of_an_engine_that_stays_away_end_in_the_time_that_is_set,
+    ),
+    (
+        "an_engine_in_a_time_namespace_tells_the_kernel_the_time",
+        failure::an_engine_in_a_time_namespace_tells_the_kernel_the_time,
+    ),
+    (
+        "an_interface_index_that_is_used_again_gets_nothing_of_its_predecessor",
+        failure::an_interface_index_that_is_used_again_gets_nothing_of_its_predecessor,
     ),
     (
         "a_port_that_is_switched_off_has_no_flow_offloaded",

@@ -25,8 +25,12 @@
 typedef unsigned long long u64;
 typedef long long s64;
 
-// Drawn at load: containers can't choose their worker.
-volatile const __u64 hash_key[2] = {};
+// Written at load, and constant to the verifier: what a setting rules out may need a kernel that has
+// more than this one.
+volatile const struct {
+	__u64 hash_key[2]; // drawn: containers can't choose their worker
+	__u64 forwards;	   // whether there is a table of flows
+} settings = {};
 
 // Costs and bursts are times in 1/1024 ns: what one packet or byte uses up of its rate, and how far
 // ahead of the clock a port may be. A cost of 0 is no limit.
@@ -231,8 +235,8 @@ static __always_inline int has_tag(struct __sk_buff *skb)
 
 static __always_inline __u64 mix(__u64 a, __u64 b)
 {
-	a ^= hash_key[0];
-	b ^= hash_key[1];
+	a ^= settings.hash_key[0];
+	b ^= settings.hash_key[1];
 	a *= 0x9e3779b97f4a7c15ULL;
 	a ^= a >> 32;
 	a += b;
@@ -322,7 +326,7 @@ int from_port(struct __sk_buff *skb)
 		return drop_stray(skb, UNKNOWN_PORT);
 	if (has_tag(skb))
 		return drop(skb, id, CONTAINER_TAG);
-	verdict = forward_flow(skb, id);
+	verdict = settings.forwards ? forward_flow(skb, id) : FLOW_MISS;
 	if (verdict != FLOW_MISS)
 		return verdict;
 	refused = charge(port, packets, bytes, openings(skb));
@@ -351,7 +355,8 @@ int from_trunk(struct __sk_buff *skb)
 	if (bpf_skb_vlan_pop(skb))
 		return drop(skb, id, NO_MEMORY);
 	count(id, TX, segments(skb), skb->len);
-	if (port->kind == UPLINK)
+	// Without peers the way crosses the host end's queue.
+	if (port->kind == UPLINK || !settings.forwards)
 		return bpf_redirect(port->peer, 0);
 	return bpf_redirect_peer(port->peer, 0);
 }

@@ -290,6 +290,58 @@ pub(crate) fn flows_end_with_the_lives_of_their_ports() {
     }
 }
 
+pub(crate) fn without_a_table_of_flows_all_packets_are_the_engines() {
+    let node = Node::with(FlowLimits { flows: u32::MAX, ..LIMITS });
+    let cause = node.offload.without_flows().unwrap();
+    assert!(cause.to_string().contains("loading the tc programs"), "{cause}");
+    assert_eq!(node.offload.places(), 0);
+    assert!(node.offload.put(0, &flow(ipproto::UDP)).is_err());
+    with_loop(|| node.a.run("ping -c 3 -i 0.05 -W 2 10.0.0.2"));
+    let counters = node.offload.port_counters(port(PORT_B)).unwrap();
+    assert!(counters.tx_packets >= 3, "{counters:?}");
+    assert!(Offload::load(LIMITS).unwrap().without_flows().is_none());
+}
+
+pub(crate) fn a_full_table_refuses_and_forgets_nothing() {
+    let scene = Scene::new();
+    let numbered = |n: u32| {
+        let key = FlowKey { src_port: 5000 - n as u16, ..flow(ipproto::UDP).key };
+        HotFlow { key, ..flow(ipproto::UDP) }
+    };
+    for place in 0..LIMITS.flows {
+        scene.table().put(place, &numbered(place)).unwrap();
+    }
+    scene.is_forwarded(&UDP);
+    // The last place again, before its flow was cleared: the hash map has no room.
+    scene.table().stop(7);
+    assert!(scene.table().put(7, &numbered(9)).is_err());
+    scene.is_forwarded(&UDP);
+    scene.table().clear(7, &numbered(7)).unwrap();
+    scene.table().put(7, &numbered(9)).unwrap();
+}
+
+/// A foreign filter comes behind ours; at our place in the row it is replaced.
+pub(crate) fn a_foreign_filter_lets_nothing_past_ours() {
+    let node = Node::new();
+    let foreign = |device: &str, preference: &str, handle: &str| {
+        let mut tc = Command::new("tc");
+        tc.args(["filter", "add", "dev", device, "ingress", "pref", preference, "handle", handle]);
+        // All packets match (classic BPF: return -1).
+        tc.args(["protocol", "all", "bpf", "bytecode", "1,6 0 0 4294967295,"]);
+        let output = tc.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    foreign("h1", "7", "1");
+    with_loop(|| node.a.run("ping -c 1 -W 2 10.0.0.2"));
+    let third = Container::new(3);
+    run("tc qdisc add dev h3 clsact");
+    foreign("h3", "1", "1");
+    node.offload.attach_port(ifindex("h3"), port(9), Limits::UNLIMITED).unwrap();
+    third.inside(|| RawSocket::open("eth0").send(&frame(60)));
+    assert_eq!(node.offload.port_counters(port(9)).unwrap().rx_packets, 1);
+    assert!(!node.offload.restore_port(ifindex("h1")).unwrap());
+}
+
 pub(crate) fn large_packets_are_forwarded_whole_and_counted_in_segments() {
     const BYTES: usize = 4_000_000;
     /// Ethernet, IPv4 and TCP with timestamps.
@@ -297,8 +349,11 @@ pub(crate) fn large_packets_are_forwarded_whole_and_counted_in_segments() {
     let node = Node::with(FlowLimits { frame_bytes: 1514, ..LIMITS });
     node.offload.beat();
     let listener = node.b.inside(|| TcpListener::bind("10.0.0.2:6000").unwrap());
-    let mut stream = with_loop(|| node.a.inside(|| TcpStream::connect("10.0.0.2:6000").unwrap()));
-    let (mut accepted, _) = listener.accept().unwrap();
+    // Also the last packet of the handshake comes by the loop.
+    let (mut stream, mut accepted) = with_loop(|| {
+        let stream = node.a.inside(|| TcpStream::connect("10.0.0.2:6000").unwrap());
+        (stream, listener.accept().unwrap().0)
+    });
     accepted.set_read_timeout(Some(LIMIT)).unwrap();
     let src_port = stream.local_addr().unwrap().port();
     let mut way = flow(ipproto::TCP);
