@@ -1,15 +1,14 @@
 //! The steps of a batch on what writers share: entries, and the slots of rules and meters.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use flowtable::entry::{EntryKey, Op};
 use flowtable::ids::{RuleId, Vrf};
 use flowtable::key;
 use flowtable::meter::MeterSlot;
-use packet_io::Wake;
 
 use crate::engine::WriteError;
+use crate::slow::Way;
 use crate::snapshot::Master;
 use crate::validate::Before;
 
@@ -25,7 +24,8 @@ pub(crate) struct Control {
     pub(crate) left_meters: Vec<MeterSlot>,
     /// Addresses whose connections end then.
     pub(crate) left_addresses: BTreeSet<(Vrf, [u8; 16])>,
-    pub(crate) waker: Option<Arc<dyn Wake>>,
+    /// Ways back to the workers that there are, by their numbers.
+    pub(crate) workers: Vec<Way>,
 }
 
 /// Addresses whose endpoint a batch has changed or taken away: their connections end, so that who

@@ -1,7 +1,10 @@
-//! Token buckets of ports and tenants for what costs the worker more than a cached packet: punts to
-//! the slow path, and new flows.
+//! Token buckets of ports and tenants for what costs a worker more than a cached packet: punts to
+//! the slow path, and new flows. All workers take from the same buckets.
 //!
 //! A bucket is one number, the time at which it would be full again (GCRA, ITU-T I.371).
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 use flowtable::exact::ExactMap;
 use flowtable::ids::{PortId, Vrf};
@@ -21,14 +24,44 @@ impl Rate {
         Self { cost_ns, burst: burst as u64 }
     }
 
+    /// When a bucket is full again after a token was taken; `None`: it has none.
     #[inline]
-    fn take(self, full_at_ns: &mut u64, now_ns: u64) -> bool {
-        let next = (*full_at_ns).max(now_ns) + self.cost_ns;
-        if next > now_ns + self.burst * self.cost_ns {
-            return false;
+    fn after(self, full_at_ns: u64, now_ns: u64) -> Option<u64> {
+        let next = full_at_ns.max(now_ns) + self.cost_ns;
+        (next <= now_ns + self.burst * self.cost_ns).then_some(next)
+    }
+}
+
+/// New flows at once, of so many a second: those of 100 ms, and of a low bound all.
+pub(crate) const fn at_once(per_second: u32) -> u32 {
+    let tenth = if per_second / 10 > 1000 { per_second / 10 } else { 1000 };
+    if tenth < per_second { tenth } else { per_second }
+}
+
+/// What all workers of an engine take from.
+#[derive(Debug)]
+pub(crate) struct Budgets {
+    /// New flows of a container.
+    pub(crate) flows: PortBudget,
+    /// New flows of a tenant.
+    tenants: Mutex<TenantBudget>,
+    /// Packets for the slow path.
+    pub(crate) punts: PortBudget,
+}
+
+impl Budgets {
+    pub(crate) fn new(port_new_flows: u32, punts: Rate) -> Self {
+        Self {
+            flows: PortBudget::new(Rate::new(port_new_flows, at_once(port_new_flows))),
+            tenants: Mutex::default(),
+            punts: PortBudget::new(punts),
         }
-        *full_at_ns = next;
-        true
+    }
+
+    /// Whether a tenant may open one more flow, of so many a second.
+    pub(crate) fn take_tenant(&self, vrf: Vrf, rate: Rate, now_ns: u64) -> bool {
+        // A bucket is one number: a panic leaves none half written.
+        self.tenants.lock().unwrap_or_else(PoisonError::into_inner).take(vrf, rate, now_ns)
     }
 }
 
@@ -36,17 +69,19 @@ impl Rate {
 #[derive(Debug)]
 pub(crate) struct PortBudget {
     rate: Rate,
-    full_at_ns: Box<[u64]>,
+    full_at_ns: Box<[AtomicU64]>,
 }
 
 impl PortBudget {
     pub(crate) fn new(rate: Rate) -> Self {
         let ports = usize::from(PortId::MAX.get()) + 1;
-        Self { rate, full_at_ns: vec![0; ports].into_boxed_slice() }
+        Self { rate, full_at_ns: (0..ports).map(|_| AtomicU64::new(0)).collect() }
     }
 
-    pub(crate) fn take(&mut self, port: PortId, now_ns: u64) -> bool {
-        self.rate.take(&mut self.full_at_ns[usize::from(port.get())], now_ns)
+    pub(crate) fn take(&self, port: PortId, now_ns: u64) -> bool {
+        let bucket = &self.full_at_ns[usize::from(port.get())];
+        // The number is all that is shared, nothing is published by it.
+        bucket.fetch_update(Relaxed, Relaxed, |full| self.rate.after(full, now_ns)).is_ok()
     }
 }
 
@@ -64,7 +99,10 @@ impl TenantBudget {
         if self.full_at_ns.len() >= Self::TENANTS_MAX {
             self.full_at_ns.retain(|_, full_at_ns| *full_at_ns > now_ns);
         }
-        rate.take(self.full_at_ns.entry(vrf).or_insert(0), now_ns)
+        let full_at_ns = self.full_at_ns.entry(vrf).or_insert(0);
+        let next = rate.after(*full_at_ns, now_ns);
+        *full_at_ns = next.unwrap_or(*full_at_ns);
+        next.is_some()
     }
 }
 
@@ -74,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_port_gets_its_burst_and_then_its_rate() {
-        let mut budget = PortBudget::new(Rate::new(1000, 256));
+        let budget = PortBudget::new(Rate::new(1000, 256));
         let (port, other) = (PortId::new(3).unwrap(), PortId::new(4).unwrap());
         let start = 5_000_000_000;
         assert_eq!((0..1000).filter(|_| budget.take(port, start)).count(), 256);

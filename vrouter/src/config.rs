@@ -5,9 +5,11 @@ use flowtable::entry::Tracking;
 /// Sizes and settings of an engine.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
-    /// Flows the exact cache holds; rounded up to a power of two.
+    /// Workers, 1 to 64.
+    pub workers: u16,
+    /// Flows the exact cache of a worker holds; rounded up to a power of two.
     pub flow_entries: usize,
-    /// Decisions the masked cache holds; rounded up to a power of two.
+    /// Decisions the masked cache of a worker holds; rounded up to a power of two.
     pub masked_entries: usize,
     /// Connections of all tenants.
     pub connections: usize,
@@ -42,6 +44,7 @@ pub struct EngineConfig {
 impl Default for EngineConfig {
     fn default() -> Self {
         Self {
+            workers: 1,
             flow_entries: 1 << 18,
             masked_entries: 1 << 15,
             connections: 1 << 20,

@@ -1,49 +1,41 @@
 //! The control side: keeps the entries, publishes snapshots, reads counters.
 //!
-//! A write builds the sections it touched, swaps one pointer, wakes the worker and returns when the
-//! worker has moved on. The one lock here is held by writers and listings, never by a worker.
+//! A write builds the sections it touched, swaps one pointer, wakes the workers and returns when all of
+//! them have moved on. The one lock here is held by writers and listings, never by a worker.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use crossbeam::queue::ArrayQueue;
 use flowtable::DropReason;
-use flowtable::conn::{ConnConfig, ConnCounts, ConnStats, ConnTable, Seconds, Timeouts};
+use flowtable::conn::{ConnConfig, ConnCounts, ConnStats, ConnTable, Timeouts};
 use flowtable::entry::{Entry, EntryKey, Op, PortEntry};
 use flowtable::fragment::FragTable;
 use flowtable::hot::HotTable;
 use flowtable::ids::{MeterId, PortId, RuleId};
-use flowtable::meter::{MeterBank, MeterCounts, MeterLease, MeterSlot, MeterSpec};
-use packet_io::PacketIo;
+use flowtable::meter::{MeterBank, MeterCounts, MeterSlot, MeterSpec};
 
 use crate::batch::{self, Control};
+use crate::budget::Budgets;
 use crate::config::EngineConfig;
 use crate::connections::Memory;
 use crate::counters::{Count, Counters};
 use crate::droplog::{DROP_QUEUE, Dropped};
 use crate::hot::{Hot, HotKeeper, HotLimits};
-use crate::mailbox::{WorkerHandle, mailbox};
 use crate::port::PortSpec;
 use crate::sample::{self, Sample};
-use crate::slow::{Punted, Reply, SLOW_QUEUE, SlowPath};
+use crate::slow::{PUNT_RATE, Punted, SLOW_QUEUE};
 use crate::snapshot::{Master, Section, Sections, Snapshot};
 use crate::validate::{self, Before};
-use crate::worker::{Bounds, Parts, PickupEnd, Shared, Tracker, WorkStats, Worker};
+use crate::worker::{Boards, PickupEnd, Shared};
 
+/// Workers at most, as the tc programs' table of trunks.
+const WORKERS_MAX: u16 = 64;
 /// Fragmented packets whose first fragment has passed, at most.
 const FRAGMENTED: usize = 4096;
-/// Longest a publication waits for the worker before it is reported as stalled.
-const WORKER_PATIENCE: Duration = Duration::from_secs(2);
-/// First pause between two looks at the worker's progress; a wake-up has been sent before. Pauses
-/// grow, so that what the system adds to each does not add up to more patience.
-const WORKER_CHECK: Duration = Duration::from_micros(50);
-/// Longest pause.
-const WORKER_CHECK_MAX: Duration = Duration::from_millis(10);
-
 /// Why a batch was not applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
@@ -83,13 +75,15 @@ pub enum WriteError {
         /// Free slots.
         room: usize,
     },
-    /// Published, but the worker has not moved on in time.
+    /// Published, but a worker has not moved on in time.
     #[error(
-        "revision {revision} is published, but the worker has not taken it in 2 s; see vrouterd's log"
+        "revision {revision} is published, but worker {worker} has not taken it in 2 s; see vrouterd's log"
     )]
     Stalled {
         /// The published revision.
         revision: u64,
+        /// The worker's number.
+        worker: u16,
     },
 }
 
@@ -153,30 +147,29 @@ pub struct CacheStats {
 /// The engine's control side. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    config: EngineConfig,
+    pub(crate) config: EngineConfig,
     pub(crate) shared: Arc<Shared>,
     control: Arc<Mutex<Control>>,
-    punts: Sender<Punted>,
-    punted: Receiver<Punted>,
-    replies: Arc<ArrayQueue<Reply>>,
+    pub(crate) punts: Sender<Punted>,
+    pub(crate) punted: Receiver<Punted>,
 }
 
 impl Engine {
     /// An engine with empty tables: it drops everything.
     #[must_use]
-    pub fn new(config: EngineConfig) -> Self {
-        let (punts, punted) = bounded(SLOW_QUEUE);
+    pub fn new(mut config: EngineConfig) -> Self {
+        config.workers = config.workers.clamp(1, WORKERS_MAX);
+        let workers = usize::from(config.workers);
+        let (punts, punted) = bounded(SLOW_QUEUE * workers);
         let shared = Shared {
             snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::empty(config.tracking))),
-            counters: Counters::new(config.rule_slots),
+            boards: Boards::new(workers, config.rule_slots),
             offloaded: Counters::new(config.rule_slots),
             hot: OnceLock::new(),
             memory: memory(&config),
             pickup: PickupEnd::default(),
-            meters: MeterBank::new(config.meter_slots, 1),
-            seen: AtomicU64::new(0),
-            now_ns: AtomicU64::new(0),
-            running: AtomicBool::new(false),
+            meters: MeterBank::new(config.meter_slots, workers),
+            budgets: Budgets::new(config.port_new_flows, PUNT_RATE),
             samples: ArrayQueue::new(config.sample_queue.max(1)),
             samples_lost: AtomicU64::new(0),
             sample_rate: AtomicU32::new(config.sample_rate),
@@ -191,7 +184,7 @@ impl Engine {
             free_meters: meters.filter_map(|slot| MeterSlot::new(slot).ok()).collect(),
             left_meters: Vec::new(),
             left_addresses: BTreeSet::new(),
-            waker: None,
+            workers: Vec::new(),
         };
         Self {
             config,
@@ -199,50 +192,7 @@ impl Engine {
             control: Arc::new(Mutex::new(control)),
             punts,
             punted,
-            replies: Arc::new(ArrayQueue::new(SLOW_QUEUE)),
         }
-    }
-
-    /// The worker that forwards on `io`. This version has one worker an engine.
-    pub fn worker<I: PacketIo>(&self, io: I) -> (Worker<I>, WorkerHandle<I>) {
-        let waker = io.waker();
-        self.lock().waker = Some(Arc::clone(&waker));
-        let (handle, calls) = mailbox(waker);
-        let parts = Parts {
-            shared: Arc::clone(&self.shared),
-            flow_entries: self.config.flow_entries,
-            masked_entries: self.config.masked_entries,
-            seed: self.config.seed,
-            tracker: Tracker::new(self.bounds()),
-            lease: self.lease(),
-            punts: self.punts.clone(),
-            replies: Arc::clone(&self.replies),
-        };
-        (Worker::new(io, parts, calls), handle)
-    }
-
-    fn bounds(&self) -> Bounds {
-        let config = &self.config;
-        Bounds {
-            tenant_connections: config.tenant_connections,
-            port_connections: config.port_connections,
-            tenant_new_flows: config.tenant_new_flows,
-            port_new_flows: config.port_new_flows,
-            pickup: Seconds(config.pickup_seconds),
-        }
-    }
-
-    #[expect(clippy::expect_used, reason = "the bank was made for one worker, which is number 0")]
-    fn lease(&self) -> MeterLease {
-        MeterLease::new(&self.shared.meters, 0).expect("a bank has a first worker")
-    }
-
-    /// The slow path of the worker; `None` before there is one.
-    #[must_use]
-    pub fn slow_path(&self) -> Option<SlowPath> {
-        let waker = Arc::clone(self.lock().waker.as_ref()?);
-        let (punted, replies) = (self.punted.clone(), Arc::clone(&self.replies));
-        Some(SlowPath { punted, replies, waker })
     }
 
     /// Hands flows that carry much to `table`, as long as the returned keeper runs. An engine has one
@@ -304,7 +254,7 @@ impl Engine {
     /// unknown port is fine.
     ///
     /// # Errors
-    /// [`PortError::Write`] when the worker is stalled.
+    /// [`PortError::Write`] when a worker is stalled.
     pub fn remove_ports(&self, ports: &[PortId]) -> Result<(), PortError> {
         let mut control = self.lock();
         let mut gone = ports.to_vec();
@@ -317,13 +267,13 @@ impl Engine {
         }
         self.publish(&mut control, Section::Ports.into())?;
         for port in gone {
-            self.shared.counters.reset_port(port);
+            self.shared.boards.reset_port(port);
             self.shared.offloaded.reset_port(port);
         }
         Ok(())
     }
 
-    /// Applies a batch, all or nothing, and returns its revision once the worker uses it.
+    /// Applies a batch, all or nothing, and returns its revision once every worker uses it.
     ///
     /// # Errors
     /// [`WriteError`]; unless it is [`WriteError::Stalled`] nothing has changed.
@@ -354,7 +304,7 @@ impl Engine {
     /// Gives new meters a slot, takes those of meters that are gone, and makes changed ones what
     /// their entries say: they keep their tokens.
     fn assign_meters(&self, control: &mut Control, changed: &Before) {
-        let now_ns = self.shared.now_ns.load(Ordering::Relaxed);
+        let now_ns = self.shared.boards.now_ns();
         let Control { master, free_meters, left_meters, .. } = control;
         for key in changed.keys() {
             let EntryKey::Meter(id) = key else { continue };
@@ -372,11 +322,11 @@ impl Engine {
         }
     }
 
-    /// The worker and offloaded flows are past every decision that used what is gone: its counters may
+    /// Workers and offloaded flows are past every decision that used what is gone: its counters may
     /// start at zero.
     fn forget_left(&self, control: &mut Control) {
         for slot in control.left_slots.drain(..) {
-            self.shared.counters.rule(slot).reset();
+            self.shared.boards.reset_rule(slot);
             self.shared.offloaded.rule(slot).reset();
             control.free_slots.push(slot);
         }
@@ -386,7 +336,7 @@ impl Engine {
         }
     }
 
-    /// The worker is past every decision that knew them: nobody inherits the connections of an
+    /// Workers are past every decision that knew them: nobody inherits the connections of an
     /// address.
     fn end_connections(&self, control: &mut Control) {
         let left = std::mem::take(&mut control.left_addresses);
@@ -396,11 +346,11 @@ impl Engine {
         }
     }
 
-    /// Swaps the pointer and waits until the worker has moved on. The snapshot before stays alive
+    /// Swaps the pointer and waits until every worker has moved on. The snapshot before stays alive
     /// until then, so a worker never has to free one. Then offloaded flows follow: also when the worker
     /// is late, since they must not be.
     fn publish(&self, control: &mut Control, changed: Sections) -> Result<u64, WriteError> {
-        let published = self.publish_to_worker(control, changed);
+        let published = self.publish_to_workers(control, changed);
         if published.is_ok() {
             self.end_connections(control);
         }
@@ -408,29 +358,6 @@ impl Engine {
             hot.follow(&self.shared);
         }
         published
-    }
-
-    fn publish_to_worker(&self, control: &Control, changed: Sections) -> Result<u64, WriteError> {
-        let before = self.shared.snapshot.load_full();
-        let next = Arc::new(before.next(&control.master, changed));
-        let revision = next.revision;
-        self.shared.snapshot.store(next);
-        if let Some(waker) = &control.waker {
-            waker.wake();
-        }
-        let (mut waited, mut pause) = (Duration::ZERO, WORKER_CHECK);
-        while self.shared.running.load(Ordering::Acquire)
-            && self.shared.seen.load(Ordering::Acquire) < revision
-        {
-            if waited >= WORKER_PATIENCE {
-                return Err(WriteError::Stalled { revision });
-            }
-            std::thread::park_timeout(pause);
-            waited += pause;
-            pause = (pause * 2).min(WORKER_CHECK_MAX);
-        }
-        drop(before);
-        Ok(revision)
     }
 
     /// Revision of the published tables.
@@ -445,7 +372,7 @@ impl Engine {
         self.count_offloaded();
         let control = self.lock();
         let stats = |spec: &PortSpec| {
-            let counters = self.shared.counters.port(spec.id);
+            let [rx, tx, drops] = self.shared.boards.port(spec.id);
             let offloaded = self.shared.offloaded.port(spec.id);
             let binding = match control.master.entries.get(&EntryKey::Port(spec.id)) {
                 Some(Entry::Port(entry)) => Some(entry.clone()),
@@ -454,9 +381,9 @@ impl Engine {
             PortStats {
                 spec: spec.clone(),
                 binding,
-                rx: counters.rx.read().plus(offloaded.rx.read()),
-                tx: counters.tx.read().plus(offloaded.tx.read()),
-                drops: counters.drops.read().packets,
+                rx: rx.plus(offloaded.rx.read()),
+                tx: tx.plus(offloaded.tx.read()),
+                drops: drops.packets,
             }
         };
         control.master.specs.values().map(stats).collect()
@@ -491,30 +418,24 @@ impl Engine {
         let slot = control.master.slots.get(&rule);
         slot.map_or_else(Count::default, |slot| {
             let offloaded = self.shared.offloaded.rule(*slot).read();
-            self.shared.counters.rule(*slot).read().plus(offloaded)
+            self.shared.boards.rule(*slot).plus(offloaded)
         })
     }
 
     /// Every drop reason and what ended by it.
     #[must_use]
     pub fn drops(&self) -> Vec<(DropReason, Count)> {
-        let read =
-            |reason: &DropReason| (*reason, self.shared.counters.drop_reason(*reason).read());
+        let read = |reason: &DropReason| (*reason, self.shared.boards.drop_reason(*reason));
         DropReason::ALL.iter().map(read).collect()
     }
 
     /// How packets were decided.
     #[must_use]
     pub fn cache(&self) -> CacheStats {
-        let [exact_hits, masked_hits, pipeline] = self.shared.counters.tiers();
-        let [entries, masked_entries, masks] = self.shared.counters.entries();
+        let (hits, cached) = self.shared.boards.tiers();
+        let ([exact_hits, masked_hits, pipeline], [entries, masked_entries, masks]) =
+            (hits, cached);
         CacheStats { exact_hits, masked_hits, pipeline, entries, masked_entries, masks }
-    }
-
-    /// What the worker has done, and where its time went.
-    #[must_use]
-    pub fn work(&self) -> WorkStats {
-        self.shared.counters.work().read()
     }
 
     /// Connections, at most `limit`, in no meaningful order.
@@ -569,7 +490,7 @@ impl Engine {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Control> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Control> {
         // Control keeps no invariant across a panic that a later batch would not restore.
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -29,7 +29,7 @@ pub struct Sample {
     /// The rate in force: one in this many.
     pub rate: u32,
     /// Packets that could have been sampled on the port so far, itself included: received by the
-    /// worker, or forwarded without it while the port was sampled.
+    /// workers, or forwarded without them while the port was sampled.
     pub pool: u64,
     /// Length of the packet without FCS.
     pub frame_len: u32,
@@ -69,7 +69,7 @@ pub(crate) fn pool(shared: &Shared, port: PortId) -> u64 {
 }
 
 fn received(shared: &Shared, port: PortId) -> u64 {
-    shared.counters.port(port).rx.read().packets
+    shared.boards.port(port)[0].packets
 }
 
 /// Takes some samples out of `table`.
@@ -98,7 +98,10 @@ struct Countdown {
 }
 
 impl Sampler {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// Of a worker: each draws numbers of its own.
+    pub(crate) fn new(seed: u64, worker: u16) -> Self {
+        // Weyl's constant: far apart, whatever the seed.
+        let seed = seed.wrapping_add(u64::from(worker).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let ports = usize::from(PortId::MAX.get()) + 1;
         Self { skip: vec![Countdown::default(); ports].into_boxed_slice(), state: seed | 1 }
     }
@@ -156,7 +159,7 @@ mod tests {
     fn the_sampled_share_is_within_the_error_of_the_rate() {
         let port = PortId::new(7).unwrap();
         for rate in [1_u32, 2, 100, 400] {
-            let mut sampler = Sampler::new(42);
+            let mut sampler = Sampler::new(42, 0);
             let total = rate * 10_000;
             let taken: u32 = (0..total).map(|_| u32::from(sampler.take(port, rate))).sum();
             let error = (f64::from(taken) - 10_000.0).abs();
@@ -168,7 +171,7 @@ mod tests {
     #[test]
     fn rate_zero_never_samples_and_a_new_rate_draws_anew() {
         let port = PortId::new(1).unwrap();
-        let mut sampler = Sampler::new(1);
+        let mut sampler = Sampler::new(1, 0);
         assert!((0..1000).all(|_| !sampler.take(port, 0)));
         assert!((0..10).all(|_| sampler.take(port, 1)));
     }

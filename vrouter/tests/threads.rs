@@ -426,7 +426,7 @@ fn a_stalled_worker_is_reported_and_keeps_its_counters() {
     node.gate.until("the worker hangs", State::is_held, |_| ());
     let revision = node.engine.revision() + 1;
     let gone = node.engine.write(&[Op::Delete(EntryKey::Rule(RuleId(1), 0))]);
-    assert_eq!(gone, Err(WriteError::Stalled { revision }));
+    assert_eq!(gone, Err(WriteError::Stalled { revision, worker: 0 }));
     let full = WriteError::TooManyRules { needed: 1, room: 0 };
     assert_eq!(node.engine.write(&[rule(2, 1, Permit::Deny)]), Err(full));
     node.gate.change(|state| state.closed = false);

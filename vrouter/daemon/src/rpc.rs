@@ -299,9 +299,11 @@ impl Service {
     pub(crate) fn working(&self) -> Result<v1::WorkersReply, Status> {
         let io = self.worker.call(IoState::read).map_err(|e| status(Code::Internal, &e))?;
         let io = io.map_err(|e| status(Code::Internal, &e))?;
-        let device = |queue| self.ports.device_of(queue);
-        let worker = work::worker((WORKER, self.cpu), &self.engine.work(), &io, device);
-        Ok(v1::WorkersReply { workers: vec![worker] })
+        let device = &|queue| self.ports.device_of(queue);
+        let workers = self.engine.work();
+        let workers =
+            workers.iter().map(|done| work::worker((WORKER, self.cpu), done, &io, device));
+        Ok(v1::WorkersReply { workers: workers.collect() })
     }
 
     pub(crate) fn counted(&self) -> Result<v1::CountersReply, Status> {

@@ -22,10 +22,8 @@ use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRe
 use crate::budget::Rate;
 use crate::worker::Rx;
 
-/// Packets waiting for an answer at most, and answers waiting to be sent.
+/// Packets of one worker that wait for an answer, or whose answer waits to be sent, at most.
 pub(crate) const SLOW_QUEUE: usize = 1024;
-/// Between two looks for room, when the worker does not take the answers.
-const FULL_PAUSE: Duration = Duration::from_millis(1);
 /// Packets a port may punt in a second, on average.
 const PUNTS_PER_SECOND: u32 = 1000;
 /// Packets a port may punt at once.
@@ -40,6 +38,8 @@ const PUNT_BYTES_MAX: usize = 1600;
 /// A packet the gateway answers, without tag and tunnel headers.
 #[derive(Debug)]
 pub(crate) struct Punted {
+    /// Who sends the answer.
+    pub(crate) worker: u16,
     pub(crate) punt: Punt,
     pub(crate) frame: Box<[u8]>,
     /// The gateway's address of its family in the network it came from.
@@ -60,12 +60,28 @@ pub(crate) struct Asker {
     pub(crate) entropy: u16,
 }
 
-/// What the slow path made of a packet that was not yet counted as dropped: a frame to send, or
-/// the reason why it is dropped after all.
+/// What the slow path made of a packet; every packet has one.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) asker: Asker,
-    pub(crate) answer: Result<Vec<u8>, DropReason>,
+    pub(crate) answer: Answer,
+}
+
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// To be sent.
+    Frame(Vec<u8>),
+    /// The packet is dropped after all.
+    Drop(DropReason),
+    /// Nothing: the packet was counted when it was punted.
+    None,
+}
+
+/// The way back to one worker.
+#[derive(Debug, Clone)]
+pub(crate) struct Way {
+    pub(crate) replies: Arc<ArrayQueue<Reply>>,
+    pub(crate) waker: Arc<dyn Wake>,
 }
 
 /// Longest packet that can be answered.
@@ -77,19 +93,14 @@ pub(crate) const fn fits(len: usize) -> bool {
 #[derive(Debug)]
 pub struct SlowPath {
     pub(crate) punted: Receiver<Punted>,
-    pub(crate) replies: Arc<ArrayQueue<Reply>>,
-    pub(crate) waker: Arc<dyn Wake>,
+    /// One a worker.
+    pub(crate) workers: Vec<Way>,
 }
 
 impl SlowPath {
-    /// Answers until `stop` is set or the worker is gone.
+    /// Answers until `stop` is set or the engine is gone.
     pub fn run(&self, stop: &AtomicBool) {
         while !stop.load(Ordering::Relaxed) {
-            if self.replies.is_full() {
-                self.waker.wake();
-                std::thread::park_timeout(FULL_PAUSE);
-                continue;
-            }
             match self.punted.recv_timeout(Duration::from_millis(200)) {
                 Ok(punted) => self.serve(&punted),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -100,27 +111,23 @@ impl SlowPath {
 
     /// Answers what is waiting; for engines without a thread of their own.
     pub fn poll(&self) {
-        while !self.replies.is_full()
-            && let Ok(punted) = self.punted.try_recv()
-        {
+        while let Ok(punted) = self.punted.try_recv() {
             self.serve(&punted);
         }
     }
 
     fn serve(&self, punted: &Punted) {
         let answer = match (answer(punted), punted.punt) {
-            (Some(frame), _) => Ok(frame),
+            (Some(frame), _) => Answer::Frame(frame),
             (None, Punt::ArpReply(_) | Punt::NeighborAdvert(_) | Punt::GatewayEcho) => {
-                Err(DropReason::Malformed)
+                Answer::Drop(DropReason::Malformed)
             }
-            // Counted when it was punted.
-            (None, Punt::TimeExceeded) => return,
+            (None, Punt::TimeExceeded) => Answer::None,
         };
-        let reply = Reply { asker: punted.asker, answer };
-        // There is room: it was seen before the packet was taken, and only the slow path adds. While
-        // there is none, packets wait in their own queue, and the worker counts what that refuses.
-        drop(self.replies.push(reply));
-        self.waker.wake();
+        let Some(way) = self.workers.get(usize::from(punted.worker)) else { return };
+        // There is room: a worker punts no more than its answers have places.
+        drop(way.replies.push(Reply { asker: punted.asker, answer }));
+        way.waker.wake();
     }
 }
 

@@ -119,7 +119,7 @@ impl<I: PacketIo> Worker<I> {
             }
         };
         match self.io.tx(queue, frame) {
-            Ok(()) => self.shared.counters.port(port).tx.add(len),
+            Ok(()) => self.board.counters.port(port).tx.add(len),
             Err(frame) => self.end(frame, rx, DropReason::TxFull),
         }
     }

@@ -8,7 +8,7 @@ use super::act::View;
 use super::{BURST, ETHERNET_BYTES, Packet, Rx, Worker};
 use crate::pipeline;
 use crate::rewrite;
-use crate::slow::{self, Asker, Punted, Reply};
+use crate::slow::{self, Answer, Asker, Punted, Reply};
 use crate::snapshot::Snapshot;
 
 impl<I: PacketIo> Worker<I> {
@@ -23,7 +23,9 @@ impl<I: PacketIo> Worker<I> {
     ) {
         let &Packet { rx, ref parsed, hash, .. } = packet;
         let bytes = &self.io.bytes(&frame)[usize::from(parsed.inner)..];
-        if !slow::fits(bytes.len()) || !self.budget.take(rx.port, now_ns) {
+        // What the slow path has of this worker has room among its answers.
+        let room = self.punted < slow::SLOW_QUEUE && slow::fits(bytes.len());
+        if !room || !self.shared.budgets.punts.take(rx.port, now_ns) {
             return self.end(frame, rx, DropReason::SlowPathLimit);
         }
         let mut copy = bytes.to_vec();
@@ -34,6 +36,7 @@ impl<I: PacketIo> Worker<I> {
         let network = binding.and_then(|b| snapshot.networks.by_bd.get(&b.bd));
         let (vrf, entropy) = (pipeline::tenant(snapshot, &parsed.key), (hash >> 48) as u16);
         let punted = Punted {
+            worker: self.number,
             punt,
             frame: copy.into_boxed_slice(),
             gateway: network.and_then(|n| slow::gateway(&n.gateways, &parsed.key)),
@@ -42,6 +45,7 @@ impl<I: PacketIo> Worker<I> {
         if self.punts.try_send(punted).is_err() {
             return self.end(frame, rx, DropReason::SlowPathLimit);
         }
+        self.punted += 1;
         match punt {
             Punt::TimeExceeded => self.end(frame, rx, DropReason::TtlExpired),
             Punt::ArpReply(_) | Punt::NeighborAdvert(_) | Punt::GatewayEcho => self.io.free(frame),
@@ -55,6 +59,7 @@ impl<I: PacketIo> Worker<I> {
             && let Some(reply) = self.replies.pop()
         {
             sent += 1;
+            self.punted -= 1;
             self.send_reply(&reply, snapshot);
         }
         sent
@@ -63,8 +68,9 @@ impl<I: PacketIo> Worker<I> {
     fn send_reply(&mut self, reply: &Reply, snapshot: &Snapshot) {
         let Reply { asker: Asker { rx, key, vrf, entropy }, answer } = reply;
         let bytes = match answer {
-            Ok(bytes) => bytes,
-            Err(reason) => return self.count_drop(*rx, *reason),
+            Answer::Frame(bytes) => bytes,
+            Answer::Drop(reason) => return self.count_drop(*rx, *reason),
+            Answer::None => return,
         };
         // Since it asked, its port, VNI or tag may have become another tenant's.
         if pipeline::tenant(snapshot, key) != *vrf {

@@ -20,7 +20,7 @@ use packet_io::{Frame, PacketIo};
 
 use super::express::Short;
 use super::{Packet, Worker, seconds};
-use crate::budget::{PortBudget, Rate, TenantBudget};
+use crate::budget::{Budgets, Rate, at_once};
 use crate::connections::{self, Part, Standing};
 use crate::counters::{Count, Tier};
 use crate::pipeline::{self, Decision, Relation};
@@ -78,8 +78,6 @@ pub(crate) struct Bounds {
     pub(crate) port_connections: u32,
     /// New flows a second of a tenant whose entry does not say; 0 is no limit.
     pub(crate) tenant_new_flows: u32,
-    /// New flows a second of one port; 0 is no limit.
-    pub(crate) port_new_flows: u32,
     /// For how long after the first tables TCP may be picked up in the middle.
     pub(crate) pickup: Seconds,
 }
@@ -88,8 +86,6 @@ pub(crate) struct Bounds {
 #[derive(Debug)]
 pub(crate) struct Tracker {
     bounds: Bounds,
-    ports: PortBudget,
-    tenants: TenantBudget,
     swept_ns: u64,
 }
 
@@ -114,23 +110,9 @@ impl PickupEnd {
     }
 }
 
-/// New flows at once, of so many a second: those of 100 ms, and of a low bound all.
-const fn at_once(per_second: u32) -> u32 {
-    let tenth = if per_second / 10 > 1000 { per_second / 10 } else { 1000 };
-    if tenth < per_second { tenth } else { per_second }
-}
-
 impl Tracker {
-    pub(crate) fn new(bounds: Bounds) -> Self {
-        Self {
-            ports: PortBudget::new(Rate::new(
-                bounds.port_new_flows,
-                at_once(bounds.port_new_flows),
-            )),
-            tenants: TenantBudget::default(),
-            swept_ns: 0,
-            bounds,
-        }
+    pub(crate) const fn new(bounds: Bounds) -> Self {
+        Self { bounds, swept_ns: 0 }
     }
 
     /// Ends some expired connections, now and then.
@@ -155,23 +137,13 @@ impl Tracker {
         table.sweep(now, share as usize + 1);
     }
 
-    /// Whether a port may have one more packet of no connection looked at: before the tables are
-    /// walked, which is what a flood would cost the others. All remote senders come by the uplink:
-    /// there the tenants' bounds hold.
-    fn may_try(&mut self, (port, kind): (PortId, PortKind), now_ns: u64) -> bool {
-        match kind {
-            PortKind::Container => self.ports.take(port, now_ns),
-            PortKind::Uplink => true,
-        }
-    }
-
     /// Whether a tenant may open one more flow.
-    fn may_open(&mut self, tenant: &TenantEntry, vrf: Vrf, now_ns: u64) -> bool {
+    fn may_open(&self, budgets: &Budgets, (tenant, vrf): (&TenantEntry, Vrf), now_ns: u64) -> bool {
         let of_tenant = match tenant.new_flows_max {
             0 => self.bounds.tenant_new_flows,
             own => own,
         };
-        self.tenants.take(vrf, Rate::new(of_tenant, at_once(of_tenant)), now_ns)
+        budgets.take_tenant(vrf, Rate::new(of_tenant, at_once(of_tenant)), now_ns)
     }
 
     fn limits(&self, kind: PortKind, tenant: &TenantEntry) -> Limits {
@@ -336,9 +308,11 @@ impl<I: PacketIo> Worker<I> {
         decision
     }
 
-    /// Whether the port's budget has room for a packet of no connection.
+    /// Whether a port may have one more packet of no connection looked at: before the tables are
+    /// walked, which is what a flood would cost the others. All remote senders come by the uplink:
+    /// there the tenants' bounds hold.
     fn may_try(
-        &mut self,
+        &self,
         packet: &Packet,
         relation: Relation,
         snapshot: &Snapshot,
@@ -348,7 +322,7 @@ impl<I: PacketIo> Worker<I> {
         match relation {
             Relation::Opening | Relation::Stray(_) => {
                 let kind = snapshot.ports.lookup(port).map_or(PortKind::Container, |p| p.spec.kind);
-                self.tracker.may_try((port, kind), now_ns)
+                kind == PortKind::Uplink || self.shared.budgets.flows.take(port, now_ns)
             }
             Relation::Untracked | Relation::Original | Relation::Reply | Relation::Admitted => true,
         }
@@ -443,7 +417,7 @@ impl<I: PacketIo> Worker<I> {
         let (port, vrf) = (packet.rx.port, tuple.vrf);
         let tenant = snapshot.policy.tenant(vrf);
         let kind = snapshot.ports.lookup(port).map_or(PortKind::Container, |p| p.spec.kind);
-        if !self.tracker.may_open(tenant, vrf, now_ns) {
+        if !self.tracker.may_open(&self.shared.budgets, (tenant, vrf), now_ns) {
             return Err(DropReason::FlowLimit);
         }
         let tcp_flags = match pickup {

@@ -94,7 +94,7 @@ impl<I: PacketIo> Worker<I> {
         };
         let Ok((port, queue, len)) = done else { return Some(frame) };
         flow.count.add(packet.rx.len);
-        let counters = &self.shared.counters;
+        let counters = &self.board.counters;
         for slot in flow.decision.slots {
             if slot != NO_SLOT {
                 counters.rule(slot).add(packet.tenant_len as usize);

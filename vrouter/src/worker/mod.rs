@@ -11,14 +11,16 @@
 //! back before a packet is forwarded that may end its connection.
 //!
 //! The worker owns its I/O, its flow caches, its share of the meters, the packets that wait for
-//! tokens, the budgets of ports and tenants, and its counters. It reads the published snapshot once a
+//! tokens, and its counters. It reads the published snapshot once a
 //! burst and allocates nothing and makes no system call for a packet; only [`PacketIo::flush`] and,
 //! when idle, [`PacketIo::wait`] do. It locks nothing for a packet of a settled connection or of a
 //! stateless tenant. What all workers share: a shard of the connection table, locked when a flow is
-//! new to this worker or belongs to no connection, and the fragments, locked for fragments.
+//! new to this worker or belongs to no connection, the budgets of ports (atomics) and tenants (locked)
+//! for new flows, and the fragments, locked for fragments.
 
 mod act;
 mod answer;
+mod board;
 mod decide;
 mod express;
 mod hand;
@@ -45,7 +47,7 @@ use flowtable::meter::{Colour, MeterBank, MeterLease};
 use flowtable::{DropReason, Verdict};
 use packet_io::{Frame, PacketIo, QueueId};
 
-use crate::budget::PortBudget;
+use crate::budget::Budgets;
 use crate::connections::Memory;
 use crate::counters::{Count, Counters, TIER_COUNT};
 use crate::droplog::{DropLog, Dropped};
@@ -54,7 +56,7 @@ use crate::mailbox::Call;
 use crate::masked::MaskedCache;
 use crate::pipeline::{Decision, NO_SLOT};
 use crate::sample::{Sample, Sampler};
-use crate::slow::{PUNT_RATE, Punted, Reply};
+use crate::slow::{Punted, Reply};
 use crate::snapshot::Snapshot;
 use crate::trace::Charged;
 use decide::Flow;
@@ -64,6 +66,7 @@ use work::Work;
 
 use receive::Packet;
 
+pub(crate) use board::{Board, Boards};
 pub(crate) use decide::{Bounds, PickupEnd, Tracker};
 pub(crate) use receive::Rx;
 pub use watch::LiveTrace;
@@ -79,23 +82,18 @@ const ETHERNET_BYTES: usize = 14;
 /// Longest sleep: an upper bound on noticing a stop flag that nobody woke it for.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
 
-/// What the control side and the worker share.
+/// What the control side and all workers share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
-    pub(crate) counters: Counters,
+    pub(crate) boards: Boards,
     /// Of packets that were forwarded without a worker.
     pub(crate) offloaded: Counters,
     pub(crate) hot: OnceLock<Hot>,
     pub(crate) memory: Memory,
     pub(crate) pickup: PickupEnd,
     pub(crate) meters: MeterBank,
-    /// Revision the worker has moved on to.
-    pub(crate) seen: AtomicU64,
-    /// The worker's clock at its last loop, in nanoseconds.
-    pub(crate) now_ns: AtomicU64,
-    /// A thread is in [`Worker::run`].
-    pub(crate) running: AtomicBool,
+    pub(crate) budgets: Budgets,
     pub(crate) samples: ArrayQueue<Sample>,
     pub(crate) samples_lost: AtomicU64,
     /// Sampling rate of ports whose entry does not say.
@@ -104,9 +102,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// The time of the worker's last loop, for what is asked from outside.
+    /// The time of the workers' last loop, for what is asked from outside.
     pub(crate) fn seconds(&self) -> Seconds {
-        seconds(self.now_ns.load(Ordering::Relaxed))
+        seconds(self.boards.now_ns())
     }
 }
 
@@ -129,7 +127,10 @@ pub struct FlowStats {
 
 /// Everything a worker is made of.
 pub(crate) struct Parts {
+    /// Its number, from 0.
+    pub(crate) number: u16,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) board: Arc<Board>,
     pub(crate) flow_entries: usize,
     pub(crate) masked_entries: usize,
     pub(crate) seed: u64,
@@ -142,7 +143,9 @@ pub(crate) struct Parts {
 /// Forwards packets; one thread owns it.
 pub struct Worker<I: PacketIo> {
     io: I,
+    number: u16,
     shared: Arc<Shared>,
+    board: Arc<Board>,
     snapshot: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     calls: Receiver<Call<I>>,
     cache: FlowCache<Flow>,
@@ -152,8 +155,9 @@ pub struct Worker<I: PacketIo> {
     shaper: Shaper,
     hasher: KeyHasher,
     sampler: Sampler,
-    budget: PortBudget,
     punts: Sender<Punted>,
+    /// Packets that the slow path has of this worker.
+    punted: usize,
     replies: Arc<ArrayQueue<Reply>>,
     log: DropLog,
     live: Option<Box<Live>>,
@@ -182,7 +186,7 @@ impl<I: PacketIo> std::fmt::Debug for Worker<I> {
 impl<I: PacketIo> Drop for Worker<I> {
     fn drop(&mut self) {
         self.empty_lines();
-        self.shared.running.store(false, Ordering::Release);
+        self.board.running.store(false, Ordering::Release);
     }
 }
 
@@ -199,9 +203,9 @@ impl<I: PacketIo> Worker<I> {
             lease: parts.lease,
             shaper: Shaper::new(),
             hasher: KeyHasher::new(parts.seed),
-            sampler: Sampler::new(parts.seed),
-            budget: PortBudget::new(PUNT_RATE),
+            sampler: Sampler::new(parts.seed, parts.number),
             punts: parts.punts,
+            punted: 0,
             replies: parts.replies,
             log: DropLog::new(Arc::clone(&parts.shared.dropped)),
             live: None,
@@ -212,6 +216,8 @@ impl<I: PacketIo> Worker<I> {
             },
             tiers: [0; TIER_COUNT],
             work: Work::default(),
+            number: parts.number,
+            board: parts.board,
             shared: parts.shared,
         }
     }
@@ -219,7 +225,7 @@ impl<I: PacketIo> Worker<I> {
     /// Forwards until `stop` is set. `clock` gives nanoseconds of a steady clock; it is read once
     /// a loop. Looks for packets as long as there are some, and sleeps in the I/O otherwise.
     pub fn run(&mut self, clock: impl Fn() -> u64, stop: &AtomicBool) {
-        self.shared.running.store(true, Ordering::Release);
+        self.board.running.store(true, Ordering::Release);
         let mut busy_ns = clock();
         while !stop.load(Ordering::Relaxed) {
             let now_ns = clock();
@@ -228,11 +234,11 @@ impl<I: PacketIo> Worker<I> {
             } else if now_ns.saturating_sub(busy_ns) < IDLE_SPIN_NS {
                 std::hint::spin_loop();
             } else {
-                self.shared.counters.work().sleeps();
+                self.board.counters.work().sleeps();
                 self.io.wait(self.shaper.wait());
             }
         }
-        self.shared.running.store(false, Ordering::Release);
+        self.board.running.store(false, Ordering::Release);
     }
 
     /// One loop over all queues; returns how many frames were handled.
@@ -240,17 +246,17 @@ impl<I: PacketIo> Worker<I> {
         self.work.begin(self.io.ticks());
         self.serve_calls();
         let snapshot = Arc::clone(self.snapshot.load());
-        self.shared.now_ns.store(now_ns, Ordering::Relaxed);
-        self.shared.seen.store(snapshot.revision, Ordering::Release);
+        self.board.now_ns.store(now_ns, Ordering::Relaxed);
+        self.board.seen.store(snapshot.revision, Ordering::Release);
         self.tidy(now_ns, &snapshot);
         self.work.lap(Stage::Other, self.io.ticks());
         let mut handled = 0;
         for at in 0..self.io.queues().len() {
             handled += self.burst(self.io.queues()[at], &snapshot, now_ns);
         }
-        self.shared.counters.add_tiers(&mut self.tiers);
+        self.board.counters.add_tiers(&mut self.tiers);
         let (exact, masked) = (self.cache.len(), self.masked.len());
-        self.shared.counters.set_entries(exact, masked, self.masked.masks());
+        self.board.counters.set_entries(exact, masked, self.masked.masks());
         if !self.shaper.is_empty() {
             handled += self.release(&snapshot, now_ns);
         }
@@ -258,7 +264,7 @@ impl<I: PacketIo> Worker<I> {
         self.work.lap(Stage::Other, self.io.ticks());
         self.io.flush();
         self.work.lap(Stage::Send, self.io.ticks());
-        self.shared.counters.work().add(&mut self.work, handled, now_ns);
+        self.board.counters.work().add(&mut self.work, handled, now_ns);
         handled
     }
 
@@ -369,7 +375,7 @@ impl<I: PacketIo> Worker<I> {
     fn count_rules(&self, decision: &Decision, packet: &Packet) {
         for slot in decision.slots {
             if slot != NO_SLOT {
-                self.shared.counters.rule(slot).add(packet.tenant_len as usize);
+                self.board.counters.rule(slot).add(packet.tenant_len as usize);
             }
         }
     }
@@ -441,8 +447,8 @@ impl<I: PacketIo> Worker<I> {
     }
 
     fn count_drop(&self, rx: Rx, reason: DropReason) {
-        self.shared.counters.drop_reason(reason).add(rx.len);
-        self.shared.counters.port(rx.port).drops.add(rx.len);
+        self.board.counters.drop_reason(reason).add(rx.len);
+        self.board.counters.port(rx.port).drops.add(rx.len);
     }
 
     /// What is done now and then: expired connections end, unused tokens go back.

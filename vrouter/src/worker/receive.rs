@@ -90,7 +90,7 @@ impl<I: PacketIo> Worker<I> {
     ) {
         let (ports, looked_at) = (&*snapshot.ports, snapshot.policy.rules.tcp_flags_mask());
         for frame in received.drain(..) {
-            let counters = &self.shared.counters;
+            let counters = &self.board.counters;
             let bytes = self.io.bytes(&frame);
             let tag = rewrite::tag(bytes);
             let id = tag.and_then(|tag| PortId::new(u32::from(tag)).ok());
@@ -126,7 +126,7 @@ impl<I: PacketIo> Worker<I> {
         let port = snapshot.ports.of_queue(queue).and_then(|id| snapshot.ports.lookup(id));
         let looked_at = snapshot.policy.rules.tcp_flags_mask();
         for frame in received.drain(..) {
-            let counters = &self.shared.counters;
+            let counters = &self.board.counters;
             let bytes = self.io.bytes(&frame);
             let Some(port) = port else {
                 self.end_unbound(frame, 0);
@@ -153,7 +153,7 @@ impl<I: PacketIo> Worker<I> {
     /// A frame of no port.
     #[cold]
     fn end_unbound(&mut self, frame: Frame, tag_bytes: usize) {
-        let counter = self.shared.counters.drop_reason(DropReason::PortUnbound);
+        let counter = self.board.counters.drop_reason(DropReason::PortUnbound);
         counter.add(frame.len() - tag_bytes);
         self.io.free(frame);
     }

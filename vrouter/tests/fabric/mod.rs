@@ -351,6 +351,8 @@ impl Delivered {
 pub(crate) struct Fabric {
     pub(crate) engine: Engine,
     pub(crate) worker: Worker<MemoryIo>,
+    /// Of an engine with two: it gets what comes from ports with odd numbers.
+    pub(crate) second: Option<Worker<MemoryIo>>,
     pub(crate) slow: SlowPath,
     pub(crate) now_ns: u64,
     before: BTreeMap<Counter, Count>,
@@ -399,11 +401,14 @@ impl Fabric {
         let flow_entries = config.flow_entries.min(1 << 12);
         let config =
             EngineConfig { flow_entries, rule_slots, seed: 7, sample_queue: 1, ..config.clone() };
-        let engine = Engine::new(config);
-        let (worker, _) = engine.worker(MemoryIo::new(FRAMES, &[QueueId::TRUNK, WIRE, SPARE]));
+        let engine = Engine::new(config.clone());
+        let io = |_| MemoryIo::new(FRAMES, &[QueueId::TRUNK, WIRE, SPARE]);
+        let workers = engine.workers((0..config.workers).map(io).collect()).unwrap();
+        let mut workers = workers.into_iter().map(|(worker, _handle)| worker);
+        let (worker, second) = (workers.next().unwrap(), workers.next());
         let slow = engine.slow_path().unwrap();
         let before = counters(&engine);
-        Self { engine, worker, slow, now_ns: 0, before }
+        Self { engine, worker, second, slow, now_ns: 0, before }
     }
 
     /// Writes entries, one batch.
@@ -431,8 +436,21 @@ impl Fabric {
             self.inject_raw(WIRE, frame);
         } else {
             let tag = [0x81, 0, (port.get() >> 8) as u8, port.get() as u8];
-            self.inject_raw(QueueId::TRUNK, &[&frame[..12], &tag, &frame[12..]].concat());
+            let frame = [&frame[..12], &tag, &frame[12..]].concat();
+            let second = self.second.as_mut().filter(|_| port.get() % 2 == 1);
+            let worker = second.unwrap_or(&mut self.worker);
+            assert!(worker.io_mut().inject(QueueId::TRUNK, &frame), "there is a buffer");
         }
+    }
+
+    fn workers(&mut self) -> impl Iterator<Item = &mut Worker<MemoryIo>> {
+        std::iter::once(&mut self.worker).chain(&mut self.second)
+    }
+
+    /// Every worker looks at its queues; returns how many frames they handled.
+    pub(crate) fn poll(&mut self) -> usize {
+        let now_ns = self.now_ns;
+        self.workers().map(|worker| worker.poll(now_ns)).sum()
     }
 
     /// Puts bytes on a queue.
@@ -443,7 +461,7 @@ impl Fabric {
     /// Time goes by without a packet.
     pub(crate) fn wait(&mut self, ns: u64) {
         self.now_ns += ns;
-        self.worker.poll(self.now_ns);
+        self.poll();
     }
 
     /// As [`Fabric::send`], and no time goes by.
@@ -464,16 +482,18 @@ impl Fabric {
     }
 
     fn run(&mut self) -> Delivered {
-        while self.worker.poll(self.now_ns) > 0 {
+        while self.poll() > 0 {
             self.slow.poll();
         }
-        let mut out: Vec<_> = self.worker.io_mut().take_sent(QueueId::TRUNK);
-        let mut out: Vec<_> = out.drain(..).map(|frame| untagged(&frame)).collect();
-        out.extend(self.worker.io_mut().take_sent(WIRE).into_iter().map(|frame| (UPLINK, frame)));
-        let spare = self.worker.io_mut().take_sent(SPARE);
-        out.extend(spare.into_iter().map(|frame| (PortId::MAX, frame)));
-        let held = self.worker.io_mut().free_count() + self.worker.waiting();
-        assert_eq!(held, FRAMES as usize, "frames are lost");
+        let mut out = Vec::new();
+        for worker in self.workers() {
+            out.extend(worker.io_mut().take_sent(QueueId::TRUNK).iter().map(|f| untagged(f)));
+            out.extend(worker.io_mut().take_sent(WIRE).into_iter().map(|frame| (UPLINK, frame)));
+            let spare = worker.io_mut().take_sent(SPARE);
+            out.extend(spare.into_iter().map(|frame| (PortId::MAX, frame)));
+            let held = worker.io_mut().free_count() + worker.waiting();
+            assert_eq!(held, FRAMES as usize, "frames are lost");
+        }
         let after = counters(&self.engine);
         let changed = after.iter().filter_map(|(counter, now)| {
             let then = self.before.get(counter).copied().unwrap_or_default();

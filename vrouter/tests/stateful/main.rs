@@ -36,7 +36,17 @@ proptest! {
 
     #[test]
     fn dbg_1_trace_and_caches_and_tables_and_oracle_agree_about_every_packet(plan in plan::plan()) {
-        Node::run(&plan);
+        Node::run(&plan, 1);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    /// Who asks and who answers meet different workers, wherever their ports are odd and even.
+    #[test]
+    fn two_workers_and_oracle_agree_about_every_packet(plan in plan::plan()) {
+        Node::run(&plan, 2);
     }
 }
 
@@ -57,7 +67,7 @@ fn random_conversations_meet_every_fate() {
     let mut met = node::Met::default();
     for _ in 0..120 {
         let plan = plan::plan().new_tree(&mut runner).unwrap().current();
-        met.add(&Node::run(&plan));
+        met.add(&Node::run(&plan, 1));
     }
     met.assert_enough();
 }

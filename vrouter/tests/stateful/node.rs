@@ -31,8 +31,8 @@ pub(crate) struct Node {
 
 impl Node {
     /// Everything of a plan, in its order.
-    pub(crate) fn run(plan: &Plan) -> Self {
-        let mut node = Self::new(plan.settings);
+    pub(crate) fn run(plan: &Plan, workers: u16) -> Self {
+        let mut node = Self::new(plan.settings, workers);
         let ops: Vec<_> = plan.world.entries.iter().cloned().map(Op::Put).collect();
         node.write(&ops);
         node.wait(SECOND);
@@ -64,8 +64,9 @@ impl Node {
         node
     }
 
-    fn new(settings: Settings) -> Self {
+    fn new(settings: Settings, workers: u16) -> Self {
         let fabric = Fabric::empty_stateful(&EngineConfig {
+            workers,
             connections: 1 << 12,
             port_connections: settings.port_connections,
             pickup_seconds: settings.pickup_seconds,
@@ -194,7 +195,7 @@ impl Node {
 pub(crate) fn endure(storm: &Storm) {
     let settings =
         Settings { port_connections: 4, pickup_seconds: 5, masked_entries: 8, flow_entries: 8 };
-    let mut node = Node::new(settings);
+    let mut node = Node::new(settings, 1);
     node.write(&storm.world.entries.iter().cloned().map(Op::Put).collect::<Vec<_>>());
     for gust in &storm.steps {
         match gust {

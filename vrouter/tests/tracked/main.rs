@@ -4,6 +4,7 @@
 
 mod changes;
 mod counters;
+mod crew;
 mod drops;
 #[expect(dead_code, reason = "the other tests use the rest")]
 #[path = "../fabric/mod.rs"]
