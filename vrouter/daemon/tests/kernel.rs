@@ -451,9 +451,14 @@ fn wrong_requests_are_refused() {
     let refused = pair.engine.refusal(|mut c| async move { c.trace(unknown).await });
     assert_eq!(refused.code(), tonic::Code::InvalidArgument);
     assert!(pair.a.pings(&pair.b));
-    let remove = v1::RemovePortRequest { port: 6, more: Vec::new() };
-    pair.engine.call(|mut c| async move { c.remove_port(remove).await });
+    let half_wrong = v1::RemovePortRequest { port: 6, more: vec![5, 5000] };
+    let refused = pair.engine.refusal(|mut c| async move { c.remove_port(half_wrong).await });
+    assert!(refused.message().starts_with("more: "), "{}", refused.message());
+    assert!(pair.a.pings(&pair.b));
+    let both = v1::RemovePortRequest { port: 6, more: vec![5, 4000] };
+    pair.engine.call(|mut c| async move { c.remove_port(both).await });
     assert!(!pair.a.pings(&pair.b));
+    assert!(pair.engine.ports().is_empty());
 }
 
 /// Counts flow and counter samples of a datagram, after a look at its header.
