@@ -35,6 +35,10 @@ enum Command {
     Meter(meter::Options),
     /// TCP in bulk between two containers, by Weir and by something else (root).
     Tcp(duel::Options),
+    /// Small datagrams of one container to another, by Weir and by something else (root).
+    Udp(duel::UdpOptions),
+    /// Short TCP connections between two containers, by Weir and by something else (root).
+    Connect(duel::Options),
     /// Round trips between two containers, by Weir and by something else (root).
     Rr(duel::EchoOptions),
     /// Many tenants and networks in one engine.
@@ -51,6 +55,8 @@ fn main() -> Result<()> {
         Command::Meter(options) => serde_json::to_string(&meter::run(&options)?)?,
         Command::Scale(options) => serde_json::to_string(&scale::run(&options)?)?,
         Command::Tcp(options) => serde_json::to_string(&duel::tcp(&options)?)?,
+        Command::Udp(options) => serde_json::to_string(&duel::udp(&options)?)?,
+        Command::Connect(options) => serde_json::to_string(&duel::connect(&options)?)?,
         Command::Rr(options) => serde_json::to_string(&duel::rr(&options)?)?,
         Command::Throughput(options) => serde_json::to_string(&throughput::run(&options)?)?,
     };

@@ -13,7 +13,7 @@ use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use node::{BridgeNode, Pair, WeirNode};
+use node::{HostNode, Join, Pair, WeirNode};
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -27,8 +27,10 @@ enum Dut {
 /// What it is compared with.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Against {
-    /// A Linux bridge.
+    /// A Linux bridge, with both containers in one network.
     KernelBridge,
+    /// Linux routing between two networks, without any rule. Weir routes between them too.
+    KernelRoute,
 }
 
 /// Settings of a comparison.
@@ -73,6 +75,16 @@ pub(crate) struct EchoOptions {
     bytes: u32,
 }
 
+/// Settings of a comparison of small datagrams.
+#[derive(Debug, Args)]
+pub(crate) struct UdpOptions {
+    #[command(flatten)]
+    common: Options,
+    /// Bytes of a frame, without FCS.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(60..=1514))]
+    frame: u32,
+}
+
 /// What carries messages.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Transport {
@@ -93,9 +105,9 @@ struct Compared {
     ratio_max: f64,
 }
 
-/// A comparison of bulk transfers.
+/// A comparison of one quantity.
 #[derive(Debug, Serialize)]
-pub(crate) struct TcpReport {
+pub(crate) struct Report {
     dut: String,
     against: String,
     rounds: u32,
@@ -122,13 +134,34 @@ pub(crate) struct EchoReport {
 }
 
 /// Gbit/s of payload in each round.
-pub(crate) fn tcp(options: &Options) -> Result<TcpReport> {
-    let (weir, rounds) = duel(options, |pair| {
+pub(crate) fn tcp(options: &Options) -> Result<Report> {
+    report(options, "Gbit/s", |pair| {
         let bytes = talk::bulk(pair, options.streams, length(options))?;
-        Ok([bytes * 8.0 / options.seconds / 1e9])
-    })?;
-    let [compared] = compare("Gbit/s", &rounds);
-    Ok(TcpReport {
+        Ok(bytes * 8.0 / options.seconds / 1e9)
+    })
+}
+
+/// Thousands of datagrams a second that arrive of one sender that sends them one by one.
+pub(crate) fn udp(options: &UdpOptions) -> Result<Report> {
+    report(&options.common, "kpps", |pair| {
+        let datagrams = talk::flood(pair, options.frame as usize, length(&options.common))?;
+        Ok(datagrams / options.common.seconds / 1e3)
+    })
+}
+
+/// Connections a second, one after the other: opened, a request, its answer, closed.
+pub(crate) fn connect(options: &Options) -> Result<Report> {
+    report(options, "1/s", |pair| Ok(talk::requests(pair, length(options))? / options.seconds))
+}
+
+fn report(
+    options: &Options,
+    unit: &'static str,
+    measure: impl Fn(&Pair) -> Result<f64>,
+) -> Result<Report> {
+    let (weir, rounds) = duel(options, |pair| Ok([measure(pair)?]))?;
+    let [compared] = compare(unit, &rounds);
+    Ok(Report {
         dut: name(&options.dut),
         against: name(&options.against),
         rounds: options.rounds,
@@ -183,10 +216,12 @@ fn duel<const N: usize>(
         Dut::Weir => "on",
         Dut::WeirEngine => "off",
     };
-    let weir = WeirNode::new(offload, options.rules)?;
-    let bridge = match options.against {
-        Against::KernelBridge => BridgeNode::new()?,
+    let join = match options.against {
+        Against::KernelBridge => Join::Bridged,
+        Against::KernelRoute => Join::Routed,
     };
+    let weir = WeirNode::new(join, offload, options.rules)?;
+    let host = HostNode::new(join)?;
     let mut rounds = Vec::new();
     for round in 0..options.rounds {
         let mut results = [[0.0; N]; 2];
@@ -194,7 +229,7 @@ fn duel<const N: usize>(
             results[side as usize] = if side == 0 {
                 weir.changing(options.changes, || measure(weir.pair()))?
             } else {
-                measure(bridge.pair())?
+                measure(host.pair())?
             };
         }
         eprintln!("vrperf: round {}: {results:.2?}", round + 1);

@@ -15,7 +15,7 @@ use flowtable::entry::{
     PortRange, Prefix, RouteEntry, RuleEntry,
 };
 use flowtable::ids::{Bd, Group, Mac, PortId, RuleId, Vrf};
-use netdev::{Namespace, Netlink, VethSpec};
+use netdev::{Namespace, Netlink, RouteSpec, VethSpec};
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 
@@ -34,8 +34,36 @@ pub(super) struct Pair {
     pub(super) address: IpAddr,
 }
 
-/// A bridge between two containers.
-pub(super) struct BridgeNode {
+/// Whether two containers are in one network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Join {
+    /// They are.
+    Bridged,
+    /// Each is in a network of its own, and the other one behind its gateway.
+    Routed,
+}
+
+impl Join {
+    /// Of the network of container `n`.
+    fn host(self, n: u8, host: u8) -> IpAddr {
+        let network = match self {
+            Self::Bridged => 9,
+            Self::Routed => n,
+        };
+        Ipv4Addr::new(10, 9, network, host).into()
+    }
+
+    fn address(self, n: u8) -> IpAddr {
+        self.host(n, n)
+    }
+
+    fn gateway(self, n: u8) -> IpAddr {
+        self.host(n, 254)
+    }
+}
+
+/// Two containers that Linux joins.
+pub(super) struct HostNode {
     pair: Pair,
     _node: Namespace,
 }
@@ -66,7 +94,7 @@ impl Drop for Daemon {
 
 impl Pair {
     /// Containers with default offloads, their host ends `vph<n>` in `node`.
-    fn new(node: &Namespace) -> Result<Self> {
+    fn new(node: &Namespace, join: Join) -> Result<Self> {
         let [from, to] = [Namespace::anonymous()?, Namespace::anonymous()?];
         for (n, inside) in CONTAINERS.into_iter().zip([&from, &to]) {
             let spec = VethSpec {
@@ -83,10 +111,14 @@ impl Pair {
             netdev::set_disable_ipv6(Some(inside), "eth0")?;
             let netlink = Netlink::open_in(inside)?;
             let eth0 = netlink.link_by_name("eth0")?.context("a veth pair without its peer")?;
-            netlink.add_address(eth0.index, address(n), 24)?;
+            netlink.add_address(eth0.index, join.address(n), 24)?;
             netlink.set_up(eth0.index)?;
+            if join == Join::Routed {
+                let (dst, gateway) = (None, Some(join.gateway(n)));
+                netlink.add_route(&RouteSpec { dst, gateway, oif: eth0.index, mtu: None })?;
+            }
         }
-        Ok(Self { from, to, address: address(CONTAINERS[1]) })
+        Ok(Self { from, to, address: join.address(CONTAINERS[1]) })
     }
 }
 
@@ -98,10 +130,6 @@ fn mac(n: u8) -> Mac {
     Mac([2, 0, 10, 9, 9, n])
 }
 
-fn address(n: u8) -> IpAddr {
-    Ipv4Addr::new(10, 9, 9, n).into()
-}
-
 fn set_up_host_ends(node: &Namespace) -> Result<()> {
     let netlink = Netlink::open_in(node)?;
     for n in CONTAINERS {
@@ -111,15 +139,26 @@ fn set_up_host_ends(node: &Namespace) -> Result<()> {
     Ok(())
 }
 
-impl BridgeNode {
-    pub(super) fn new() -> Result<Self> {
+impl HostNode {
+    pub(super) fn new(join: Join) -> Result<Self> {
         let node = Namespace::anonymous()?;
-        let pair = Pair::new(&node)?;
-        ip(&node, "link add vpbr type bridge")?;
-        for n in CONTAINERS {
-            ip(&node, &format!("link set {} master vpbr", host_end(n)))?;
+        let pair = Pair::new(&node, join)?;
+        match join {
+            Join::Bridged => {
+                ip(&node, "link add vpbr type bridge")?;
+                for n in CONTAINERS {
+                    ip(&node, &format!("link set {} master vpbr", host_end(n)))?;
+                }
+                ip(&node, "link set vpbr up")?;
+            }
+            Join::Routed => {
+                node.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??;
+                for n in CONTAINERS {
+                    let gateway = join.gateway(n);
+                    ip(&node, &format!("addr add {gateway}/24 dev {}", host_end(n)))?;
+                }
+            }
         }
-        ip(&node, "link set vpbr up")?;
         set_up_host_ends(&node)?;
         Ok(Self { pair, _node: node })
     }
@@ -140,14 +179,14 @@ fn ip(node: &Namespace, arguments: &str) -> Result<()> {
 
 impl WeirNode {
     /// Its policy has so many rules.
-    pub(super) fn new(offload: &str, rules: u32) -> Result<Self> {
+    pub(super) fn new(join: Join, offload: &str, rules: u32) -> Result<Self> {
         let node = Namespace::anonymous()?;
         let netlink = Netlink::open_in(&node)?;
         let lo = netlink.link_by_name("lo")?.context("a namespace without lo")?;
         netlink.set_up(lo.index)?;
-        let pair = Pair::new(&node)?;
+        let pair = Pair::new(&node, join)?;
         let daemon = Daemon::start(&node, offload)?;
-        let mut ops = tables()?;
+        let mut ops = tables(join)?;
         ops.extend((0..rules).map(|number| rule(number.into())));
         for n in CONTAINERS {
             daemon.add_port(n)?;
@@ -257,19 +296,23 @@ impl Daemon {
     }
 }
 
-/// One network with both containers.
-fn tables() -> Result<Vec<Op>> {
-    let (vrf, bd) = (Vrf::MIN, Bd::MIN);
-    let subnet = Prefix::new(Ipv4Addr::new(10, 9, 9, 0).into(), 24).context("a subnet")?;
-    let mut entries = vec![Entry::Network(NetworkEntry {
-        bd,
-        vrf,
-        subnets: vec![subnet],
-        gateways: vec![address(254)],
-        wire: None,
-    })];
+/// Both containers in one network, or each in its own. The same network twice is fine.
+fn tables(join: Join) -> Result<Vec<Op>> {
+    let vrf = Vrf::MIN;
+    let mut entries = Vec::new();
     for n in CONTAINERS {
-        let (port, mac, ip) = (PortId::new(n.into())?, mac(n), address(n));
+        let bd = match join {
+            Join::Bridged => Bd::MIN,
+            Join::Routed => Bd::new(n.into())?,
+        };
+        entries.push(Entry::Network(NetworkEntry {
+            bd,
+            vrf,
+            subnets: vec![Prefix::new(join.host(n, 0), 24).context("a subnet")?],
+            gateways: vec![join.gateway(n)],
+            wire: None,
+        }));
+        let (port, mac, ip) = (PortId::new(n.into())?, mac(n), join.address(n));
         let next_hop = NextHop::Local(port);
         entries.push(Entry::Port(PortEntry {
             port,
@@ -295,7 +338,7 @@ fn rule(number: u64) -> Op {
     Op::Put(Entry::Rule(RuleEntry {
         priority: 10,
         protocol: Some(17),
-        dst: Some(Prefix::host(address(200))),
+        dst: Some(Prefix::host(Join::Bridged.address(200))),
         dst_ports: Some(PortRange { first: port, last: port }),
         ..RuleEntry::any(RuleId(number + 1), Vrf::MIN, Direction::Out, Permit::Deny)
     }))
