@@ -110,6 +110,13 @@ impl Open {
         }
     }
 
+    fn container(&self) -> Option<&PortSpec> {
+        match self {
+            Self::Container(spec) => Some(spec),
+            Self::Uplink(_) => None,
+        }
+    }
+
     fn uplink(&self) -> Option<&Uplink> {
         match self {
             Self::Container(_) => None,
@@ -121,6 +128,33 @@ impl Open {
         match self {
             Self::Container(_) => None,
             Self::Uplink(uplink) => Some(uplink),
+        }
+    }
+}
+
+/// Containers to be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    All,
+    /// Some of those that come after this one; the kernel told of no change.
+    After(PortId),
+}
+
+impl Which {
+    /// 1,000 idle containers are to cost nothing: all are looked at within a minute.
+    const SOME: usize = 32;
+
+    fn covers(self, port: PortId) -> bool {
+        match self {
+            Self::All => true,
+            Self::After(last) => port > last,
+        }
+    }
+
+    const fn at_most(self) -> usize {
+        match self {
+            Self::All => usize::MAX,
+            Self::After(_) => Self::SOME,
         }
     }
 }
@@ -274,19 +308,24 @@ impl Ports {
         self.fence(&mut open, &late)
     }
 
-    /// Fences containers whose device is gone and tells clients.
-    pub(crate) fn fence_gone(&self, netlink: &Netlink) -> Result<(), PortsError> {
+    /// Fences containers whose device is gone, and tells clients. Puts back programs that somebody
+    /// removed: without its own a container's frames are the host's. Returns the last one looked at.
+    pub(crate) fn check(&self, netlink: &Netlink, which: Which) -> Result<PortId, PortsError> {
         let mut open = self.lock();
-        let mut gone = Vec::new();
-        for (port, open) in &*open {
-            if let Open::Container(spec) = open
-                && netlink.link_by_index(spec.ifindex)?.is_none()
-            {
+        let containers = open.iter().filter_map(|(port, open)| Some((*port, open.container()?)));
+        let (mut gone, mut last) = (Vec::new(), PortId::MIN);
+        for (port, spec) in containers.filter(|(port, _)| which.covers(*port)).take(which.at_most())
+        {
+            last = port;
+            if netlink.link_by_index(spec.ifindex)?.is_none() {
                 tracing::warn!(%port, device = %spec.name, "the port's device is gone");
-                gone.push(*port);
+                gone.push(port);
+            } else if self.parts.offload.restore_port(spec.ifindex)? {
+                tracing::warn!(%port, device = %spec.name, "the port's tc program was removed; it is back");
             }
         }
-        self.fence(&mut open, &gone)
+        self.fence(&mut open, &gone)?;
+        Ok(last)
     }
 
     /// Moves uplinks whose device has no link to another one of theirs, and fences those that have none
@@ -328,23 +367,13 @@ impl Ports {
         closed
     }
 
-    /// Puts back programs that somebody removed: without its own a container's frames are the
-    /// host's, and without the trunk's nothing reaches a container.
+    /// Puts back the programs that all depend on: without the trunk's nothing reaches a container.
     pub(crate) fn restore_programs(&self) -> Result<(), PortsError> {
         let open = self.lock();
         if self.parts.offload.restore_trunk(self.parts.trunk)? {
             tracing::warn!("the trunk's tc program was removed; it is back");
         }
-        for (port, open) in &*open {
-            match open {
-                Open::Uplink(uplink) => uplink.restore(&self.parts)?,
-                Open::Container(spec) if self.parts.offload.restore_port(spec.ifindex)? => {
-                    tracing::warn!(%port, device = %spec.name, "the port's tc program was removed; it is back");
-                }
-                Open::Container(_) => {}
-            }
-        }
-        Ok(())
+        open.values().filter_map(Open::uplink).try_for_each(|uplink| uplink.restore(&self.parts))
     }
 
     /// What the kernel counted on the sockets of uplinks that were removed.

@@ -12,13 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use flowtable::entry::UnderlayEntry;
-use flowtable::ids::Mac;
+use flowtable::ids::{Mac, PortId};
 use netdev::{Event, Monitor, NeighbourState, Netlink};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::Notify;
 
-use crate::ports::{Ports, PortsError};
+use crate::ports::{Ports, PortsError, Which};
 use crate::tables::Tables;
 
 /// Events bring changes at once; this is for what no event tells (routes) and for lost ones.
@@ -48,6 +48,8 @@ pub(crate) struct Watcher {
     tables: Arc<Tables>,
     ports: Arc<Ports>,
     trunk: WatchedTrunk,
+    /// The container that was last looked at unasked.
+    looked_at: PortId,
     /// Next hops as the kernel's routes last said: a route goes with its device, and another device of
     /// the same uplink leads to the same neighbours.
     hops: BTreeMap<IpAddr, Hop>,
@@ -83,7 +85,15 @@ impl Watcher {
         trunk: WatchedTrunk,
     ) -> Result<Self, netdev::Error> {
         let (netlink, monitor) = (Netlink::open()?, Monitor::open()?);
-        Ok(Self { netlink, monitor, tables, ports, trunk, hops: BTreeMap::new() })
+        Ok(Self {
+            netlink,
+            monitor,
+            tables,
+            ports,
+            trunk,
+            looked_at: PortId::MIN,
+            hops: BTreeMap::new(),
+        })
     }
 
     pub(crate) fn run(&mut self, stop: &AtomicBool) {
@@ -105,16 +115,18 @@ impl Watcher {
         if self.ports.follow_uplinks(&self.netlink)? {
             wanted = wanted.max(Wanted::NextHops);
         }
-        if Instant::now() >= *next {
+        let is_due = Instant::now() >= *next;
+        if is_due || wanted == Wanted::Everything {
             *next = Instant::now() + CHECK;
-            wanted = Wanted::Everything;
-        }
-        if wanted == Wanted::Everything {
+            // What the kernel tells of is looked at in full; unasked, a part is.
+            let told = wanted == Wanted::Everything;
+            let which = if told { Which::All } else { Which::After(self.looked_at) };
+            wanted = wanted.max(Wanted::NextHops);
             if self.netlink.link_by_index(self.trunk.ifindex)?.is_none() {
                 self.trunk.lost.notify_one();
                 return Ok(());
             }
-            self.ports.fence_gone(&self.netlink)?;
+            self.looked_at = self.ports.check(&self.netlink, which)?;
             self.ports.mend_uplinks(&self.netlink)?;
             self.ports.roll_back(Instant::now())?;
             self.ports.restore_programs()?;

@@ -43,7 +43,7 @@ fn main() {
     // Where nothing may be skipped, a test that can't run is to fail.
     let all = std::env::var_os("WEIR_REQUIRE_ALL").is_some_and(|value| value != "0");
     let runs = all || nix::unistd::geteuid().is_root();
-    let tests: [(&str, Test); 24] = [
+    let tests: [(&str, Test); 22] = [
         ("containers_of_a_network_reach_each_other", containers_of_a_network_reach_each_other),
         ("bulk_transfer_keeps_the_containers_offloads", bulk_transfer_keeps_offloads),
         ("every_packet_of_a_flood_is_accounted_for", every_packet_of_a_flood_is_accounted_for),
@@ -84,19 +84,12 @@ fn main() {
             "open_connections_are_listed_with_their_state",
             explain::open_connections_are_listed_with_their_state,
         ),
-        (
-            "ports_that_come_and_go_leave_nothing_and_disturb_nobody",
-            cycles::ports_that_come_and_go_leave_nothing_and_disturb_nobody,
-        ),
-        (
-            "upl_2_an_uplink_that_nobody_confirms_is_given_back",
-            cycles::uplink_that_nobody_confirms_is_given_back,
-        ),
     ];
-    let trials = tests.into_iter().chain(offload::TESTS).map(|(name, test)| {
-        let trial = Trial::test(name, move || caught(test));
-        if runs { trial } else { trial.with_kind("needs root").with_ignored_flag(true) }
-    });
+    let trials =
+        tests.into_iter().chain(cycles::TESTS).chain(offload::TESTS).map(|(name, test)| {
+            let trial = Trial::test(name, move || caught(test));
+            if runs { trial } else { trial.with_kind("needs root").with_ignored_flag(true) }
+        });
     let mut arguments = Arguments::from_args();
     // The times that tests wait are theirs alone.
     arguments.test_threads.get_or_insert(1);

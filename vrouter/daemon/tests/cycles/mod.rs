@@ -1,14 +1,38 @@
 //! Ports that come and go: what stays behind, and what the others notice.
 
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use datapath_api::v1;
 use flowtable::entry::{EntryKey, Op};
 use nix::sys::signal::Signal;
 
-use crate::Pair;
 use crate::node::{Container, Engine, LIMIT, Namespace, network, until};
+use crate::{Pair, Test};
+
+pub(crate) const TESTS: [(&str, Test); 6] = [
+    (
+        "ports_that_come_and_go_leave_nothing_and_disturb_nobody",
+        ports_that_come_and_go_leave_nothing_and_disturb_nobody,
+    ),
+    (
+        "a_namespace_deleted_under_traffic_costs_the_others_nothing",
+        a_namespace_deleted_under_traffic_costs_the_others_nothing,
+    ),
+    ("a_renamed_device_stays_its_port", a_renamed_device_stays_its_port),
+    (
+        "a_changed_number_of_queues_loses_no_buffer_and_no_port",
+        a_changed_number_of_queues_loses_no_buffer_and_no_port,
+    ),
+    (
+        "dp_2_idle_containers_cost_the_busy_ones_nothing",
+        dp_2_idle_containers_cost_the_busy_ones_nothing,
+    ),
+    (
+        "upl_2_an_uplink_that_nobody_confirms_is_given_back",
+        uplink_that_nobody_confirms_is_given_back,
+    ),
+];
 
 /// So many containers come and go for an uplink that does.
 const CONTAINERS_PER_UPLINK: usize = 10;
@@ -98,7 +122,7 @@ fn add_uplink(node: &Namespace, outside: &Namespace) {
     outside.must("ip link set up1 up");
 }
 
-pub(crate) fn ports_that_come_and_go_leave_nothing_and_disturb_nobody() {
+fn ports_that_come_and_go_leave_nothing_and_disturb_nobody() {
     let pair = Pair::new(&[]);
     let outside = Namespace::new();
     add_uplink(&pair.node, &outside);
@@ -111,12 +135,7 @@ pub(crate) fn ports_that_come_and_go_leave_nothing_and_disturb_nobody() {
     let settled = || Held::of(&pair.engine);
     let before = settled();
     assert_eq!(before.lost_frames, 0);
-    let talk = Command::new("nsenter")
-        .arg(format!("--net={}", pair.a.namespace.path()))
-        .args(["ping", "-q", "-i", "0.002", "10.1.1.6"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let talk = chatter(&pair.a, &pair.b);
     let cycles = count();
     for number in 0..cycles {
         container_cycle(&pair, &short_lived, number);
@@ -124,10 +143,7 @@ pub(crate) fn ports_that_come_and_go_leave_nothing_and_disturb_nobody() {
             uplink_cycle(&pair);
         }
     }
-    let interrupted = nix::unistd::Pid::from_raw(talk.id().cast_signed());
-    nix::sys::signal::kill(interrupted, Signal::SIGINT).unwrap();
-    let talk = talk.wait_with_output().unwrap();
-    let said = String::from_utf8(talk.stdout).unwrap();
+    let said = end(talk);
     assert!(said.contains(" 0% packet loss"), "others noticed {cycles} cycles: {said}");
     until("all buffers and descriptors to be back", || settled().objects() == before.objects());
     let after = settled();
@@ -138,7 +154,7 @@ pub(crate) fn ports_that_come_and_go_leave_nothing_and_disturb_nobody() {
     assert_eq!(pair.engine.ports().iter().map(|p| p.id).collect::<Vec<_>>(), [5, 6]);
 }
 
-pub(crate) fn uplink_that_nobody_confirms_is_given_back() {
+fn uplink_that_nobody_confirms_is_given_back() {
     let node = Namespace::new();
     node.must("ip link set lo up");
     let outside = Namespace::new();
@@ -157,7 +173,7 @@ pub(crate) fn uplink_that_nobody_confirms_is_given_back() {
         .refusal(|mut c| async move { c.confirm_port(v1::ConfirmPortRequest { port: 1 }).await });
     assert_eq!(refused.code(), tonic::Code::NotFound);
 
-    let taken = std::time::Instant::now();
+    let taken = Instant::now();
     engine.add_port(uplink(2));
     let has_program = || node.must("ip link show up0").contains("prog/xdp");
     assert!(has_program());
@@ -176,4 +192,159 @@ pub(crate) fn uplink_that_nobody_confirms_is_given_back() {
         .block_on(async { tokio::time::timeout(Duration::from_secs(3), events.message()).await });
     assert!(more.is_err(), "{more:?}");
     assert!(has_program());
+}
+
+/// 500 questions a second.
+fn chatter(from: &Container, to: &Container) -> std::process::Child {
+    Command::new("nsenter")
+        .arg(format!("--net={}", from.namespace.path()))
+        .args(["ping", "-q", "-i", "0.002", &to.ip().to_string()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Ends it; what it said.
+fn end(talk: std::process::Child) -> String {
+    let talking = nix::unistd::Pid::from_raw(talk.id().cast_signed());
+    nix::sys::signal::kill(talking, Signal::SIGINT).unwrap();
+    String::from_utf8(talk.wait_with_output().unwrap().stdout).unwrap()
+}
+
+/// The namespace goes with its container's last process, and the device pair with the namespace.
+fn a_namespace_deleted_under_traffic_costs_the_others_nothing() {
+    const GONE: usize = 5;
+    let pair = Pair::new(&[]);
+    assert!(pair.a.pings(&pair.b));
+    let before = Held::of(&pair.engine).objects();
+    let others = chatter(&pair.a, &pair.b);
+    let mut last = 0;
+    for _ in 0..GONE {
+        let killed = Container::new(&pair.node, 9);
+        pair.engine.add_container(&pair.node, &killed);
+        pair.engine.write(&killed.local());
+        assert!(killed.pings(&pair.b));
+        let traffic = [chatter(&killed, &pair.a), chatter(&pair.b, &killed)];
+        until("traffic", || pair.engine.ports().iter().any(|p| p.id == 9 && p.tx_packets > 100));
+        // The kernel hands numbers out in turn: what is late for the last one finds no device.
+        let ifindex = pair.engine.ports().iter().find(|p| p.id == 9).unwrap().ifindex;
+        assert!(ifindex > last, "device {ifindex} after {last}");
+        last = ifindex;
+        // Its processes outlive it here, which a real container's don't: they hold the namespace.
+        for mut talk in traffic {
+            talk.kill().unwrap();
+            talk.wait().unwrap();
+        }
+        drop(killed);
+        until("the port to be fenced", || pair.engine.ports().iter().all(|p| p.id != 9));
+        pair.engine.write(&[Op::Delete(EntryKey::Port(crate::node::port(9)))]);
+    }
+    let said = end(others);
+    assert!(said.contains(" 0% packet loss"), "others noticed: {said}");
+    until("all buffers to be back", || Held::of(&pair.engine).objects() == before);
+}
+
+fn a_renamed_device_stays_its_port() {
+    let pair = Pair::new(&[]);
+    let outside = Namespace::new();
+    add_uplink(&pair.node, &outside);
+    pair.engine.add_port(uplink(0));
+    assert!(pair.a.pings(&pair.b));
+    pair.node.must("ip link set wrh5 down");
+    pair.node.must("ip link set wrh5 name renamed5");
+    pair.node.must("ip link set renamed5 up");
+    until("traffic of the renamed device", || pair.a.pings(&pair.b));
+    pair.node.must("ip link set up0 down");
+    pair.node.must("ip link set up0 name renamed0");
+    pair.node.must("ip link set renamed0 up");
+    // What is taken from it can still be changed, by the name that it was added with.
+    let request = v1::AddPortRequest { vid: vec![7], ..uplink(0) };
+    let ifindex = pair.engine.add_port(request);
+    let shown = pair.node.must("ip -o link show renamed0");
+    assert!(shown.starts_with(&format!("{ifindex}: ")), "{shown}");
+    assert!(shown.contains("xdp"), "{shown}");
+    // The host's own traffic, whatever the name.
+    until("the host", || pair.node.succeeds("ping -c 1 -W 1 192.0.2.2"));
+    let remove = v1::RemovePortRequest { port: 1, ..Default::default() };
+    pair.engine.call(|mut c| async move { c.remove_port(remove).await });
+    assert!(!pair.node.must("ip -o link show renamed0").contains("xdp"));
+}
+
+/// The kernel lets queues be added beside a socket, and taken away again.
+fn a_changed_number_of_queues_loses_no_buffer_and_no_port() {
+    let node = Namespace::new();
+    node.must("ip link set lo up");
+    let outside = Namespace::new();
+    let pid = outside.pid();
+    node.must(&format!("ip link add up0 numrxqueues 2 numtxqueues 2 type veth peer name up1 numrxqueues 2 numtxqueues 2 netns {pid}"));
+    node.must("ethtool -L up0 rx 2 tx 2");
+    node.must("ip addr add 192.0.2.1/24 dev up0");
+    node.must("ip link set up0 up");
+    outside.must("ethtool -L up1 rx 1 tx 1");
+    outside.must("ip addr add 192.0.2.2/24 dev up1");
+    outside.must("ip link set up1 up");
+    let engine = Engine::start(&node, &[]);
+    let refused = engine.refusal(|mut c| async move { c.add_port(uplink(0)).await });
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused:?}");
+    assert!(refused.message().contains("ethtool -L up0 combined 1"), "{}", refused.message());
+    assert!(!node.must("ip -o link show up0").contains("xdp"));
+    node.must("ethtool -L up0 rx 1 tx 1");
+    engine.add_port(uplink(0));
+    for queues in [2, 1, 2, 1] {
+        node.must(&format!("ethtool -L up0 rx {queues} tx {queues}"));
+        until("the host", || node.succeeds("ping -c 1 -W 1 192.0.2.2"));
+        assert_eq!(Held::of(&engine).lost_frames, 0);
+    }
+    assert_eq!(engine.ports().iter().map(|p| p.id).collect::<Vec<_>>(), [1]);
+}
+
+/// Processor time of the process so far, in clock ticks of 10 ms.
+fn ticks(engine: &Engine) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", engine.pid())).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let mut fields = fields.split(' ').skip(11).map(|field| field.parse::<u64>().unwrap());
+    fields.next().unwrap() + fields.next().unwrap()
+}
+
+/// Idle ports cost no packet anything, and nothing while there are none.
+fn dp_2_idle_containers_cost_the_busy_ones_nothing() {
+    const SECONDS: u64 = 3;
+    const TICK_MS: u64 = 10;
+    let idle = if std::env::var_os("WEIR_SOAK").is_some() { 1000 } else { 100 };
+    let pair = Pair::new(&[]);
+    assert!(pair.a.pings(&pair.b));
+    let burden = |what: &str| {
+        let before = ticks(&pair.engine);
+        std::thread::sleep(Duration::from_secs(SECONDS));
+        let resting_ms = (ticks(&pair.engine) - before) * TICK_MS;
+        let before = ticks(&pair.engine);
+        let said = pair.a.namespace.must("ping -q -f -c 5000 10.1.1.6");
+        let busy_ns = (ticks(&pair.engine) - before) * TICK_MS * 1_000_000 / 10_000;
+        let rtt = said.lines().find(|line| line.starts_with("rtt")).unwrap_or_default();
+        eprintln!(
+            "{what}: {resting_ms} ms of CPU in {SECONDS} s at rest, {busy_ns} ns a packet; {rtt}"
+        );
+        (resting_ms, busy_ns)
+    };
+    let (base_ms, alone) = burden("two containers");
+    let crowd = Namespace::new();
+    for n in 0..idle {
+        let name = format!("idle{n}");
+        let pid = crowd.pid();
+        pair.node.must(&format!("ip link add {name} type veth peer name eth{n} netns {pid}"));
+        let kind = v1::PortKind::Container.into();
+        pair.engine.add_port(v1::AddPortRequest {
+            port: 100 + n,
+            name: name.clone(),
+            kind,
+            ..Default::default()
+        });
+    }
+    let (resting_ms, busy_ns) = burden(&format!("{idle} idle ones more"));
+    let added_ms = resting_ms.saturating_sub(base_ms);
+    assert!(added_ms * 100 < SECONDS * 1000, "{added_ms} ms more at rest with {idle} idle ones");
+    assert!(
+        busy_ns < alone * 3 / 2,
+        "{busy_ns} ns a packet with {idle} idle ones, {alone} without"
+    );
 }
