@@ -34,8 +34,21 @@ pub enum ProgramError {
         /// The kernel's answer.
         source: nix::Error,
     },
-    /// The device refused the program. Busy: it has another one. Not supported: its driver has no
-    /// native XDP.
+    /// Somebody else's program is on the device, and stays.
+    #[error(
+        "{ifname} has an XDP program of somebody else: take it off (`ip link set dev {ifname} xdp off`) or share the uplink (uplink-mode shared)"
+    )]
+    Foreign {
+        /// The device.
+        ifname: String,
+    },
+    /// The driver has no native XDP.
+    #[error("the driver of {ifname} has no native XDP: share the uplink (uplink-mode shared)")]
+    Unsupported {
+        /// The device.
+        ifname: String,
+    },
+    /// The device refused the program for another reason, such as an MTU that is too large for XDP.
     #[error("attaching XDP to {ifname}")]
     Attach {
         /// The device.
@@ -119,9 +132,7 @@ impl XdpProgram {
                 {
                     std::thread::sleep(BUSY_RETRY);
                 }
-                Err(source) => {
-                    return Err(ProgramError::Attach { ifname: ifname.to_owned(), source });
-                }
+                Err(source) => return Err(refusal(ifname.to_owned(), source)),
             }
         }
     }
@@ -195,6 +206,14 @@ impl XdpProgram {
     fn update(&self, name: &'static str, key: &[u8], value: &[u8]) -> Result<(), ProgramError> {
         let updated = self.map(name)?.update(key, value, MapFlags::ANY);
         updated.map_err(|source| ProgramError::Map { map: name, source })
+    }
+}
+
+fn refusal(ifname: String, source: io::Error) -> ProgramError {
+    match source.raw_os_error() {
+        Some(libc::EBUSY | libc::EEXIST) => ProgramError::Foreign { ifname },
+        Some(libc::EOPNOTSUPP) => ProgramError::Unsupported { ifname },
+        Some(_) | None => ProgramError::Attach { ifname, source },
     }
 }
 

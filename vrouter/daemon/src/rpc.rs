@@ -6,14 +6,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use afxdp::{XskIo, XskStats};
+use afxdp::{ProgramError, XskIo, XskStats};
 use datapath_api::convert::{ConvertError, Field, ip_from_proto, ops_from_proto};
 use datapath_api::v1;
 use datapath_api::v1::datapath_server::Datapath;
 use flowtable::DropReason;
 use flowtable::ids::{OutOfRange, PortId, Vid};
 use flowtable::text::{FlowSpec, PortRef, TenantSpec};
-use offload::{DropCount, Offload};
+use offload::{DropCount, Offload, OffloadError};
 use packet_io::QueueId;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
@@ -512,7 +512,11 @@ const fn port_code(error: &PortsError) -> Code {
         PortsError::NoDevice { .. } | PortsError::Unknown { .. } => Code::NotFound,
         PortsError::NotContainer { .. }
         | PortsError::ManyQueues { .. }
-        | PortsError::Trunk { .. } => Code::FailedPrecondition,
+        | PortsError::Trunk { .. }
+        | PortsError::Offload(OffloadError::Foreign { .. })
+        | PortsError::Program(ProgramError::Foreign { .. } | ProgramError::Unsupported { .. }) => {
+            Code::FailedPrecondition
+        }
         PortsError::DeviceTaken { .. } | PortsError::PortTaken { .. } => Code::AlreadyExists,
         PortsError::NoQueue | PortsError::Frames { .. } => Code::ResourceExhausted,
         PortsError::Netlink(_)
@@ -615,7 +619,7 @@ mod tests {
 
     #[test]
     fn a_status_names_every_cause() {
-        let error = PortsError::Program(afxdp::ProgramError::NoDevice {
+        let error = PortsError::Program(ProgramError::NoDevice {
             ifname: "eth1".into(),
             source: nix::Error::ENODEV,
         });

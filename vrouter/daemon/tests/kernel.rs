@@ -43,7 +43,7 @@ fn main() {
     // Where nothing may be skipped, a test that can't run is to fail.
     let all = std::env::var_os("WEIR_REQUIRE_ALL").is_some_and(|value| value != "0");
     let runs = all || nix::unistd::geteuid().is_root();
-    let tests: [(&str, Test); 22] = [
+    let tests: [(&str, Test); 23] = [
         ("containers_of_a_network_reach_each_other", containers_of_a_network_reach_each_other),
         ("bulk_transfer_keeps_the_containers_offloads", bulk_transfer_keeps_offloads),
         ("every_packet_of_a_flood_is_accounted_for", every_packet_of_a_flood_is_accounted_for),
@@ -70,6 +70,10 @@ fn main() {
         (
             "uplink_without_packet_buffers_is_refused",
             faults::uplink_without_packet_buffers_is_refused,
+        ),
+        (
+            "what_is_wrong_with_an_uplink_is_said_and_nothing_removed",
+            faults::what_is_wrong_with_an_uplink_is_said_and_nothing_removed,
         ),
         ("flooding_container_gets_its_limit", faults::flooding_container_gets_its_limit),
         (
@@ -432,7 +436,7 @@ fn wrong_requests_are_refused() {
     assert_eq!(add(5, "wrh5", v1::PortKind::Uplink).code(), tonic::Code::AlreadyExists);
     assert_eq!(add(0, "wrh5", container).code(), tonic::Code::InvalidArgument);
     let lo = add(9, "lo", v1::PortKind::Uplink);
-    assert!(lo.message().contains("attaching XDP to lo"), "{}", lo.message());
+    assert!(lo.message().contains("lo has no native XDP"), "{}", lo.message());
     // What is there already is no mistake, and neither is removing what is not.
     pair.engine.add_container(&pair.node, &pair.a);
     let remove = v1::RemovePortRequest { port: 4000, more: Vec::new() };

@@ -140,6 +140,48 @@ pub(crate) fn uplink_without_packet_buffers_is_refused() {
     assert!(!node.must("ip -d link show up1").contains("xdp"));
 }
 
+pub(crate) fn what_is_wrong_with_an_uplink_is_said_and_nothing_removed() {
+    let node = Namespace::new();
+    node.must("ip link set lo up");
+    node.must("ip link add up0 type veth peer name far0");
+    let object = std::env::temp_dir().join(format!("wt-foreign-{}.o", std::process::id()));
+    let source = object.with_extension("c");
+    let program = "__attribute__((section(\"xdp\"))) int watch(void *frame) { return 2; }";
+    std::fs::write(&source, program).unwrap();
+    let (from, to) = (source.display(), object.display());
+    node.must(&format!("clang -target bpf -O2 -g -c {from} -o {to}"));
+    node.must(&format!("ip link set dev up0 xdp obj {to} sec xdp"));
+    let programs = || node.must("ip -d link show up0");
+    let foreign = programs();
+    assert!(foreign.contains("xdp"), "{foreign}");
+    let engine = Engine::start(&node, &[]);
+    let refused = |name: &str| {
+        let name = name.to_owned();
+        let kind = v1::PortKind::Uplink.into();
+        let request = v1::AddPortRequest { port: 1, name, kind, ..Default::default() };
+        let refused = engine.refusal(|mut c| async move { c.add_port(request).await });
+        assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused:?}");
+        refused.message().to_owned()
+    };
+    let said = refused("up0");
+    assert!(said.contains("ip link set dev up0 xdp off"), "{said}");
+    assert_eq!(programs(), foreign);
+    let said = refused("lo");
+    assert!(said.contains("the driver of lo has no native XDP"), "{said}");
+    // In shared mode it is nobody's way.
+    engine.add_port(v1::AddPortRequest {
+        port: 1,
+        name: "up0".into(),
+        kind: v1::PortKind::Uplink.into(),
+        uplink_mode: v1::UplinkMode::Shared.into(),
+        ..Default::default()
+    });
+    assert_eq!(programs(), foreign);
+    for made in [source, object] {
+        std::fs::remove_file(made).unwrap();
+    }
+}
+
 /// Two pairs of containers: flooder and sink, victim and server.
 struct Crowd {
     engine: Engine,
