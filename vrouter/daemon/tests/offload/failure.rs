@@ -120,7 +120,9 @@ pub(super) fn ha_3_a_thousand_offloaded_connections_outlive_the_engine() {
     let overflown = overflown(&pair);
     let lost = sent - received;
     eprintln!("{connected} connections, {sent} datagrams, {lost} lost, {overflown} by the socket");
-    assert_eq!(lost, overflown);
+    // While the engine is away nothing is lost. Taking a port over may lose a moment's packets: of the
+    // 10 ms that the criterion allows each time, one here.
+    assert!(lost - overflown <= u64::from(per_second) / 1000 * 2, "{lost} lost");
 }
 
 /// Whether a datagram gets there.
