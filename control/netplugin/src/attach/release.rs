@@ -31,6 +31,10 @@ const FENCE_TIMEOUT: Duration = Duration::from_secs(3);
 /// them.
 const DELS_AT_ONCE: usize = 256;
 
+/// How many endpoints are deleted by one request: of each go the endpoint and two addresses, and an etcd
+/// takes 128 operations at once unless told otherwise.
+const DELETES_AT_ONCE: usize = 32;
+
 /// How much of an attachment is undone.
 #[derive(Debug)]
 pub(crate) enum Released {
@@ -138,12 +142,20 @@ async fn release_behind(
 /// Has netmaster free the addresses; what became of each.
 async fn free(node: &Node, rows: &[Attachment]) -> Vec<Result<(), MasterError>> {
     let ids: Vec<String> = rows.iter().map(|row| row.id.to_string()).collect();
-    if ids.len() > 1 && node.master.delete_endpoints(&ids).await.is_ok() {
+    let mut freed = Vec::new();
+    for some in ids.chunks(DELETES_AT_ONCE) {
+        freed.extend(free_some(node, some).await);
+    }
+    freed
+}
+
+async fn free_some(node: &Node, ids: &[String]) -> Vec<Result<(), MasterError>> {
+    if ids.len() > 1 && node.master.delete_endpoints(ids).await.is_ok() {
         return ids.iter().map(|_| Ok(())).collect();
     }
     // One of many that is not there refuses all.
     let mut freed = Vec::new();
-    for id in &ids {
+    for id in ids {
         let outcome = node.master.delete_endpoint(id).await;
         if let Err(error) = &outcome {
             warn!(id, %error, "netmaster does not know of the DEL yet; telling it later");
