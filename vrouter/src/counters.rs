@@ -72,7 +72,7 @@ pub(crate) struct PortCounters {
 }
 
 /// Which tier of the lookup decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tier {
     /// T1, the exact cache.
     Exact,

@@ -181,6 +181,11 @@ impl Node {
         self.start(daemon)
     }
 
+    /// Flags of a daemon beside its own, from its next start on, instead of those given before.
+    pub fn set_args(&mut self, daemon: Daemon, args: &[&str]) {
+        self.extra_args.insert(daemon, args.iter().map(|arg| (*arg).to_owned()).collect());
+    }
+
     fn launch(&mut self, daemon: Daemon, probe: impl Fn(&Self) -> Result<()>) -> Result<()> {
         if self.running.contains_key(&daemon) {
             bail!("{} runs already on {}", daemon.name(), self.name);

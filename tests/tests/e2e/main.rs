@@ -10,6 +10,7 @@ mod atomic;
 mod checksums;
 mod cni;
 mod control;
+mod crew;
 mod ctl;
 mod disk;
 mod dual;
@@ -99,6 +100,7 @@ fn main() -> ExitCode {
         offloads::tests,
         checksums::tests,
         work::tests,
+        crew::tests,
         ctl::tests,
         metrics::tests,
         files::tests,

@@ -37,6 +37,8 @@ const OFFLOAD_ORPHANED_S: u32 = 300;
 const OFFLOAD_ORPHANED_S_MAX: u32 = 86_400;
 const SFLOW_RATE: u32 = 400;
 const SFLOW_POLLING_S: u64 = 30;
+/// Trunks that the tc programs can tell apart.
+const WORKERS_MAX: usize = 64;
 
 /// Command line of vrouterd.
 #[derive(Debug, Parser)]
@@ -72,10 +74,10 @@ struct Options {
     /// Form of the log on stderr [default: text]
     #[arg(long, env = "WEIR_LOG_FORMAT", value_enum)]
     log_format: Option<LogFormat>,
-    /// CPU of the worker, which is then pinned to it
+    /// CPUs, a worker pinned to each: 0,2 or 0-3 [default: one worker, on any]
     #[arg(long, env = "WEIR_CPUS", value_name = "LIST")]
     cpus: Option<String>,
-    /// Packet buffers of 2 KiB [default: 8192]
+    /// Packet buffers of 2 KiB of each worker [default: 8192]
     #[arg(long, env = "WEIR_FRAMES", value_name = "N")]
     frames: Option<u32>,
     /// Whether packet buffers are on huge pages [default: auto]
@@ -196,7 +198,8 @@ pub(crate) struct Config {
     pub(crate) run_dir: PathBuf,
     pub(crate) log_level: LevelFilter,
     pub(crate) log_format: LogFormat,
-    pub(crate) cpu: Option<usize>,
+    /// A worker for each; none: one worker that is not pinned.
+    pub(crate) cpus: Vec<usize>,
     pub(crate) frames: u32,
     pub(crate) hugepages: HugePages,
     /// Of each container's port.
@@ -242,10 +245,12 @@ pub(crate) enum ConfigError {
     Syntax { path: PathBuf, source: toml::de::Error },
     #[error("--log-level {0:?}: want error, warn, info, debug or trace")]
     LogLevel(String),
-    #[error("--cpus {0:?}: want the number of a CPU")]
+    #[error("--cpus {0:?}: want numbers of CPUs and ranges of them, such as 0,2 or 0-3")]
     Cpus(String),
-    #[error("--cpus {0:?}: this version has one worker and takes one CPU")]
-    OneCpu(String),
+    #[error("--cpus {list:?}: CPU {cpu} is named twice; a worker needs one for itself")]
+    CpuTwice { list: String, cpu: usize },
+    #[error("--cpus {0:?}: want at most {WORKERS_MAX} CPUs, a worker has one")]
+    ManyCpus(String),
     #[error("--frames {0}: want {FRAMES_MIN} to {FRAMES_MAX}")]
     Frames(u32),
     #[error("--frames {0}: huge pages take multiples of {FRAMES_PER_HUGE_PAGE}")]
@@ -346,7 +351,7 @@ impl Options {
             run_dir: self.run_dir.unwrap_or_else(|| RUN_DIR.into()),
             log_level: level.parse().map_err(|_bad| ConfigError::LogLevel(level))?,
             log_format: self.log_format.unwrap_or(LogFormat::Text),
-            cpu: self.cpus.map(one_cpu).transpose()?,
+            cpus: self.cpus.map_or(Ok(Vec::new()), cpus)?,
             frames,
             hugepages,
             limits: Limits::new(
@@ -427,12 +432,33 @@ fn metrics(text: String) -> Result<Metrics, ConfigError> {
     text.parse().map(Metrics::At).map_err(|_not_an_address| ConfigError::Metrics(text))
 }
 
-fn one_cpu(list: String) -> Result<usize, ConfigError> {
-    match list.parse() {
-        Ok(cpu) => Ok(cpu),
-        Err(_) if list.contains([',', '-']) => Err(ConfigError::OneCpu(list)),
-        Err(_) => Err(ConfigError::Cpus(list)),
+impl Config {
+    /// How many workers there are.
+    pub(crate) fn workers(&self) -> u16 {
+        self.cpus.len().max(1) as u16
     }
+}
+
+/// Numbers and ranges, separated by commas.
+fn cpus(list: String) -> Result<Vec<usize>, ConfigError> {
+    let mut all = Vec::new();
+    for part in list.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (Ok(first), Ok(last)) = (first.parse::<usize>(), last.parse::<usize>()) else {
+            return Err(ConfigError::Cpus(list));
+        };
+        if first > last {
+            return Err(ConfigError::Cpus(list));
+        }
+        if last - first >= WORKERS_MAX || all.len() + (last - first) >= WORKERS_MAX {
+            return Err(ConfigError::ManyCpus(list));
+        }
+        if let Some(cpu) = (first..=last).find(|cpu| all.contains(cpu)) {
+            return Err(ConfigError::CpuTwice { list, cpu });
+        }
+        all.extend(first..=last);
+    }
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -453,7 +479,7 @@ mod tests {
         let config = resolve("", &[]).unwrap();
         assert_eq!(config.run_dir, Path::new("/run/weir"));
         assert_eq!((config.frames, config.hugepages), (8192, HugePages::Auto));
-        assert_eq!((config.cpu, config.sflow), (None, None));
+        assert_eq!((config.cpus.len(), config.workers(), config.sflow), (0, 1, None));
         assert_eq!(config.limits, Limits::new(200_000, 2_500, 50_000));
         let FlowBounds { connections, port_connections, port_new_flows, pickup_seconds, .. } =
             config.flows;
@@ -461,6 +487,13 @@ mod tests {
         assert_eq!((connections, port_connections), (1_048_576, 131_072));
         assert_eq!((port_new_flows, pickup_seconds), (50_000, 30));
         assert_eq!(config.log_level, LevelFilter::INFO);
+    }
+
+    #[test]
+    fn cpus_are_numbers_and_ranges() {
+        let cpus = |list| resolve("", &["--cpus", list]).unwrap().cpus;
+        assert_eq!((cpus("3"), cpus("0,2-4,1")), (vec![3], vec![0, 2, 3, 4, 1]));
+        assert_eq!(resolve("cpus = \"1-2\"", &[]).unwrap().workers(), 2);
     }
 
     #[test]
@@ -533,9 +566,11 @@ mod tests {
     #[test]
     fn wrong_values_name_their_flag() {
         for (arguments, text) in [
-            (&["--cpus", "0,1"][..], "--cpus \"0,1\": this version has one worker"),
-            (&["--cpus", "0-1"], "--cpus \"0-1\": this version has one worker"),
-            (&["--cpus", "x"], "--cpus \"x\": want the number of a CPU"),
+            (&["--cpus", "0,1,0"][..], "--cpus \"0,1,0\": CPU 0 is named twice"),
+            (&["--cpus", "0-64"], "--cpus \"0-64\": want at most 64 CPUs"),
+            (&["--cpus", "3-1"], "--cpus \"3-1\": want numbers of CPUs"),
+            (&["--cpus", "0,"], "--cpus \"0,\": want numbers of CPUs"),
+            (&["--cpus", "x"], "--cpus \"x\": want numbers of CPUs"),
             (&["--frames", "100"], "--frames 100: want 4096 to 65536"),
             (&["--frames", "4100", "--hugepages", "on"], "--frames 4100: huge pages"),
             (&["--connections", "0"], "--connections 0: want 1 to 67108864"),

@@ -1,4 +1,4 @@
-//! Traces of real packets for one client at a time: the worker walks the tables a second time for
+//! Traces of real packets for one client at a time: a worker walks the tables a second time for
 //! each packet it shows, which is not to be multiplied by whoever asks.
 
 use std::sync::Arc;
@@ -6,17 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use afxdp::XskIo;
 use crossbeam::queue::ArrayQueue;
 use datapath_api::v1;
 use flowtable::text::FlowSpec;
 use tokio::sync::mpsc::Sender;
 use tonic::Status;
-use vrouter::{LiveTrace, Worker, WorkerGone, WorkerHandle};
+use vrouter::{LiveTrace, Worker, WorkerGone};
 
+use crate::crew::Crew;
 use crate::explain;
 
-/// Packets shown by the worker that wait here; while there is no room, it shows none.
+/// Packets shown by workers that wait here; while there is no room, they show none.
 const SHOWN: usize = 256;
 /// How often they are taken on to the client.
 const TAKE: Duration = Duration::from_millis(20);
@@ -41,27 +41,30 @@ pub(crate) struct Seat {
 
 impl Seat {
     /// The seat, for as long as the result lives; `None`: somebody has it.
-    pub(crate) fn take(&self, worker: WorkerHandle<XskIo>) -> Option<Watcher> {
+    pub(crate) fn take(&self, crew: Crew) -> Option<Watcher> {
         let free = !self.taken.swap(true, Ordering::Acquire);
         let queue = Arc::new(ArrayQueue::new(SHOWN));
-        free.then(|| Watcher { worker, seat: self.clone(), queue })
+        free.then(|| Watcher { crew, seat: self.clone(), queue })
     }
 }
 
 /// A client on the seat.
 #[derive(Debug)]
 pub(crate) struct Watcher {
-    worker: WorkerHandle<XskIo>,
+    crew: Crew,
     seat: Seat,
     queue: Arc<ArrayQueue<LiveTrace>>,
 }
 
 impl Watcher {
-    /// From its return on the worker shows packets.
+    /// From its return on workers show packets; together they may show more than `limit`.
     pub(crate) fn start(&self, spec: FlowSpec, limit: u32) -> Result<(), WorkerGone> {
         let count = if limit == 0 { u32::MAX } else { limit };
         let queue = Arc::clone(&self.queue);
-        self.worker.call(move |worker| worker.watch(spec, count, queue))
+        let watch = move |worker: &mut Worker<_>| {
+            worker.watch(spec.clone(), count, Arc::clone(&queue));
+        };
+        self.crew.call(watch).map(drop)
     }
 
     /// Takes packets on until the client has enough or has left. Blocks.
@@ -96,8 +99,8 @@ impl Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        // Fails when the worker has ended, which shows nothing either.
-        self.worker.call(Worker::unwatch).ok();
+        // Fails when a worker has ended, which shows nothing either.
+        self.crew.call(Worker::unwatch).ok();
         self.seat.taken.store(false, Ordering::Release);
     }
 }

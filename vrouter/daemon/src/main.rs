@@ -5,6 +5,7 @@
 //! process starts with empty tables and no ports, and netplugin gives it both.
 
 mod config;
+mod crew;
 mod droplog;
 mod events;
 mod explain;
@@ -169,7 +170,7 @@ async fn serve(
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = reload.recv() => reload_config(plane),
-            () = plane.trunk_lost.notified() => anyhow::bail!("the trunk wr-t0.0 was removed"),
+            () = plane.trunk_lost.notified() => anyhow::bail!("a trunk wr-t0.N was removed"),
         }
     }
     tracing::info!("ending");

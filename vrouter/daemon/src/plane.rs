@@ -2,22 +2,21 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use afxdp::{AttachError, IoError, XskIo};
 use flowtable::hot::HotTable;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use offload::{FlowLimits, Offload, OffloadError};
-use packet_io::{PacketIo as _, QueueId, Wake};
+use packet_io::{PacketIo, QueueId, Wake};
 use tokio::sync::Notify;
-use vrouter::{Engine, EngineConfig, HotKeeper, HotLimits, Offloading, Worker};
+use vrouter::{Engine, EngineConfig, HotKeeper, HotLimits, Offloading};
 
 use crate::config::{Config, OffloadConfig, SflowConfig, Switch};
+use crate::crew::{self, Crew};
 use crate::droplog::DropLog;
 use crate::events::Events;
 use crate::export;
@@ -27,10 +26,7 @@ use crate::rpc::Service;
 use crate::sockets::Sockets;
 use crate::tables::Tables;
 use crate::trunk::{self, Opened, Trunk, TrunkError};
-use crate::underlay::{WatchedTrunk, Watcher};
-
-/// The worker's number in the tc programs; this version has one.
-pub(crate) const WORKER: u16 = 0;
+use crate::underlay::{WatchedTrunks, Watcher};
 
 /// The strongest.
 const FIRST_NICE: i32 = -20;
@@ -42,14 +38,16 @@ pub(crate) enum StartError {
     Trunk(#[from] TrunkError),
     #[error("the tc programs")]
     Offload(#[from] OffloadError),
-    #[error("the worker's I/O")]
+    #[error("a worker's I/O")]
     Io(#[from] IoError),
-    #[error("the worker's socket")]
+    #[error("a worker's socket")]
     Attach(#[from] AttachError),
     #[error("--cpus {cpu}")]
     Pin { cpu: usize, source: nix::Error },
     #[error("thread {name}")]
-    Thread { name: &'static str, source: io::Error },
+    Thread { name: String, source: io::Error },
+    #[error("there are not as many trunks as workers")]
+    Workers,
     #[error("an event descriptor")]
     Event(#[source] nix::Error),
     #[error("watching the kernel")]
@@ -60,34 +58,37 @@ pub(crate) enum StartError {
 #[derive(Debug)]
 pub(crate) struct Plane {
     pub(crate) service: Service,
-    /// Somebody has removed the trunk: no container is reached any more.
+    /// Somebody has removed a trunk: its worker reaches no container any more.
     pub(crate) trunk_lost: Arc<Notify>,
     sflow: Sender<export::Change>,
     stop: Arc<AtomicBool>,
-    waker: Arc<dyn Wake>,
+    wakers: Vec<Arc<dyn Wake>>,
     threads: Vec<JoinHandle<()>>,
     // Last: the devices go when nobody uses them any more.
-    _trunk: Trunk,
+    _trunks: Vec<Trunk>,
 }
 
 impl Plane {
     pub(crate) fn start(config: &Config) -> Result<Self, StartError> {
         let started = Instant::now();
-        let (Opened { trunk, umem, queue }, offload) = devices(config)?;
+        let (opened, offload) = devices(config)?;
         tracing::debug!(ms = started.elapsed().as_millis(), "devices and programs");
-        offload.attach_trunk(trunk.ifindex())?;
-        offload.set_trunk(WORKER, trunk.ifindex())?;
-
+        let umem = opened[0].umem.clone();
         let seed = RandomState::new().hash_one(0);
         let engine = Engine::new(engine_config(config, seed));
-        let mut io = XskIo::new(umem.clone())?;
-        let waker = io.waker();
-        io.attach(QueueId::TRUNK, queue)?;
-        let (worker, handle) = engine.worker(io);
+        let (trunks, ios) = workers_io(opened, &offload)?;
+        let wakers = ios.iter().map(PacketIo::waker).collect();
+        let made = engine.workers(ios).ok_or(StartError::Workers)?;
+        let (workers, handles): (Vec<_>, Vec<_>) = made.into_iter().unzip();
+        let crew = Crew::new(handles, &config.cpus);
         tracing::debug!(ms = started.elapsed().as_millis(), "engine");
 
         let stop = Arc::new(AtomicBool::new(false));
-        let mut threads = vec![start_worker(worker, config.cpu, &stop)?];
+        let mut threads = Vec::new();
+        for (number, worker) in workers.into_iter().enumerate() {
+            let cpu = config.cpus.get(number).copied();
+            threads.push(crew::start((number, worker), cpu, started, &stop)?);
+        }
         if let Some(slow) = engine.slow_path() {
             let stop = Arc::clone(&stop);
             threads.push(spawn("slow", move || slow.run(&stop))?);
@@ -102,14 +103,17 @@ impl Plane {
         let parts = Parts {
             engine: engine.clone(),
             offload: Arc::clone(&offload),
-            sockets: Sockets::new(handle.clone(), umem),
+            sockets: Sockets::new(crew.clone(), umem),
             events: events.clone(),
-            trunk: trunk.ifindex(),
+            trunks: trunks.iter().map(Trunk::ifindex).collect(),
             limits: config.limits,
         };
         let ports = Arc::new(Ports::new(parts));
         let trunk_lost = Arc::new(Notify::new());
-        let watched = WatchedTrunk { ifindex: trunk.ifindex(), lost: Arc::clone(&trunk_lost) };
+        let watched = WatchedTrunks {
+            ifindexes: trunks.iter().map(Trunk::ifindex).collect(),
+            lost: Arc::clone(&trunk_lost),
+        };
         let mut watcher = Watcher::new(Arc::clone(&tables), Arc::clone(&ports), watched)?;
         threads.push(spawn("netlink", {
             let stop = Arc::clone(&stop);
@@ -125,18 +129,8 @@ impl Plane {
         })?);
         let sflow = start_export(&engine)?;
         let live = Seat::default();
-        let service = Service {
-            engine,
-            worker: handle,
-            offload,
-            tables,
-            ports,
-            events,
-            drops,
-            live,
-            cpu: config.cpu,
-        };
-        let plane = Self { service, trunk_lost, sflow, stop, waker, threads, _trunk: trunk };
+        let service = Service { engine, crew, offload, tables, ports, events, drops, live };
+        let plane = Self { service, trunk_lost, sflow, stop, wakers, threads, _trunks: trunks };
         plane.set_sflow(config.sflow);
         Ok(plane)
     }
@@ -157,16 +151,41 @@ fn start_export(engine: &Engine) -> Result<Sender<export::Change>, StartError> {
     Ok(sender)
 }
 
-/// The trunk and the programs, made at the same time: both wait for the kernel.
-fn devices(config: &Config) -> Result<(Opened, Arc<Offload>), StartError> {
+/// The trunks and the programs, made at the same time: all wait for the kernel.
+fn devices(config: &Config) -> Result<(Vec<Opened>, Arc<Offload>), StartError> {
+    trunk::remove_leftovers()?;
+    let workers = config.workers();
     let (opened, offload) = thread::scope(|scope| {
         let flows = flow_limits(config.offload);
         let offload = scope.spawn(move || Offload::load(flows));
-        let opened = Trunk::open(config.frames, config.hugepages);
-        let offload = offload.join().unwrap_or_else(|p| std::panic::resume_unwind(p));
-        (opened, offload)
+        let open = |number| move || Trunk::open(number, config.frames, config.hugepages);
+        let trunks: Vec<_> = (0..workers).map(|number| scope.spawn(open(number))).collect();
+        let opened = trunks.into_iter().map(joined).collect::<Result<Vec<_>, _>>();
+        (opened, joined(offload))
     });
     Ok((opened?, Arc::new(offload?)))
+}
+
+fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Gives each worker its end of its trunk, and its share of the buckets of flows.
+fn workers_io(
+    opened: Vec<Opened>,
+    offload: &Offload,
+) -> Result<(Vec<Trunk>, Vec<XskIo>), StartError> {
+    let (mut trunks, mut ios) = (Vec::new(), Vec::new());
+    for (number, Opened { trunk, umem, queue }) in (0..).zip(opened) {
+        offload.attach_trunk(trunk.ifindex())?;
+        offload.set_trunk(number, trunk.ifindex())?;
+        let mut io = XskIo::new(umem)?;
+        io.attach(QueueId::TRUNK, queue)?;
+        trunks.push(trunk);
+        ios.push(io);
+    }
+    offload.spread(ios.len() as u16)?;
+    Ok((trunks, ios))
 }
 
 const fn flow_limits(config: OffloadConfig) -> FlowLimits {
@@ -205,6 +224,7 @@ fn engine_config(config: &Config, seed: u64) -> EngineConfig {
     let flows = config.flows;
     EngineConfig {
         seed,
+        workers: config.workers(),
         connections: flows.connections as usize,
         tenant_connections: (flows.connections / 2).max(1),
         port_connections: flows.port_connections,
@@ -218,7 +238,7 @@ fn engine_config(config: &Config, seed: u64) -> EngineConfig {
 impl Drop for Plane {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        self.waker.wake();
+        self.wakers.iter().for_each(|waker| waker.wake());
         self.service.tables.notify();
         for thread in self.threads.drain(..) {
             thread.thread().unpark();
@@ -229,40 +249,15 @@ impl Drop for Plane {
     }
 }
 
-fn start_worker(
-    mut worker: Worker<XskIo>,
-    cpu: Option<usize>,
-    stop: &Arc<AtomicBool>,
-) -> Result<JoinHandle<()>, StartError> {
-    let (pinned, result) = mpsc::sync_channel(1);
-    let stop = Arc::clone(stop);
-    let thread = spawn("worker-0", move || {
-        let outcome = cpu.map_or(Ok(()), pin);
-        let failed = outcome.is_err();
-        // The starting thread waits for it.
-        pinned.send(outcome).ok();
-        if !failed {
-            prefer("worker-0");
-            let started = Instant::now();
-            worker.run(move || started.elapsed().as_nanos() as u64, &stop);
-        }
-    })?;
-    match result.recv() {
-        Ok(Err(source)) => Err(StartError::Pin { cpu: cpu.unwrap_or_default(), source }),
-        // The thread sends before it does anything that can panic.
-        Ok(Ok(())) | Err(_) => Ok(thread),
-    }
-}
-
 /// Which frames are where is unknown after a panic of the worker: better none forwarded than some
 /// to the wrong place. Without one of the other threads an engine looks healthy and is not. Whoever
 /// started this process starts it again.
-struct AbortOnPanic(&'static str);
+struct AbortOnPanic(String);
 
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if thread::panicking() {
-            tracing::error!(thread = self.0, "a thread has panicked");
+            tracing::error!(thread = %self.0, "a thread has panicked");
             std::process::abort();
         }
     }
@@ -271,26 +266,21 @@ impl Drop for AbortOnPanic {
 /// This thread goes first. While a worker waits for a CPU, its rings overflow with everybody's packets;
 /// it sleeps when it has none (decision 0023). While the one that follows the kernel waits, an uplink
 /// without a link stays in use (decision 0031).
-fn prefer(thread: &'static str) {
+pub(crate) fn prefer(thread: &str) {
     if let Err(error) = rustix::process::setpriority_process(None, FIRST_NICE) {
         tracing::warn!(%error, thread, "no priority over other programs: it will be late");
     }
 }
 
-fn pin(cpu: usize) -> Result<(), nix::Error> {
-    let mut set = CpuSet::new();
-    set.set(cpu)?;
-    sched_setaffinity(Pid::from_raw(0), &set)
-}
-
-fn spawn(
-    name: &'static str,
+pub(crate) fn spawn(
+    name: &str,
     f: impl FnOnce() + Send + 'static,
 ) -> Result<JoinHandle<()>, StartError> {
+    let guard = AbortOnPanic(name.to_owned());
     let guarded = move || {
-        let _guard = AbortOnPanic(name);
+        let _guard = guard;
         f();
     };
     let thread = thread::Builder::new().name(name.to_owned()).spawn(guarded);
-    thread.map_err(|source| StartError::Thread { name, source })
+    thread.map_err(|source| StartError::Thread { name: name.to_owned(), source })
 }

@@ -166,8 +166,8 @@ pub(crate) struct Parts {
     pub(crate) offload: Arc<Offload>,
     pub(crate) sockets: Sockets,
     pub(crate) events: Events,
-    /// Interface index of the trunk.
-    pub(crate) trunk: u32,
+    /// Interface indexes of the trunks.
+    pub(crate) trunks: Vec<u32>,
     /// What each container may send.
     pub(crate) limits: Limits,
 }
@@ -230,7 +230,7 @@ impl Ports {
     ) -> Result<(), PortsError> {
         for name in new.devices() {
             let Some(link) = netlink.link_by_name(name)? else { continue };
-            if link.index == self.parts.trunk {
+            if self.parts.trunks.contains(&link.index) {
                 return Err(PortsError::Trunk { port: new.id, name: link.name });
             }
             let taken = open.iter().find(|(id, o)| **id != new.id && o.has(link.index));
@@ -370,8 +370,10 @@ impl Ports {
     /// Puts back the programs that all depend on: without the trunk's nothing reaches a container.
     pub(crate) fn restore_programs(&self) -> Result<(), PortsError> {
         let open = self.lock();
-        if self.parts.offload.restore_trunk(self.parts.trunk)? {
-            tracing::warn!("the trunk's tc program was removed; it is back");
+        for ifindex in &self.parts.trunks {
+            if self.parts.offload.restore_trunk(*ifindex)? {
+                tracing::warn!(ifindex, "the trunk's tc program was removed; it is back");
+            }
         }
         open.values().filter_map(Open::uplink).try_for_each(|uplink| uplink.restore(&self.parts))
     }
@@ -388,10 +390,10 @@ impl Ports {
         uplinks.find(|uplink| uplink.has(ifindex)).map(Uplink::active)
     }
 
-    /// Name of the device that a queue is on; empty when it has just been closed.
-    pub(crate) fn device_of(&self, queue: QueueId) -> String {
+    /// Name of the device that a queue of a worker is on; empty when it has just been closed.
+    pub(crate) fn device_of(&self, worker: u16, queue: QueueId) -> String {
         if queue == QueueId::TRUNK {
-            return trunk::FAR.to_owned();
+            return trunk::far(worker);
         }
         let open = self.lock();
         let mut uplinks = open.values().filter_map(Open::uplink);

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use afxdp::{ProgramError, XskIo, XskStats};
+use afxdp::{ProgramError, XskStats};
 use datapath_api::convert::{ConvertError, Field, ip_from_proto, ops_from_proto};
 use datapath_api::v1;
 use datapath_api::v1::datapath_server::Datapath;
@@ -20,15 +20,15 @@ use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Request, Response, Status};
-use vrouter::{Engine, Offloading, PortSpec, WorkerHandle};
+use vrouter::{Engine, Offloading, PortSpec};
 
+use crate::crew::Crew;
 use crate::droplog::DropLog;
 use crate::events::Events;
 use crate::explain;
 use crate::flows::{self, CachedFlow, FlowFilter};
 use crate::listing::{self, ConnFilter, EntryFilter, Tenants};
 use crate::live::{Bounds, Seat, Watcher};
-use crate::plane::WORKER;
 use crate::ports::{NewKind, NewPort, Ports, PortsError};
 use crate::tables::Tables;
 use crate::trunk;
@@ -50,15 +50,13 @@ const STANDBY_MAX: usize = 3;
 #[derive(Debug, Clone)]
 pub(crate) struct Service {
     pub(crate) engine: Engine,
-    pub(crate) worker: WorkerHandle<XskIo>,
+    pub(crate) crew: Crew,
     pub(crate) offload: Arc<Offload>,
     pub(crate) tables: Arc<Tables>,
     pub(crate) ports: Arc<Ports>,
     pub(crate) events: Events,
     pub(crate) drops: DropLog,
     pub(crate) live: Seat,
-    /// That the worker is pinned to.
-    pub(crate) cpu: Option<usize>,
 }
 
 #[tonic::async_trait]
@@ -271,8 +269,8 @@ impl Service {
             }
             v1::ListKind::Flows => {
                 let spec = self.filter_spec(&request.filter)?;
-                let flows = self.worker.call(|worker| worker.flows());
-                let flows = flows.map_err(|e| status(Code::Internal, &e))?;
+                let flows = self.crew.call(|worker| worker.flows());
+                let flows = flows.map_err(|e| status(Code::Internal, &e))?.concat();
                 let tenants = Tenants::new(&self.engine.entries());
                 let filter = FlowFilter { spec, vrf: request.vrf, limit };
                 let flows = CachedFlow::join(flows, &self.engine.offloaded(), |key| {
@@ -295,15 +293,16 @@ impl Service {
         }
     }
 
-    /// What the worker does; waits for it to look up from its packets.
+    /// What the workers do; waits for each to look up from its packets.
     pub(crate) fn working(&self) -> Result<v1::WorkersReply, Status> {
-        let io = self.worker.call(IoState::read).map_err(|e| status(Code::Internal, &e))?;
-        let io = io.map_err(|e| status(Code::Internal, &e))?;
-        let device = &|queue| self.ports.device_of(queue);
-        let workers = self.engine.work();
-        let workers =
-            workers.iter().map(|done| work::worker((WORKER, self.cpu), done, &io, device));
-        Ok(v1::WorkersReply { workers: workers.collect() })
+        let states = self.crew.call(IoState::read).map_err(|e| status(Code::Internal, &e))?;
+        let works = self.engine.work();
+        let workers = (0..).zip(states).zip(&works).map(|((id, io), work)| {
+            let io = io.map_err(|e| status(Code::Internal, &e))?;
+            let device = |queue| self.ports.device_of(id, queue);
+            Ok(work::worker((id, self.crew.cpu(id)), work, &io, device))
+        });
+        Ok(v1::WorkersReply { workers: workers.collect::<Result<_, Status>>()? })
     }
 
     pub(crate) fn counted(&self) -> Result<v1::CountersReply, Status> {
@@ -333,9 +332,10 @@ impl Service {
 
     pub(crate) fn dropped(&self) -> Result<v1::DropsReply, Status> {
         let mut kernel = self.offload.total_drops().map_err(|e| status(Code::Internal, &e))?;
-        let sockets = self.worker.call(|worker| worker.io_mut().statistics());
+        let sockets = self.crew.call(|worker| worker.io_mut().statistics());
         let sockets = sockets.map_err(|e| status(Code::Internal, &e))?;
-        let mut sockets = sockets.map_err(|e| status(Code::Internal, &e))?;
+        let sockets = sockets.into_iter().collect::<Result<Vec<_>, _>>();
+        let mut sockets = sockets.map_err(|e| status(Code::Internal, &e))?.concat();
         sockets.extend(self.ports.retired_stats());
         kernel.extend(socket_drops(&sockets));
         Ok(listing::drops(self.engine.drops(), &kernel))
@@ -364,8 +364,10 @@ impl Service {
             return Ok(explain::imagined(trace, None, bytes));
         }
         let trace = self.engine.trace(in_port, &frame);
-        let tier = self.worker.call(move |worker| worker.tier(in_port, &frame));
-        let tier = tier.map_err(|e| status(Code::Internal, &e))?;
+        let tiers = self.crew.call(move |worker| worker.tier(in_port, &frame));
+        let tiers = tiers.map_err(|e| status(Code::Internal, &e))?;
+        // Its flow is in the cache of the worker that meets it.
+        let tier = tiers.into_iter().flatten().min();
         Ok(explain::imagined(trace, tier, bytes))
     }
 
@@ -383,7 +385,7 @@ impl Service {
                 "another client watches live packets, and one may at a time: try later",
             )
         };
-        let watcher = self.live.take(self.worker.clone()).ok_or_else(taken)?;
+        let watcher = self.live.take(self.crew.clone()).ok_or_else(taken)?;
         watcher.start(spec, request.limit).map_err(|e| status(Code::Internal, &e))?;
         Ok(watcher)
     }

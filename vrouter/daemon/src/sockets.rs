@@ -1,13 +1,14 @@
-//! The `AF_XDP` sockets of dedicated uplinks: opening them on the worker, and giving them back.
+//! The `AF_XDP` sockets of dedicated uplinks: opening them on the first worker, and giving them back.
+//! The other workers send what leaves there over their trunks (decision 0029).
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use afxdp::{ProgramKind, RING_SIZE, Umem, XdpProgram, XskIo, XskQueue, XskStats};
+use afxdp::{ProgramKind, RING_SIZE, Umem, XdpProgram, XskQueue, XskStats};
 use flowtable::ids::PortId;
 use packet_io::QueueId;
-use vrouter::WorkerHandle;
 
+use crate::crew::Crew;
 use crate::ports::PortsError;
 
 /// A device's program and the worker's queue that it feeds. Dropping it takes the program off; the
@@ -21,7 +22,7 @@ pub(crate) struct Direct {
 /// All of them, the trunk's apart.
 #[derive(Debug)]
 pub(crate) struct Sockets {
-    worker: WorkerHandle<XskIo>,
+    crew: Crew,
     umem: Umem,
     used: Mutex<BTreeSet<QueueId>>,
     /// What the kernel counted on sockets that are closed.
@@ -29,8 +30,9 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    pub(crate) fn new(worker: WorkerHandle<XskIo>, umem: Umem) -> Self {
-        Self { worker, umem, used: Mutex::default(), retired: Mutex::default() }
+    /// `umem` is the first worker's.
+    pub(crate) fn new(crew: Crew, umem: Umem) -> Self {
+        Self { crew, umem, used: Mutex::default(), retired: Mutex::default() }
     }
 
     /// Opens a device for a port. The program passes everything to the host until it is told what to
@@ -51,23 +53,28 @@ impl Sockets {
         }
         let socket = XskQueue::open(&self.umem, device, 0)?;
         program.set_socket(0, socket.fd())?;
-        self.worker.call(move |worker| worker.io_mut().attach(queue, socket))??;
+        self.crew.first().call(move |worker| worker.io_mut().attach(queue, socket))??;
         Ok(Direct { program, queue })
     }
 
     /// Closes the queue of a device whose program is off.
     pub(crate) fn close(&self, queue: QueueId) -> Result<(), PortsError> {
-        let detached = self.worker.call(move |w| w.io_mut().detach(queue))?;
+        let detached = self.crew.first().call(move |w| w.io_mut().detach(queue))?;
         if let Some(detached) = detached {
             if let Ok(stats) = detached.statistics() {
                 self.retire(queue, stats);
             }
             // Closing waits for the kernel: here, not on the worker.
             let closed = detached.close();
-            self.worker.call(move |w| w.io_mut().reclaim(closed))?;
+            self.crew.first().call(move |w| w.io_mut().reclaim(closed))?;
         }
         self.used().remove(&queue);
         Ok(())
+    }
+
+    /// Some workers have no socket on any uplink, and use the trunk.
+    pub(crate) fn are_shared(&self) -> bool {
+        self.crew.len() > 1
     }
 
     /// What the kernel counted on sockets that are closed.

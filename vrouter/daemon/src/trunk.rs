@@ -13,10 +13,10 @@ use netdev::{Arp, Netlink, VethSpec, set_disable_ipv6};
 
 use crate::config::HugePages;
 
-/// This namespace's end.
-const NEAR: &str = "wr-t0.0";
-/// The worker's end.
-pub(crate) const FAR: &str = "wr-t1.0";
+/// This namespace's ends, by the number of the worker.
+const NEAR: &str = "wr-t0.";
+/// The workers' ends.
+const FAR: &str = "wr-t1.";
 /// A 1,500 byte packet with its own tag and the port's is 1,508; the rest is room. Above 1,646 a
 /// frame does not fit a packet buffer any more.
 const MTU: u32 = 1600;
@@ -32,8 +32,8 @@ pub(crate) enum TrunkError {
     Link(#[from] netdev::Error),
     #[error("the worker's network namespace has no lo")]
     NoLoopback,
-    #[error("the trunk lost {FAR}")]
-    NoFarEnd,
+    #[error("the trunk lost {0}")]
+    NoFarEnd(String),
     #[error("the trunk's offloads")]
     Offloads(#[from] ethtool::Error),
     #[error("the trunk's IPv6")]
@@ -64,19 +64,24 @@ pub(crate) struct Opened {
 }
 
 impl Trunk {
-    pub(crate) fn open(frames: u32, hugepages: HugePages) -> Result<Opened, TrunkError> {
+    /// That of worker `number`, with packet buffers of its own.
+    pub(crate) fn open(
+        number: u16,
+        frames: u32,
+        hugepages: HugePages,
+    ) -> Result<Opened, TrunkError> {
         let namespace = netdev::Namespace::anonymous()?;
         let netlink = Netlink::open()?;
         // Making devices waits for the kernel's grace periods and making the region clears memory,
         // so they are done at the same time: both count against a restart.
         let (umem, ifindex) = thread::scope(|scope| {
             let umem = scope.spawn(|| open_region(&namespace, frames, hugepages));
-            let ifindex = make_pair(&netlink, &namespace);
+            let ifindex = make_pair(&netlink, &namespace, number);
             let umem = umem.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             (umem, ifindex)
         });
         let (umem, ifindex) = (umem?, ifindex?);
-        let (program, queue) = namespace.run(|| open_socket(&umem))??;
+        let (program, queue) = namespace.run(|| open_socket(&umem, &far(number)))??;
         let trunk = Self { ifindex, _namespace: namespace, _program: program };
         Ok(Opened { trunk, umem, queue })
     }
@@ -114,13 +119,26 @@ fn open_region(
     Ok(umem?)
 }
 
-fn make_pair(netlink: &Netlink, namespace: &netdev::Namespace) -> Result<u32, TrunkError> {
-    remove_leftover(netlink)?;
+fn near(number: u16) -> String {
+    format!("{NEAR}{number}")
+}
+
+/// Name of the end that worker `number` has its socket on.
+pub(crate) fn far(number: u16) -> String {
+    format!("{FAR}{number}")
+}
+
+fn make_pair(
+    netlink: &Netlink,
+    namespace: &netdev::Namespace,
+    number: u16,
+) -> Result<u32, TrunkError> {
+    let (near_name, far_name) = (near(number), far(number));
     let near = netlink.create_veth(&VethSpec {
-        name: NEAR,
+        name: &near_name,
         mac: None,
         mtu: MTU,
-        peer_name: FAR,
+        peer_name: &far_name,
         peer_mac: None,
         peer_mtu: MTU,
         peer_netns: Some(namespace),
@@ -128,49 +146,56 @@ fn make_pair(netlink: &Netlink, namespace: &netdev::Namespace) -> Result<u32, Tr
     // The tag goes into the data, checksums arrive complete and large packets cut, so that the
     // worker never sees a partial checksum.
     for feature in [Feature::TxVlan, Feature::TxChecksum, Feature::Gro] {
-        ethtool::set(NEAR, feature, State::Off)?;
+        ethtool::set(&near_name, feature, State::Off)?;
     }
-    set_disable_ipv6(None, NEAR)?;
+    set_disable_ipv6(None, &near_name)?;
     netlink.set_arp(near.index, Arp::Off)?;
-    set_disable_ipv6(Some(namespace), FAR)?;
+    set_disable_ipv6(Some(namespace), &far_name)?;
     let inside = Netlink::open_in(namespace)?;
-    let far = inside.link_by_name(FAR)?.ok_or(TrunkError::NoFarEnd)?;
+    let far = inside.link_by_name(&far_name)?;
+    let far = far.ok_or(TrunkError::NoFarEnd(far_name))?;
     inside.set_arp(far.index, Arp::Off)?;
     inside.set_up(far.index)?;
     netlink.set_up(near.index)?;
     Ok(near.index)
 }
 
-/// Of an engine that was killed: the kernel takes its namespace apart in its own time.
-fn remove_leftover(netlink: &Netlink) -> Result<(), TrunkError> {
-    let Some(old) = netlink.link_by_name(NEAR)? else { return Ok(()) };
-    match netlink.delete_link(old.index) {
-        Err(error) if !error.is_missing() => Err(error.into()),
-        Ok(()) | Err(_) => Ok(()),
+/// Of an engine that was killed, however many workers it had: the kernel takes its namespaces apart in
+/// its own time.
+pub(crate) fn remove_leftovers() -> Result<(), TrunkError> {
+    let netlink = Netlink::open()?;
+    for old in netlink.links()?.iter().filter(|link| link.name.starts_with(NEAR)) {
+        match netlink.delete_link(old.index) {
+            Err(error) if !error.is_missing() => return Err(error.into()),
+            Ok(()) | Err(_) => {}
+        }
     }
+    Ok(())
 }
 
-fn open_socket(umem: &Umem) -> Result<(XdpProgram, XskQueue), TrunkError> {
-    let program = XdpProgram::attach(ProgramKind::Trunk, FAR)?;
-    let queue = XskQueue::open(umem, FAR, 0)?;
+fn open_socket(umem: &Umem, far: &str) -> Result<(XdpProgram, XskQueue), TrunkError> {
+    let program = XdpProgram::attach(ProgramKind::Trunk, far)?;
+    let queue = XskQueue::open(umem, far, 0)?;
     program.set_socket(0, queue.fd())?;
     Ok((program, queue))
 }
 
-/// Frames for the worker that found the trunk's queue in the kernel full, by the device's own
-/// counter; 0 when it can't be read.
+/// Frames for the workers that found their trunk's queue in the kernel full, by the devices' own
+/// counters; 0 when they can't be read.
 pub(crate) fn overflow_count() -> u64 {
     // /proc/thread-self/net shows the namespace of the thread, not that of the process.
     let table = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
-    transmit_drops(&table, NEAR).unwrap_or(0)
+    transmit_drops(&table, NEAR)
 }
 
-fn transmit_drops(table: &str, ifname: &str) -> Option<u64> {
+/// Of all devices whose names begin so.
+fn transmit_drops(table: &str, prefix: &str) -> u64 {
     /// Receive has eight columns; transmit starts with bytes, packets, errors, drops.
     const TRANSMIT_DROPS: usize = 8 + 3;
-    let line =
-        table.lines().find_map(|l| l.trim_start().strip_prefix(ifname)?.strip_prefix(':'))?;
-    line.split_whitespace().nth(TRANSMIT_DROPS)?.parse().ok()
+    let devices = table.lines().filter_map(|line| line.trim_start().split_once(':'));
+    let ours = devices.filter(|(name, _)| name.starts_with(prefix));
+    let drops = |counts: &str| counts.split_whitespace().nth(TRANSMIT_DROPS)?.parse::<u64>().ok();
+    ours.filter_map(|(_, counts)| drops(counts)).sum()
 }
 
 #[cfg(test)]
@@ -178,12 +203,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn transmit_drops_are_the_twelfth_number_of_the_devices_line() {
+    fn transmit_drops_are_the_twelfth_number_of_a_trunk_s_line() {
         let table = "Inter-|   Receive  |  Transmit\n face |bytes packets\n\
                      \x20   lo: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n\
-                     wr-t0.0: 0 1 2 3 4 5 6 7 8 9 10 77 12 13 14 15\n";
-        assert_eq!(transmit_drops(table, "wr-t0.0"), Some(77));
-        assert_eq!(transmit_drops(table, "wr-t0"), None);
-        assert_eq!(transmit_drops("", "lo"), None);
+                     wr-t0.0: 0 1 2 3 4 5 6 7 8 9 10 77 12 13 14 15\n\
+                     wr-t0.12: 0 1 2 3 4 5 6 7 8 9 10 5 12 13 14 15\n";
+        assert_eq!(transmit_drops(table, NEAR), 82);
+        assert_eq!(transmit_drops(table, "wr-t1."), 0);
     }
 }

@@ -47,7 +47,7 @@ pub(crate) struct Watcher {
     monitor: Monitor,
     tables: Arc<Tables>,
     ports: Arc<Ports>,
-    trunk: WatchedTrunk,
+    trunks: WatchedTrunks,
     /// The container that was last looked at unasked.
     looked_at: PortId,
     /// Next hops as the kernel's routes last said: a route goes with its device, and another device of
@@ -62,11 +62,22 @@ struct Hop {
     next_hop: IpAddr,
 }
 
-/// The trunk's device, and who is told when it is gone.
+/// The trunks' devices, and who is told when one is gone.
 #[derive(Debug)]
-pub(crate) struct WatchedTrunk {
-    pub(crate) ifindex: u32,
+pub(crate) struct WatchedTrunks {
+    pub(crate) ifindexes: Vec<u32>,
     pub(crate) lost: Arc<Notify>,
+}
+
+impl WatchedTrunks {
+    fn are_there(&self, netlink: &Netlink) -> Result<bool, netdev::Error> {
+        for ifindex in &self.ifindexes {
+            if netlink.link_by_index(*ifindex)?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
 }
 
 /// What a round of events asks for.
@@ -82,7 +93,7 @@ impl Watcher {
     pub(crate) fn new(
         tables: Arc<Tables>,
         ports: Arc<Ports>,
-        trunk: WatchedTrunk,
+        trunks: WatchedTrunks,
     ) -> Result<Self, netdev::Error> {
         let (netlink, monitor) = (Netlink::open()?, Monitor::open()?);
         Ok(Self {
@@ -90,7 +101,7 @@ impl Watcher {
             monitor,
             tables,
             ports,
-            trunk,
+            trunks,
             looked_at: PortId::MIN,
             hops: BTreeMap::new(),
         })
@@ -122,8 +133,8 @@ impl Watcher {
             let told = wanted == Wanted::Everything;
             let which = if told { Which::All } else { Which::After(self.looked_at) };
             wanted = wanted.max(Wanted::NextHops);
-            if self.netlink.link_by_index(self.trunk.ifindex)?.is_none() {
-                self.trunk.lost.notify_one();
+            if !self.trunks.are_there(&self.netlink)? {
+                self.trunks.lost.notify_one();
                 return Ok(());
             }
             self.looked_at = self.ports.check(&self.netlink, which)?;

@@ -149,7 +149,7 @@ impl Uplink {
     }
 
     fn start(&mut self, parts: &Parts) -> Result<(), PortsError> {
-        if self.mode == Mode::Shared {
+        if self.has_trunk(parts) {
             parts.offload.open_uplink(self.id, self.legs[self.active].ifindex)?;
         }
         for leg in self.legs.iter_mut().filter(|leg| leg.ifindex != 0) {
@@ -178,12 +178,17 @@ impl Uplink {
             }
         });
         let queues = queues.collect::<Vec<_>>();
-        if self.mode == Mode::Shared {
+        if self.has_trunk(parts) {
             closed = closed.and(parts.offload.close_uplink(self.id).map_err(PortsError::from));
         }
         let forgotten = parts.engine.remove_ports(&[self.id]);
         queues.into_iter().try_for_each(|queue| parts.sockets.close(queue))?;
         closed.and(forgotten.map_err(PortsError::from))
+    }
+
+    /// Frames leave over a trunk: all of them, or those of workers without a socket.
+    fn has_trunk(&self, parts: &Parts) -> bool {
+        self.mode == Mode::Shared || parts.sockets.are_shared()
     }
 
     /// As the engine knows it.
@@ -324,7 +329,7 @@ impl Uplink {
         let (from, to) = (&self.legs[self.active], &self.legs[next]);
         tracing::warn!(port = %self.id, from = %from.name, to = %to.name, "the uplink has no link: it moves");
         self.active = next;
-        if self.mode == Mode::Shared {
+        if self.has_trunk(parts) {
             parts.offload.switch_uplink(self.id, self.legs[next].ifindex)?;
         }
         parts.engine.move_port(self.spec())?;

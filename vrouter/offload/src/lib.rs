@@ -15,6 +15,7 @@
 //!
 //! Counts are in wire packets: a GSO packet counts as what it will be cut into.
 
+mod buckets;
 mod clock;
 mod flows;
 mod limits;
@@ -23,6 +24,7 @@ mod object;
 mod samples;
 mod uplink;
 
+pub use buckets::BUCKETS;
 pub use flows::FlowLimits;
 pub use limits::{Limits, Rate};
 pub use object::{DropCount, Offload, OffloadError, PortCounters};

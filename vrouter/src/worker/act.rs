@@ -120,6 +120,23 @@ impl<I: PacketIo> Worker<I> {
         };
         match self.io.tx(queue, frame) {
             Ok(()) => self.board.counters.port(port).tx.add(len),
+            Err(frame) => self.detour(frame, rx, (port, queue)),
+        }
+    }
+
+    /// The queue is full, or another worker has it: then the kernel takes the frame there, from this
+    /// worker's trunk.
+    #[cold]
+    pub(super) fn detour(&mut self, mut frame: Frame, rx: Rx, (port, queue): (PortId, QueueId)) {
+        if self.io.queues().contains(&queue) {
+            return self.end(frame, rx, DropReason::TxFull);
+        }
+        let len = frame.len();
+        if rewrite::push_tag(&mut self.io, &mut frame, port.get()).is_err() {
+            return self.end(frame, rx, DropReason::TooBig);
+        }
+        match self.io.tx(QueueId::TRUNK, frame) {
+            Ok(()) => self.board.counters.port(port).tx.add(len),
             Err(frame) => self.end(frame, rx, DropReason::TxFull),
         }
     }

@@ -8,7 +8,7 @@ use flowtable::cache::Slot;
 use flowtable::conn::{Seconds, Step};
 use flowtable::ids::{PortId, Vni};
 use flowtable::key::Layout;
-use flowtable::{ActionList, DropReason, Verdict};
+use flowtable::{ActionList, Verdict};
 use packet_io::{Frame, PacketIo, QueueId};
 
 use super::{Packet, Worker};
@@ -103,7 +103,7 @@ impl<I: PacketIo> Worker<I> {
         self.tiers[Tier::Exact as usize] += 1;
         match self.io.tx(queue, frame) {
             Ok(()) => counters.port(port).tx.add(len),
-            Err(frame) => self.end(frame, packet.rx, DropReason::TxFull),
+            Err(frame) => self.detour(frame, packet.rx, (port, queue)),
         }
         None
     }

@@ -1,12 +1,15 @@
 //! Two workers: what a port or a tenant may do holds for all of its packets, whichever worker meets them.
 
+use flowtable::entry::Op;
 use packet_io::QueueId;
-use packet_io::memory::{Sink, Tally};
+use packet_io::memory::{MemoryIo, Sink, Tally};
+
+use vrouter::Engine;
 
 use super::meters::{id, meter, qos, sized};
 use super::*;
 use crate::fabric::frames::tagged_as;
-use crate::fabric::{A1, A2, A9};
+use crate::fabric::{A1, A2, A9, WIRE, container, uplink};
 
 fn two(config: &EngineConfig, entries: impl IntoIterator<Item = Entry>) -> Fabric {
     configured(&EngineConfig { workers: 2, ..config.clone() }, entries)
@@ -133,4 +136,40 @@ fn a_gateway_answers_through_the_worker_that_was_asked() {
         let delivered = fabric.send(host.port(), &host.asks(A9.ip));
         assert_eq!(delivered.out, [(host.port(), host.is_told(A9.ip, A9.mac))]);
     }
+}
+
+#[test]
+fn a_worker_without_the_uplinks_queue_sends_there_over_its_trunk() {
+    let engine = Engine::new(EngineConfig { workers: 2, ..EngineConfig::default() });
+    for port in [uplink(), container(A1.port())] {
+        engine.add_port(port).unwrap();
+    }
+    engine.write(&fabric::tables().into_iter().map(Op::Put).collect::<Vec<_>>()).unwrap();
+    let with_wire = MemoryIo::new(4, &[QueueId::TRUNK, WIRE]);
+    let workers = engine.workers(vec![with_wire, MemoryIo::new(4, &[QueueId::TRUNK])]).unwrap();
+    let mut workers = workers.into_iter().map(|(worker, _handle)| worker);
+    let (mut first, mut second) = (workers.next().unwrap(), workers.next().unwrap());
+    let frame = tagged_as(0x8100, A1.port().get(), &A1.to(&A9).bytes());
+    // Decided by the tables, then by the cache.
+    for time in 1..4_u64 {
+        for worker in [&mut first, &mut second] {
+            assert!(worker.io_mut().inject(QueueId::TRUNK, &frame), "there is a buffer");
+            worker.poll(time * SECOND);
+        }
+        let direct = first.io_mut().take_sent(WIRE);
+        let over = second.io_mut().take_sent(QueueId::TRUNK);
+        let tagged: Vec<_> =
+            direct.iter().map(|frame| tagged_as(0x8100, UPLINK.get(), frame)).collect();
+        assert_eq!((direct.len(), over), (1, tagged));
+        let sent = engine.ports().into_iter().find(|p| p.spec.id == UPLINK).unwrap().tx;
+        assert_eq!(sent.packets, 2 * time);
+    }
+    // Whose queue is full does not go another way.
+    first.io_mut().set_room(WIRE, 0);
+    assert!(first.io_mut().inject(QueueId::TRUNK, &frame), "there is a buffer");
+    first.poll(4 * SECOND);
+    assert!(first.io_mut().take_sent(QueueId::TRUNK).is_empty());
+    let full =
+        engine.drops().into_iter().find(|(reason, _)| *reason == DropReason::TxFull).unwrap();
+    assert_eq!(full.1.packets, 1);
 }
