@@ -259,6 +259,13 @@ fn store_paused(scene: &mut Scene) -> Result<()> {
 
 /// The backup knows nothing of the container that came later, and of a network that was removed.
 fn restored(scene: &mut Scene) -> Result<()> {
+    // What is on its way back in a backup stays so until every node has taken the backup over, and a
+    // node does not before its containers are in it: their address must not be such a one.
+    let settled = || {
+        let listed = scene.sites.all[0].netctl_json("ip ls -a").ok()?;
+        listed.as_array()?.iter().all(|row| row["state"] != "leaving").then_some(())
+    };
+    wait_until(BOUND, "addresses that are leaving to be free", settled)?;
     let backup = scene.sites.save()?;
     let later = attach(&scene.nodes.two, "later", "front")?;
     let lost = scene.fresh_write();
