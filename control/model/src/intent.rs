@@ -147,6 +147,28 @@ impl Spec {
     }
 }
 
+impl Spec {
+    /// Whether netmaster is to choose an address for it.
+    #[must_use]
+    pub fn chooses_address(&self) -> bool {
+        match self {
+            Self::Endpoint(o) => o.wanted.v4.is_none(),
+            Self::AddressLease(o) => o.wanted.address().is_none(),
+            Self::Service(o) => o.address.is_none(),
+            Self::Tenant(_)
+            | Self::Network(_)
+            | Self::EndpointGroup(_)
+            | Self::Policy(_)
+            | Self::Rule(_)
+            | Self::Global(_)
+            | Self::Node(_)
+            | Self::NetProfile(_)
+            | Self::AppProfile(_)
+            | Self::Bgp(_) => false,
+        }
+    }
+}
+
 /// All stored objects, by key.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Intent {

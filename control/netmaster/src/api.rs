@@ -60,6 +60,9 @@ impl NetMaster for Api {
     ) -> Result<Response<v1::WriteReply>, Status> {
         let v1::CreateRequest { object, no_wait } = request.into_inner();
         let spec = user_spec(object)?;
+        if spec.chooses_address() {
+            self.sessions.wait_for_nodes_in_step().await;
+        }
         let written = self.reclaim.patiently(|| self.master.create(spec.clone())).await?;
         self.reply(written, no_wait.into()).await
     }
@@ -137,7 +140,11 @@ impl NetMaster for Api {
     ) -> Result<Response<v1::AllocateAddressReply>, Status> {
         let spec = lease_spec(&request.into_inner()).map_err(refused)?;
         let network = spec.network.clone();
-        let create = || self.master.create(Spec::AddressLease(spec.clone()));
+        let spec = Spec::AddressLease(spec);
+        if spec.chooses_address() {
+            self.sessions.wait_for_nodes_in_step().await;
+        }
+        let create = || self.master.create(spec.clone());
         let written = self.reclaim.patiently(create).await?;
         let Some(Object::AddressLease(lease)) = written.object else {
             return Err(Status::internal("a lease was written and is none"));
@@ -182,6 +189,9 @@ impl NetMaster for Api {
         let (written, wait) = if dry_run {
             (self.master.rehearse(&batch).await?, Wait::No)
         } else {
+            if batch.puts.iter().any(Spec::chooses_address) {
+                self.sessions.wait_for_nodes_in_step().await;
+            }
             let apply = || self.master.apply(batch.clone());
             let written = self.reclaim.patiently(apply).await?;
             nodes.iter().flatten().for_each(|node| self.sessions.forget(node));

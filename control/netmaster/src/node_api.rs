@@ -59,6 +59,7 @@ impl NodeService for NodeApi {
         self.check_namesake(&node).await?;
         tracing::info!(node = %node.name, vtep = ?node.vtep, version = %node.version, "registers");
         self.sessions.saw(&node.name);
+        let name = node.name.clone();
         self.master.create(Spec::Node(node)).await?;
         let reply = self.master.read(|state| v1::RegisterReply {
             api_version: API_VERSION,
@@ -68,7 +69,11 @@ impl NodeService for NodeApi {
             cluster: state.history.cluster().map(Cluster::number).unwrap_or_default(),
             resumes: state.history.has(known, state.revision),
         });
-        Ok(Response::new(reply.await?))
+        let reply = reply.await?;
+        if reply.resumes {
+            self.sessions.is_in_step(&name);
+        }
+        Ok(Response::new(reply))
     }
 
     async fn watch(

@@ -14,7 +14,7 @@ use tracing::{error, info};
 use crate::api::{Api, VIEWERS_MAX};
 use crate::gate::{Peer, Role};
 use crate::history::Cluster;
-use crate::master::{Failure, Master};
+use crate::master::{Failure, Master, State};
 use crate::metrics::{Observer, Transactions};
 use crate::node_api::NodeApi;
 use crate::reclaim::Reclaim;
@@ -36,7 +36,8 @@ pub(crate) async fn lead(
     stopping: watch::Receiver<bool>,
 ) -> Result<Role, Failure> {
     let master = Master::start(store, basics.transactions.clone(), basics.cluster).await?;
-    let sessions = Sessions::default();
+    let nodes = |state: &State| state.ledger.intent().nodes().map(|o| o.name.clone()).collect();
+    let sessions = Sessions::begin(master.read(nodes).await?);
     let reclaim = Reclaim { master: master.clone(), sessions: sessions.clone() };
     // It ends with the term.
     tokio::spawn(reclaim.clone().run(stopping.clone()));

@@ -19,6 +19,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// until it is back and has the newest intent. Without a bound one broken machine would keep every
 /// address that is given back from being used.
 pub(crate) const DEAD_AFTER: Duration = Duration::from_mins(1);
+/// How long addresses are not chosen when a term begins, unless all nodes are in step before: time for
+/// nodes to register what they run that a restored store does not have. Their longest pause between two
+/// attempts, and then some.
+pub(crate) const HOLD: Duration = Duration::from_secs(4);
 /// Questions for counters a node may owe answers to; more are not asked.
 const QUESTIONS_MAX: usize = 16;
 
@@ -44,11 +48,19 @@ impl Default for Shared {
     }
 }
 
+impl From<Table> for Shared {
+    fn from(table: Table) -> Self {
+        Self { table: Mutex::new(table), ..Self::default() }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Table {
     nodes: BTreeMap<NodeName, Node>,
     polls: BTreeMap<u64, Poll>,
     last_id: u64,
+    /// Nodes of the store that may run what it does not have: it may have been restored.
+    unheard: BTreeSet<NodeName>,
 }
 
 #[derive(Debug)]
@@ -171,6 +183,12 @@ impl Drop for Session {
 }
 
 impl Sessions {
+    /// Of a term that begins with these nodes in its store.
+    pub(crate) fn begin(nodes: BTreeSet<NodeName>) -> Self {
+        let table = Table { unheard: nodes, ..Table::default() };
+        Self { shared: Arc::new(table.into()) }
+    }
+
     /// A node's new stream, which has everything up to `position`; an older one of the node ends.
     pub(crate) fn open(&self, node: NodeName, position: u64) -> Session {
         let (sender, questions) = mpsc::channel(QUESTIONS_MAX);
@@ -194,6 +212,9 @@ impl Sessions {
         // An answer with counters is sent beside the acknowledgements and may overtake them.
         if ack.stats_id == 0 {
             // A node whose engine was replaced may fall back: its word counts.
+            if ack.revision > 0 && ack.error.is_empty() {
+                table.unheard.remove(&node);
+            }
             table.nodes.entry(node).or_insert_with(Node::seen_now).acked = ack.revision;
         }
         drop(table);
@@ -274,6 +295,24 @@ impl Sessions {
         if table.nodes.get(node).is_some_and(|known| known.stream.is_none()) {
             table.nodes.remove(node);
         }
+        table.unheard.remove(node);
+        drop(table);
+        self.shared.changed.send_replace(());
+    }
+
+    /// What the node knows is part of the store's history.
+    pub(crate) fn is_in_step(&self, node: &NodeName) {
+        self.lock().unheard.remove(node);
+        self.shared.changed.send_replace(());
+    }
+
+    /// Waits until addresses may be chosen: every node is in step, or has taken over what this store
+    /// says, or [`HOLD`] is over.
+    pub(crate) async fn wait_for_nodes_in_step(&self) {
+        let mut changed = self.shared.changed.subscribe();
+        let done = changed.wait_for(|()| self.lock().unheard.is_empty());
+        // A node that does not come must not keep all addresses from being given out.
+        drop(tokio::time::timeout_at(self.shared.started + HOLD, done).await);
     }
 
     /// Waits until every connected node has acknowledged `revision`, at most [`PATIENCE`]; the names

@@ -173,6 +173,39 @@ async fn ipam_4_a_machine_that_is_gone_is_removed_with_its_endpoints_and_their_a
     drop(living);
 }
 
+/// The store is of before c1: another container must not get its address meanwhile.
+#[tokio::test]
+async fn ha_5_a_restored_store_chooses_no_address_before_its_nodes_have_told_what_they_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(redb(&dir)).await;
+    populate(&mut server.client().await).await;
+    server.stop().await;
+    let server = Server::start(redb(&dir)).await;
+    let mut other = server.client().await;
+    let choosing =
+        tokio::spawn(async move { ip(&other.create(pod("c2", "", "n1", "")).await.unwrap()) });
+    // Of a history that this store does not have.
+    let mut node = Follower::start(&server, "n1", 0).await;
+    let mut client = server.client().await;
+    let claimed = client.create(pod("c1", "", "n1", "10.1.1.1")).await.unwrap();
+    assert_eq!(ip(&claimed), "10.1.1.1");
+    assert!(!choosing.is_finished(), "it waits for the node");
+    while node.hear().await != "end" {}
+    node.ack(0, vec![]).await;
+    assert_eq!(choosing.await.unwrap(), "10.1.1.2");
+}
+
+#[tokio::test]
+async fn an_address_is_chosen_although_a_node_does_not_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(redb(&dir)).await;
+    populate(&mut server.client().await).await;
+    server.stop().await;
+    let server = Server::start(redb(&dir)).await;
+    let chosen = server.client().await.create(pod("c1", "", "n1", "")).await.unwrap();
+    assert_eq!(ip(&chosen), "10.1.1.1");
+}
+
 #[tokio::test]
 async fn a_deleted_network_waits_for_the_nodes_that_know_its_endpoints() {
     let (server, mut client) = Server::memory().await;
