@@ -225,8 +225,13 @@ impl Uplink {
         if self.traffic == *traffic {
             return Ok(());
         }
-        self.traffic.clone_from(traffic);
-        self.take_traffic(parts)
+        let before = std::mem::replace(&mut self.traffic, traffic.clone());
+        let taken = self.take_traffic(parts);
+        if taken.is_err() {
+            // Whoever asks again is not told that it is done.
+            self.traffic = before;
+        }
+        taken
     }
 
     /// Nobody confirmed it in time.
@@ -328,15 +333,24 @@ impl Uplink {
     fn move_to(&mut self, parts: &Parts, next: usize) -> Result<(), PortsError> {
         let (from, to) = (&self.legs[self.active], &self.legs[next]);
         tracing::warn!(port = %self.id, from = %from.name, to = %to.name, "the uplink has no link: it moves");
-        self.active = next;
+        let before = std::mem::replace(&mut self.active, next);
+        let moved = self.use_active(parts);
+        if moved.is_ok() {
+            self.announce(&parts.engine);
+            self.announce_again = true;
+        } else {
+            // The next look tries again.
+            self.active = before;
+        }
+        moved
+    }
+
+    fn use_active(&mut self, parts: &Parts) -> Result<(), PortsError> {
         if self.has_trunk(parts) {
-            parts.offload.switch_uplink(self.id, self.legs[next].ifindex)?;
+            parts.offload.switch_uplink(self.id, self.legs[self.active].ifindex)?;
         }
         parts.engine.move_port(self.spec())?;
-        self.take_traffic(parts)?;
-        self.announce(&parts.engine);
-        self.announce_again = true;
-        Ok(())
+        self.take_traffic(parts)
     }
 
     fn take_traffic(&mut self, parts: &Parts) -> Result<(), PortsError> {
