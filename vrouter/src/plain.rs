@@ -47,14 +47,14 @@ pub(crate) fn deliver<I: PacketIo>(
     Ok(len)
 }
 
-/// Puts it into a tunnel, routed if need be. Not for a packet that comes out of one.
+/// Puts it into a tunnel, routed if need be. Not for a packet that comes out of one. Returns its length.
 #[inline(always)]
 pub(crate) fn encap<I: PacketIo>(
     io: &mut I,
     frame: &mut Frame,
     (layout, route): (Layout, &Option<Rewrite>),
     (head, vni, entropy): (&Head, Vni, u16),
-) -> Result<(), NoRoom> {
+) -> Result<usize, NoRoom> {
     // The place of the trunk's tag is inside the new headers.
     let tag_bytes = if layout == Layout::Tagged { TAG_BYTES } else { 0 };
     frame.grow_front(OUTER_BYTES - tag_bytes)?;
@@ -72,7 +72,7 @@ pub(crate) fn encap<I: PacketIo>(
     if let Some(place) = bytes.first_chunk_mut() {
         *place = head.with(inner as u16, class, vni, entropy);
     }
-    Ok(())
+    Ok(frame.len())
 }
 
 #[inline(always)]

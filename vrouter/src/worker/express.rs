@@ -46,8 +46,9 @@ impl Short {
                 ShortExit::Trunk(port)
             }
             Exit::Tunnel { port, vtep, vni } if pop == Pop::Nothing => {
-                let Framing::Direct(queue) = snapshot.ports.lookup(port)?.spec.framing else {
-                    return None;
+                let queue = match snapshot.ports.lookup(port)?.spec.framing {
+                    Framing::Direct(queue) => queue,
+                    Framing::Tagged => QueueId::TRUNK,
                 };
                 ShortExit::Tunnel { port, queue, head: snapshot.heads.position(vtep)?, vni }
             }
@@ -88,8 +89,13 @@ impl<I: PacketIo> Worker<I> {
                 let Some(head) = snapshot.heads.get(head) else { return Some(frame) };
                 let entropy = (packet.hash >> 48) as u16;
                 let outer = (head, vni, entropy);
-                let framed = plain::encap(&mut self.io, &mut frame, (layout, route), outer);
-                framed.map(|()| (port, queue, frame.len()))
+                let len = plain::encap(&mut self.io, &mut frame, (layout, route), outer);
+                let tag = |len| match queue {
+                    QueueId::TRUNK => rewrite::push_tag(&mut self.io, &mut frame, port.get())
+                        .map(|()| (port, queue, len)),
+                    _ => Ok((port, queue, len)),
+                };
+                len.and_then(tag)
             }
         };
         let Ok((port, queue, len)) = done else { return Some(frame) };

@@ -109,8 +109,33 @@ impl<I: PacketIo> Worker<I> {
                 packet.note(&seen, looked_at, &self.hasher);
                 burst.frames.push(frame);
             } else {
-                self.receive_other(frame, (true, port.kind), snapshot, burst);
+                self.receive_untagged(frame, port.kind, snapshot, burst);
             }
+        }
+    }
+
+    /// A frame of the trunk that is not a container's plain packet: its tag is taken off first.
+    #[inline(never)]
+    fn receive_untagged(
+        &mut self,
+        mut frame: Frame,
+        kind: PortKind,
+        snapshot: &Snapshot,
+        burst: &mut Buffers,
+    ) {
+        let packet = &mut burst.packets[burst.frames.len()];
+        if rewrite::pop_tag(&mut self.io, &mut frame).is_none() {
+            return self.end(frame, packet.rx, DropReason::Malformed);
+        }
+        let seen = match kind {
+            PortKind::Container => None,
+            PortKind::Uplink => Brief::wire(self.io.bytes(&frame), packet.rx.port),
+        };
+        if let Some(seen) = seen {
+            packet.note(&seen, snapshot.policy.rules.tcp_flags_mask(), &self.hasher);
+            burst.frames.push(frame);
+        } else {
+            self.receive_other(frame, kind, snapshot, burst);
         }
     }
 
@@ -145,7 +170,7 @@ impl<I: PacketIo> Worker<I> {
                 packet.note(&seen, looked_at, &self.hasher);
                 burst.frames.push(frame);
             } else {
-                self.receive_other(frame, (false, kind), snapshot, burst);
+                self.receive_other(frame, kind, snapshot, burst);
             }
         }
     }
@@ -158,19 +183,16 @@ impl<I: PacketIo> Worker<I> {
         self.io.free(frame);
     }
 
-    /// A packet that can't be read in brief: its tag is taken off.
+    /// A packet that can't be read in brief.
     #[inline(never)]
     fn receive_other(
         &mut self,
-        mut frame: Frame,
-        (tagged, kind): (bool, PortKind),
+        frame: Frame,
+        kind: PortKind,
         snapshot: &Snapshot,
         burst: &mut Buffers,
     ) {
         let packet = &mut burst.packets[burst.frames.len()];
-        if tagged && rewrite::pop_tag(&mut self.io, &mut frame).is_none() {
-            return self.end(frame, packet.rx, DropReason::Malformed);
-        }
         let decap = match kind {
             PortKind::Container => Decap::Never,
             PortKind::Uplink => Decap::Vxlan,

@@ -158,6 +158,27 @@ fn an_uplink_that_moved_hears_on_both_queues_and_sends_on_one() {
     assert_eq!(fabric.engine.move_port(other), taken);
 }
 
+/// What is sent into the tunnel for A9 leaves over the uplink as it is now, also of a flow that is known.
+#[test]
+fn a_known_flow_follows_its_uplink() {
+    let mut fabric = Fabric::new();
+    let frame = A1.to(&A9).bytes();
+    let spec = crate::fabric::uplink();
+    let moved = PortSpec { framing: Framing::Direct(SPARE), standby: vec![WIRE], ..spec.clone() };
+    let shared = PortSpec { framing: Framing::Tagged, standby: vec![], ..spec };
+    let in_vain = fabric.send(A1.port(), &frame).out;
+    let [(UPLINK, encapsulated)] = &in_vain[..] else { panic!("{in_vain:?}") };
+    for (spec, seen_at) in [(moved, PortId::MAX), (shared, UPLINK)] {
+        let by_known_flow = fabric.send(A1.port(), &frame);
+        assert_eq!(by_known_flow.out[0].1, *encapsulated);
+        fabric.engine.move_port(spec).unwrap();
+        for _ in 0..3 {
+            let out = fabric.send(A1.port(), &frame).out;
+            assert_eq!(out, vec![(seen_at, encapsulated.clone())]);
+        }
+    }
+}
+
 #[test]
 fn without_its_uplink_a_node_reaches_nobody_and_says_so_in_the_tables() {
     let mut fabric = Fabric::new();
