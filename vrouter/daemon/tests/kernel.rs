@@ -388,10 +388,10 @@ fn terminated_engine_leaves_nothing() {
     assert_eq!(pair.engine.end(Signal::SIGTERM), Some(0));
     assert!(!socket.exists());
     assert!(!pair.node.must("ip link").contains("wr-t"));
-    let (code, said) = failing(&pair.node, &other, &["--cpus", "0,1"]);
+    let (code, said) = failing(&pair.node, &other, &["--cpus", "0,0"]);
     assert_eq!(code, 1);
-    assert!(said.contains("takes one CPU"), "{said}");
-    let (code, said) = failing(&pair.node, &other, &["--cpus", "1000"]);
+    assert!(said.contains("CPU 0 is named twice"), "{said}");
+    let (code, said) = failing(&pair.node, &other, &["--cpus", "0,1000"]);
     assert_eq!(code, 2);
     assert!(said.contains("--cpus 1000"), "{said}");
     assert!(!pair.node.must("ip link").contains("wr-t"));
