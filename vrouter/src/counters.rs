@@ -8,6 +8,7 @@ use flowtable::DropReason;
 use flowtable::drop::DROP_REASON_COUNT;
 use flowtable::ids::PortId;
 
+use crate::pipeline::NO_SLOT;
 use crate::worker::WorkCells;
 
 /// Packets and bytes.
@@ -137,6 +138,16 @@ impl Counters {
     #[inline]
     pub(crate) fn rule(&self, slot: u32) -> &Cell {
         &self.rules[slot as usize]
+    }
+
+    /// One more packet for each of the rules that matched it.
+    #[inline(always)]
+    pub(crate) fn add_rules(&self, slots: [u32; 2], bytes: usize) {
+        for slot in slots {
+            if slot != NO_SLOT {
+                self.rule(slot).add(bytes);
+            }
+        }
     }
 
     pub(crate) fn drop_reason(&self, reason: DropReason) -> &Cell {

@@ -36,6 +36,7 @@ use crate::worker::{Boards, PickupEnd, Shared};
 const WORKERS_MAX: u16 = 64;
 /// Fragmented packets whose first fragment has passed, at most.
 const FRAGMENTED: usize = 4096;
+
 /// Why a batch was not applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {

@@ -156,6 +156,7 @@ impl Heads {
         self.by_vtep.get(&vtep).copied()
     }
 
+    /// The headers at a position of these.
     #[inline(always)]
     pub(crate) fn get(&self, at: u16) -> Option<&Head> {
         self.all.get(usize::from(at))

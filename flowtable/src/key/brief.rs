@@ -77,16 +77,21 @@ impl Brief {
     #[inline(always)]
     #[must_use]
     pub fn tagged(frame: &[u8], in_port: PortId) -> Option<Seen> {
-        let packet = whole::<{ MACS + TAG_BYTES }>(frame)?;
-        Some(Seen::new(Self::read(frame.first_chunk()?, &packet, in_port), Layout::Tagged, &packet))
+        Self::at::<{ MACS + TAG_BYTES }>(frame, in_port, Layout::Tagged)
     }
 
     /// A container's packet without a tag. `None`: it is of another kind or malformed.
     #[inline(always)]
     #[must_use]
     pub fn bare(frame: &[u8], in_port: PortId) -> Option<Seen> {
-        let packet = whole::<MACS>(frame)?;
-        Some(Seen::new(Self::read(frame.first_chunk()?, &packet, in_port), Layout::Bare, &packet))
+        Self::at::<MACS>(frame, in_port, Layout::Bare)
+    }
+
+    /// The packet whose Ethernet type is at `AT`.
+    #[inline(always)]
+    fn at<const AT: usize>(frame: &[u8], in_port: PortId, layout: Layout) -> Option<Seen> {
+        let packet = whole::<AT>(frame)?;
+        Some(Seen::new(Self::read(frame.first_chunk()?, &packet, in_port), layout, &packet))
     }
 
     /// An uplink's packet, in VXLAN over IPv4 or as it is. `None`: it is of another kind, malformed, or

@@ -8,12 +8,12 @@ use flowtable::cache::Slot;
 use flowtable::conn::{Seconds, Step};
 use flowtable::ids::{PortId, Vni};
 use flowtable::key::Layout;
-use flowtable::{ActionList, Verdict};
+use flowtable::{ActionList, DropReason, Verdict};
 use packet_io::{Frame, PacketIo, QueueId};
 
 use super::{Packet, Worker};
 use crate::counters::Tier;
-use crate::pipeline::{Decision, NO_SLOT};
+use crate::pipeline::Decision;
 use crate::plain;
 use crate::port::Framing;
 use crate::rewrite;
@@ -63,7 +63,7 @@ impl<I: PacketIo> Worker<I> {
     #[inline(always)]
     pub(super) fn express(
         &mut self,
-        mut frame: Frame,
+        frame: Frame,
         packet: &Packet,
         snapshot: &Snapshot,
         now: Seconds,
@@ -79,39 +79,50 @@ impl<I: PacketIo> Worker<I> {
             return Some(frame);
         }
         let flow = self.cache.entry_mut(slot);
-        let Some(Short { route, exit }) = &flow.short else { return Some(frame) };
-        let done = match *exit {
+        let Some(short) = flow.short else { return Some(frame) };
+        flow.count.add(packet.rx.len);
+        self.board.counters.add_rules(flow.decision.slots, packet.tenant_len as usize);
+        self.tiers[Tier::Exact as usize] += 1;
+        self.send(frame, packet, (layout, short), snapshot);
+        None
+    }
+
+    /// Rewrites the headers in one go, and sends.
+    #[inline(always)]
+    fn send(
+        &mut self,
+        mut frame: Frame,
+        packet: &Packet,
+        (layout, short): (Layout, Short),
+        snapshot: &Snapshot,
+    ) {
+        let route = &short.route;
+        let (port, queue, rewritten) = match short.exit {
             ShortExit::Trunk(port) => {
-                let framed = plain::deliver(&mut self.io, &mut frame, (layout, route), port);
-                framed.map(|len| (port, QueueId::TRUNK, len))
+                let len = plain::deliver(&mut self.io, &mut frame, (layout, route), port);
+                (port, QueueId::TRUNK, len)
             }
             ShortExit::Tunnel { port, queue, head, vni } => {
-                let Some(head) = snapshot.heads.get(head) else { return Some(frame) };
-                let entropy = (packet.hash >> 48) as u16;
-                let outer = (head, vni, entropy);
-                let len = plain::encap(&mut self.io, &mut frame, (layout, route), outer);
-                let tag = |len| match queue {
-                    QueueId::TRUNK => rewrite::push_tag(&mut self.io, &mut frame, port.get())
-                        .map(|()| (port, queue, len)),
-                    _ => Ok((port, queue, len)),
+                // As long as the decision holds, they are there.
+                let Some(head) = snapshot.heads.get(head) else {
+                    return self.end(frame, packet.rx, DropReason::UnresolvedUnderlay);
                 };
-                len.and_then(tag)
+                let outer = (head, vni, (packet.hash >> 48) as u16);
+                let len = plain::encap(&mut self.io, &mut frame, (layout, route), outer);
+                let tagged = len.and_then(|len| match queue {
+                    QueueId::TRUNK => {
+                        rewrite::push_tag(&mut self.io, &mut frame, port.get()).map(|()| len)
+                    }
+                    _ => Ok(len),
+                });
+                (port, queue, tagged)
             }
         };
-        let Ok((port, queue, len)) = done else { return Some(frame) };
-        flow.count.add(packet.rx.len);
-        let counters = &self.board.counters;
-        for slot in flow.decision.slots {
-            if slot != NO_SLOT {
-                counters.rule(slot).add(packet.tenant_len as usize);
-            }
-        }
-        self.tiers[Tier::Exact as usize] += 1;
+        let Ok(len) = rewritten else { return self.end(frame, packet.rx, DropReason::TooBig) };
         match self.io.tx(queue, frame) {
-            Ok(()) => counters.port(port).tx.add(len),
+            Ok(()) => self.board.counters.port(port).tx.add(len),
             Err(frame) => self.detour(frame, packet.rx, (port, queue)),
         }
-        None
     }
 
     /// Notes a packet that changes nothing of its connection, for this second; says whether that is so. If
@@ -132,6 +143,7 @@ impl<I: PacketIo> Worker<I> {
     pub(super) fn unfold(&mut self, frame: &mut Frame, packet: &mut Packet) {
         let Some(layout) = packet.folded.take() else { return };
         if layout == Layout::Tagged {
+            // It has one: that is how it was read.
             rewrite::pop_tag(&mut self.io, frame);
         }
         packet.parsed = packet.brief.parsed(layout, packet.tcp_flags);

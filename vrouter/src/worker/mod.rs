@@ -54,7 +54,7 @@ use crate::droplog::{DropLog, Dropped};
 use crate::hot::{Hot, NotHot};
 use crate::mailbox::Call;
 use crate::masked::MaskedCache;
-use crate::pipeline::{Decision, NO_SLOT};
+use crate::pipeline::Decision;
 use crate::sample::{Sample, Sampler};
 use crate::slow::{Punted, Reply};
 use crate::snapshot::Snapshot;
@@ -337,7 +337,7 @@ impl<I: PacketIo> Worker<I> {
         self.unfold(&mut frame, packet);
         let tiers = self.live.as_ref().map(|_| self.tiers);
         let mut decision = self.decide(&frame, packet, snapshot, now_ns);
-        self.count_rules(&decision, packet);
+        self.board.counters.add_rules(decision.slots, packet.tenant_len as usize);
         let charged = self.charge(packet, &mut decision, snapshot, now_ns);
         if let Some(rate) = sampled {
             self.emit_sample(&frame, packet, (&decision, rate));
@@ -367,15 +367,6 @@ impl<I: PacketIo> Worker<I> {
             Verdict::Punt(punt) => self.punt(frame, packet, punt, (snapshot, now_ns)),
             Verdict::Drop(reason) => {
                 self.refuse(frame, packet, (reason, decision.rule), (snapshot, now_ns));
-            }
-        }
-    }
-
-    #[inline]
-    fn count_rules(&self, decision: &Decision, packet: &Packet) {
-        for slot in decision.slots {
-            if slot != NO_SLOT {
-                self.board.counters.rule(slot).add(packet.tenant_len as usize);
             }
         }
     }

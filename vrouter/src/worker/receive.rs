@@ -27,9 +27,9 @@ pub(super) struct Packet {
     pub(super) tenant_len: u32,
     /// It was read in brief only: `parsed` means nothing, and the trunk's tag is still there.
     pub(super) folded: Option<Layout>,
-    /// As in `parsed`, also of a packet that was read in brief.
+    /// Its TCP flags (byte 13 of the header), while it is `folded`.
     pub(super) tcp_flags: u8,
-    /// It leaves a settled connection as it is. Of one read in brief.
+    /// It leaves a settled connection as it is: known while it is `folded`.
     pub(super) quiet: bool,
     pub(super) parsed: Parsed,
 }
