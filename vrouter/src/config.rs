@@ -5,7 +5,7 @@ use flowtable::entry::Tracking;
 /// Sizes and settings of an engine.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
-    /// Workers, 1 to 64.
+    /// Workers, 1 to [`WORKERS_MAX`](crate::WORKERS_MAX).
     pub workers: u16,
     /// Flows the exact cache of a worker holds; rounded up to a power of two.
     pub flow_entries: usize,

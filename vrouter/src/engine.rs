@@ -32,8 +32,8 @@ use crate::snapshot::{Master, Section, Sections, Snapshot};
 use crate::validate::{self, Before};
 use crate::worker::{Boards, PickupEnd, Shared};
 
-/// Workers at most, as the tc programs' table of trunks.
-const WORKERS_MAX: u16 = 64;
+/// Workers at most: as many as the tc programs' table of trunks has places.
+pub const WORKERS_MAX: u16 = 64;
 /// Fragmented packets whose first fragment has passed, at most.
 const FRAGMENTED: usize = 4096;
 

@@ -37,7 +37,7 @@ pub use connections::opening_key;
 pub use counters::{Count, Tier};
 pub use crew::WithHandle;
 pub use droplog::Dropped;
-pub use engine::{CacheStats, Engine, EntryStats, PortError, PortStats, WriteError};
+pub use engine::{CacheStats, Engine, EntryStats, PortError, PortStats, WORKERS_MAX, WriteError};
 pub use hot::{HotFlowStats, HotKeeper, HotLimits, HotStats, HotTenant, NotHot, Offloading};
 pub use mailbox::{WorkerGone, WorkerHandle};
 pub use port::{Framing, PortKind, PortSpec};

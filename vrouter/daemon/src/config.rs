@@ -10,6 +10,7 @@ use clap::{Parser, ValueEnum};
 use offload::Limits;
 use serde::Deserialize;
 use tracing::level_filters::LevelFilter;
+use vrouter::WORKERS_MAX;
 
 const CONFIG: &str = "/etc/weir/vrouterd.toml";
 const RUN_DIR: &str = "/run/weir";
@@ -37,8 +38,6 @@ const OFFLOAD_ORPHANED_S: u32 = 300;
 const OFFLOAD_ORPHANED_S_MAX: u32 = 86_400;
 const SFLOW_RATE: u32 = 400;
 const SFLOW_POLLING_S: u64 = 30;
-/// Trunks that the tc programs can tell apart.
-const WORKERS_MAX: usize = 64;
 
 /// Command line of vrouterd.
 #[derive(Debug, Parser)]
@@ -450,7 +449,8 @@ fn cpus(list: String) -> Result<Vec<usize>, ConfigError> {
         if first > last {
             return Err(ConfigError::Cpus(list));
         }
-        if last - first >= WORKERS_MAX || all.len() + (last - first) >= WORKERS_MAX {
+        let room = usize::from(WORKERS_MAX) - all.len();
+        if last - first >= room {
             return Err(ConfigError::ManyCpus(list));
         }
         if let Some(cpu) = (first..=last).find(|cpu| all.contains(cpu)) {

@@ -13,7 +13,7 @@
 
 #define PORTS 4096	// VLAN tags are port ids
 #define BUCKETS 256
-#define TRUNKS 64
+#define TRUNKS 64 // vrouter::WORKERS_MAX
 #define IP_MF 0x2000
 #define IP_OFFSET 0x1fff
 #define TCP_FLAGS_AT 13
@@ -308,18 +308,30 @@ static __always_inline __u32 trunk_of(struct __sk_buff *skb)
 	return trunk ? *trunk : 0;
 }
 
+// To the worker that the flow belongs to, with the id of its port as a tag.
+static __always_inline int to_engine(struct __sk_buff *skb, __u32 id)
+{
+	__u64 packets = segments(skb), bytes = skb->len;
+	__u32 trunk = trunk_of(skb);
+
+	if (!trunk)
+		return drop(skb, id, NO_TRUNK);
+	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), id))
+		return drop(skb, id, NO_MEMORY);
+	count(id, RX, packets, bytes);
+	return bpf_redirect(trunk, 0);
+}
+
 // Ingress of a container's host end: forwarded if its flow is known here, else to the engine, with
 // the port's id as a tag.
 SEC("tc")
 int from_port(struct __sk_buff *skb)
 {
-	__u64 packets = segments(skb), bytes = skb->len;
 	__u32 ifindex = skb->ifindex;
 	__u32 *found = bpf_map_lookup_elem(&ids, &ifindex);
 	__u32 id = found ? *found : 0;
 	struct port *port = found ? bpf_map_lookup_elem(&ports, &id) : 0;
 	enum kind refused;
-	__u32 trunk;
 	int verdict;
 
 	if (!port || !port->peer)
@@ -329,16 +341,10 @@ int from_port(struct __sk_buff *skb)
 	verdict = settings.forwards ? forward_flow(skb, id) : FLOW_MISS;
 	if (verdict != FLOW_MISS)
 		return verdict;
-	refused = charge(port, packets, bytes, openings(skb));
+	refused = charge(port, segments(skb), skb->len, openings(skb));
 	if (refused != RX)
 		return drop(skb, id, refused);
-	trunk = trunk_of(skb);
-	if (!trunk)
-		return drop(skb, id, NO_TRUNK);
-	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), id))
-		return drop(skb, id, NO_MEMORY);
-	count(id, RX, packets, bytes);
-	return bpf_redirect(trunk, 0);
+	return to_engine(skb, id);
 }
 
 #include "uplink.bpf.h"

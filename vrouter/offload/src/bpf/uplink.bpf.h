@@ -87,20 +87,12 @@ static __always_inline int is_ours(struct __sk_buff *skb, __u32 id, __u32 active
 SEC("tc")
 int from_uplink(struct __sk_buff *skb)
 {
-	__u64 packets = segments(skb), bytes = skb->len;
 	__u32 ifindex = skb->ifindex;
 	__u32 *found = bpf_map_lookup_elem(&ids, &ifindex);
 	__u32 id = found ? *found : 0;
 	struct port *port = found ? bpf_map_lookup_elem(&ports, &id) : 0;
-	__u32 trunk;
 
 	if (!port || !port->peer || !is_ours(skb, id, port->peer))
 		return TC_ACT_UNSPEC;
-	trunk = trunk_of(skb);
-	if (!trunk)
-		return drop(skb, id, NO_TRUNK);
-	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), id))
-		return drop(skb, id, NO_MEMORY);
-	count(id, RX, packets, bytes);
-	return bpf_redirect(trunk, 0);
+	return to_engine(skb, id);
 }
