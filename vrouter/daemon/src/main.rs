@@ -70,9 +70,22 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
+            if lacks_rights(&error) {
+                tracing::error!("vrouterd makes devices and loads programs: run it as root");
+            }
             ExitCode::from(EXIT_FAILED)
         }
     }
+}
+
+fn lacks_rights(error: &anyhow::Error) -> bool {
+    let denied = |cause: &(dyn std::error::Error + 'static)| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        let plain = cause.downcast_ref::<nix::Error>();
+        io.is_some_and(|io| io.kind() == std::io::ErrorKind::PermissionDenied)
+            || matches!(plain, Some(nix::Error::EPERM | nix::Error::EACCES))
+    };
+    error.chain().any(denied)
 }
 
 fn configuration() -> Result<(Config, bool), ConfigError> {

@@ -42,7 +42,9 @@ pub(crate) enum StartError {
     Io(#[from] IoError),
     #[error("a worker's socket")]
     Attach(#[from] AttachError),
-    #[error("--cpus {cpu}")]
+    #[error(
+        "--cpus {cpu}: this machine has no such CPU, or it is not vrouterd's to use (`nproc --all`, `taskset -p`)"
+    )]
     Pin { cpu: usize, source: nix::Error },
     #[error("thread {name}")]
     Thread { name: String, source: io::Error },
