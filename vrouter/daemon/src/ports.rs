@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use afxdp::{AttachError, ProgramError, QueueError, XskStats};
 use flowtable::ids::PortId;
-use netdev::Netlink;
+use netdev::{Netlink, ethtool};
 use offload::{Limits, Offload, OffloadError};
 use packet_io::QueueId;
 use vrouter::{Engine, Framing, PortError, PortKind, PortSpec, WorkerGone};
@@ -71,6 +71,8 @@ pub(crate) enum PortsError {
     NoQueue,
     #[error("devices")]
     Netlink(#[from] netdev::Error),
+    #[error("the uplink")]
+    Ethtool(#[from] ethtool::Error),
     #[error("the tc programs")]
     Offload(#[from] OffloadError),
     #[error("the uplink's program")]

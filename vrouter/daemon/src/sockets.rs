@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use afxdp::{ProgramKind, RING_SIZE, Umem, XdpProgram, XskQueue, XskStats};
 use flowtable::ids::PortId;
+use netdev::ethtool;
 use packet_io::QueueId;
 
 use crate::crew::Crew;
@@ -47,10 +48,12 @@ impl Sockets {
     }
 
     fn open_as(&self, queue: QueueId, port: PortId, device: &str) -> Result<Direct, PortsError> {
-        let program = XdpProgram::attach(ProgramKind::Uplink, device)?;
-        if XskQueue::open(&self.umem, device, 1).is_ok() {
+        // Asked for, not tried: the kernel keeps a socket's hold of its queue for a moment after it is
+        // closed, and would refuse to change their number just when this error says so.
+        if ethtool::receive_queues(device)? > 1 {
             return Err(PortsError::ManyQueues { port, name: device.to_owned() });
         }
+        let program = XdpProgram::attach(ProgramKind::Uplink, device)?;
         let socket = XskQueue::open(&self.umem, device, 0)?;
         program.set_socket(0, socket.fd())?;
         self.crew.first().call(move |worker| worker.io_mut().attach(queue, socket))??;

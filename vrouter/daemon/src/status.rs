@@ -23,6 +23,7 @@ pub(crate) const fn port_code(error: &PortsError) -> Code {
         PortsError::DeviceTaken { .. } | PortsError::PortTaken { .. } => Code::AlreadyExists,
         PortsError::NoQueue | PortsError::Frames { .. } => Code::ResourceExhausted,
         PortsError::Netlink(_)
+        | PortsError::Ethtool(_)
         | PortsError::Offload(_)
         | PortsError::Program(_)
         | PortsError::Queue(_)

@@ -1,4 +1,4 @@
-//! Offloads of a device, by the ethtool ioctl.
+//! Offloads and queues of a device, by the ethtool ioctl.
 //!
 //! The ioctl works on the calling thread's network namespace; use
 //! [`Namespace::run`](crate::Namespace::run) for a device elsewhere. The netlink form of ethtool
@@ -13,6 +13,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
 const GET_FLAGS: u32 = 0x25;
 const SET_FLAGS: u32 = 0x26;
+const GET_CHANNELS: u32 = 0x3c;
 
 /// An offload that can be switched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,7 +45,7 @@ pub enum State {
     Off,
 }
 
-/// Why an offload could not be read or set.
+/// Why an offload could not be read or set, or queues not be counted.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No socket to ask through.
@@ -66,6 +67,14 @@ pub enum Error {
         operation: &'static str,
         /// The offload.
         feature: Feature,
+        /// The device.
+        ifname: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The kernel did not say; `ENODEV` when there is no such device.
+    #[error("counting the queues of {ifname}")]
+    Queues {
         /// The device.
         ifname: String,
         /// The cause.
@@ -127,6 +136,21 @@ pub fn set(ifname: &str, feature: Feature, state: State) -> Result<(), Error> {
     .map_err(failed)
 }
 
+/// How many queues `ifname` receives by, in the calling thread's namespace. A driver that can't say has
+/// one.
+///
+/// # Errors
+/// [`Error`], naming the device.
+pub fn receive_queues(ifname: &str) -> Result<u32, Error> {
+    let device = Device::open(ifname)?;
+    let mut channels = Channels { command: GET_CHANNELS, ..Channels::default() };
+    match device.ioctl(&mut channels) {
+        Ok(()) => Ok(channels.rx_count + channels.combined_count),
+        Err(source) if source.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(1),
+        Err(source) => Err(Error::Queues { ifname: ifname.into(), source }),
+    }
+}
+
 fn kernel_error(
     operation: &'static str,
     feature: Feature,
@@ -142,6 +166,24 @@ struct Value {
     command: u32,
     data: u32,
 }
+
+/// `struct ethtool_channels` of linux/ethtool.h.
+#[derive(Default)]
+#[repr(C)]
+struct Channels {
+    command: u32,
+    _max: [u32; 4],
+    rx_count: u32,
+    _tx_count: u32,
+    _other_count: u32,
+    combined_count: u32,
+}
+
+/// What a command reads and writes, with the command in front.
+trait Argument {}
+
+impl Argument for Value {}
+impl Argument for Channels {}
 
 struct Device {
     socket: OwnedFd,
@@ -165,15 +207,19 @@ impl Device {
 
     fn call(&self, command: u32, data: u32) -> io::Result<u32> {
         let mut value = Value { command, data };
+        self.ioctl(&mut value).map(|()| value.data)
+    }
+
+    fn ioctl<A: Argument>(&self, argument: &mut A) -> io::Result<()> {
         let mut request = libc::ifreq {
             ifr_name: self.name,
-            ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut value).cast() },
+            ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut *argument).cast() },
         };
-        // SAFETY: `request` is a whole `ifreq` with a terminated name, its data points at a
-        // `Value`, the size that every command used in this module reads and writes, and both
-        // live across the call. The socket is open because `self` owns it.
+        // SAFETY: `request` is a whole `ifreq` with a terminated name, its data points at the
+        // structure that the command in front of it reads and writes (`Argument`), and both live
+        // across the call. The socket is open because `self` owns it.
         let status = unsafe { libc::ioctl(self.socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
-        if status == -1 { Err(io::Error::last_os_error()) } else { Ok(value.data) }
+        if status == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 }
 
@@ -187,5 +233,12 @@ mod tests {
         assert!(matches!(get(long, Feature::Tso), Err(Error::Name { ifname }) if ifname == long));
         let missing = get("wt-none", Feature::Tso).unwrap_err();
         assert_eq!(missing.to_string(), "reading Tso of wt-none");
+        let missing = receive_queues("wt-none").unwrap_err();
+        assert_eq!(missing.to_string(), "counting the queues of wt-none");
+    }
+
+    #[test]
+    fn a_driver_that_cannot_say_has_one_queue() {
+        assert_eq!(receive_queues("lo").unwrap(), 1);
     }
 }
