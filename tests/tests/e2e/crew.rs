@@ -5,12 +5,14 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use kit::{Container, Daemon, Node, Purpose, TcpServer, Topology, TwoNodes, tcp_echo, wait_until};
+use kit::{Daemon, Node, Purpose, TcpServer, Topology, tcp_echo, wait_until};
 use serde_json::Value;
 
 use crate::Test;
 use crate::shared::sharing;
-use crate::site::{BOUND, attach, attach_to_group, configure, links, netctl, port_of, reach_soon};
+use crate::site::{
+    BOUND, Trio, attach, attach_to_group, configure, links, netctl, port_of, reach_soon,
+};
 
 const PORT: u16 = 7300;
 /// Enough for each of two workers to have some, in all but one run of 2^60.
@@ -30,16 +32,8 @@ pub(crate) fn tests() -> Vec<Test> {
     )
 }
 
-/// a and b, in a group with rules, on node 1, whose engine has two workers; c on node 2.
-#[derive(Debug)]
-struct Scene {
-    a: Container,
-    b: Container,
-    c: Container,
-    nodes: TwoNodes,
-}
-
-fn build() -> Result<Scene> {
+/// a and b are in a group with rules, on node 1, whose engine has two workers.
+fn build() -> Result<Trio> {
     let mut nodes = Topology::new(Purpose::Test).two_nodes()?;
     nodes.one.stop(Daemon::Vrouterd)?;
     nodes.one.set_args(Daemon::Vrouterd, &["--cpus", "0,1"]);
@@ -54,10 +48,9 @@ fn build() -> Result<Scene> {
     let a = attach(&nodes.one, "a", "front")?;
     let b = attach_to_group(&nodes.one, "b", "front", Some("guarded"))?;
     let c = attach(&nodes.two, "c", "front")?;
-    for (from, to) in [(&a, &b), (&a, &c), (&c, &b)] {
-        reach_soon(from, to.address())?;
-    }
-    Ok(Scene { a, b, c, nodes })
+    let scene = Trio { a, b, c, nodes };
+    scene.sound()?;
+    Ok(scene)
 }
 
 /// Packets of each worker, by number; each is on the CPU of its number.
@@ -75,7 +68,7 @@ fn number(row: &Value, field: &str) -> Result<u64> {
     row[field].as_u64().with_context(|| format!("{field} of {row}"))
 }
 
-impl Scene {
+impl Trio {
     /// Sockets of a, one a flow, and one of b that all of them send to.
     fn sockets(&self) -> Result<(Vec<UdpSocket>, UdpSocket)> {
         let to = self.b.namespace().run(|| UdpSocket::bind((self.b.address(), PORT)))??;
@@ -104,7 +97,7 @@ impl Scene {
     }
 }
 
-fn both_carry(scene: &mut Scene) -> Result<()> {
+fn both_carry(scene: &mut Trio) -> Result<()> {
     let node = &scene.nodes.one;
     let counted = || -> Result<[u64; 4]> {
         let (a, b) = (port_of(node, &scene.a)?, port_of(node, &scene.b)?);
@@ -129,7 +122,7 @@ fn both_carry(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-fn far(scene: &mut Scene) -> Result<()> {
+fn far(scene: &mut Trio) -> Result<()> {
     let node = &scene.nodes.one;
     let before = carried(node)?;
     for (number, (from, to)) in [(&scene.a, &scene.c), (&scene.c, &scene.a)].into_iter().enumerate()
@@ -149,7 +142,7 @@ fn far(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-fn both_change(scene: &mut Scene) -> Result<()> {
+fn both_change(scene: &mut Trio) -> Result<()> {
     let node = &scene.nodes.one;
     let deny = format!("policy rule-add -t blue -d in -l udp -P {PORT} -j deny guard stop");
     for _ in 0..5 {
@@ -177,7 +170,7 @@ fn both_change(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-fn killed(scene: &mut Scene) -> Result<()> {
+fn killed(scene: &mut Trio) -> Result<()> {
     for (list, trunks) in [("0,1", 2), ("0", 1), ("0-1", 2)] {
         scene.nodes.one.set_args(Daemon::Vrouterd, &["--cpus", list]);
         scene.nodes.one.kill(Daemon::Vrouterd)?;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use kit::frame::{Addresses, icmp_echo};
 use kit::{
-    CONTAINER_IFNAME, Container, FABRIC_PORT, OneNode, Purpose, TcpServer, Topology, TwoNodes,
-    capture, tcp_transfer, wait_until,
+    CONTAINER_IFNAME, Container, FABRIC_PORT, OneNode, Purpose, TcpServer, Topology, capture,
+    tcp_transfer, wait_until,
 };
 use netdev::ethtool::{self, Feature, State};
 use netdev::packet::PacketSocket;
@@ -17,7 +17,7 @@ use crate::Test;
 use crate::control::{create_endpoint, register};
 use crate::packet::{Packet, expect};
 use crate::shared::sharing;
-use crate::site::{BOUND, attach, configure, reach_soon};
+use crate::site::{BOUND, Trio, attach, configure, reach_soon};
 
 const BULK_BYTES: u64 = 24 << 20;
 const PORT: u16 = 7000;
@@ -26,7 +26,7 @@ const LARGEST: usize = 1450 - 28;
 
 pub(crate) fn tests() -> Vec<Test> {
     let mut tests = sharing(
-        build,
+        Trio::build,
         &[
             ("net_7_tcp_bulk_with_default_offloads_arrives_intact", bulk),
             ("net_7_every_checksum_that_reaches_a_container_is_complete", checksums),
@@ -42,28 +42,7 @@ pub(crate) fn tests() -> Vec<Test> {
     tests
 }
 
-/// Containers: a and b on node 1, c on node 2.
-#[derive(Debug)]
-struct Scene {
-    a: Container,
-    b: Container,
-    c: Container,
-    nodes: TwoNodes,
-}
-
-fn build() -> Result<Scene> {
-    let nodes = Topology::new(Purpose::Test).two_nodes()?;
-    let lines = ["tenant create blue", "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 front"];
-    configure(&nodes.one, &lines)?;
-    let a = attach(&nodes.one, "a", "front")?;
-    let b = attach(&nodes.one, "b", "front")?;
-    let c = attach(&nodes.two, "c", "front")?;
-    reach_soon(&a, b.address())?;
-    reach_soon(&a, c.address())?;
-    Ok(Scene { a, b, c, nodes })
-}
-
-impl Scene {
+impl Trio {
     /// To a container of the same node, and to one of the other.
     const fn ways(&self) -> [(&'static str, &Container, &Container); 2] {
         [("on a node", &self.a, &self.b), ("across nodes", &self.a, &self.c)]
@@ -77,7 +56,7 @@ fn bind(container: &Container, port: u16) -> Result<UdpSocket> {
     Ok(socket)
 }
 
-fn bulk(scene: &mut Scene) -> Result<()> {
+fn bulk(scene: &mut Trio) -> Result<()> {
     for (way, from, to) in scene.ways() {
         for feature in [Feature::TxChecksum, Feature::Tso, Feature::Gso] {
             let state = from.namespace().run(|| ethtool::get(CONTAINER_IFNAME, feature))??;
@@ -91,14 +70,14 @@ fn bulk(scene: &mut Scene) -> Result<()> {
 
 /// The kernel does not verify what a veth pair says is verified; this does. What the kernel forwards
 /// by itself never leaves it: its checksums are complete when it does, and here the engine sends.
-fn checksums(scene: &mut Scene) -> Result<()> {
+fn checksums(scene: &mut Trio) -> Result<()> {
     scene.nodes.one.vrctl_run(&["offload", "off"])?.success()?;
     let checked = all_checksums(scene);
     scene.nodes.one.vrctl_run(&["offload", "on"])?.success()?;
     checked
 }
 
-fn all_checksums(scene: &Scene) -> Result<()> {
+fn all_checksums(scene: &Trio) -> Result<()> {
     for (way, from, to) in scene.ways() {
         let inside = capture(to.namespace(), CONTAINER_IFNAME)?;
         let server = TcpServer::start(to.namespace(), SocketAddr::from((to.address(), 0)))?;
@@ -121,7 +100,7 @@ fn verify_next(inside: &PacketSocket) -> Result<()> {
     Ok(())
 }
 
-fn all_sizes(scene: &mut Scene) -> Result<()> {
+fn all_sizes(scene: &mut Trio) -> Result<()> {
     for (way, from, to) in scene.ways() {
         let socket = capture(from.namespace(), CONTAINER_IFNAME)?;
         let addresses = Addresses {
@@ -149,7 +128,7 @@ fn all_sizes(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-fn fragments(scene: &mut Scene) -> Result<()> {
+fn fragments(scene: &mut Trio) -> Result<()> {
     for (way, from, to) in scene.ways() {
         let (sender, receiver) = (bind(from, PORT)?, bind(to, PORT)?);
         for size in [1423_usize, 4000, 40_000] {
@@ -164,7 +143,7 @@ fn fragments(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-fn full_size(scene: &mut Scene) -> Result<()> {
+fn full_size(scene: &mut Trio) -> Result<()> {
     for (way, from, to) in scene.ways() {
         let (sender, receiver) = (bind(from, PORT)?, bind(to, PORT)?);
         let inside = capture(to.namespace(), CONTAINER_IFNAME)?;

@@ -9,15 +9,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use kit::frame::{Addresses, tagged, udp};
 use kit::{
-    Container, Daemon, FABRIC_PORT, Flow, Node, OneNode, Purpose, TcpServer, Topology, TwoNodes,
-    capture, tcp_connect, wait_until,
+    Container, Daemon, FABRIC_PORT, Flow, Node, OneNode, Purpose, TcpServer, Topology, capture,
+    tcp_connect, wait_until,
 };
 use netdev::packet::PacketSocket;
 
 use crate::Test;
 use crate::shared::sharing;
 use crate::site::{
-    BOUND, attach, configure, endpoints, links, netctl_json, port_of, ports, reach, reach_soon,
+    BOUND, Trio, attach, configure, endpoints, links, netctl_json, port_of, ports, reach,
+    reach_soon,
 };
 
 const INTERVAL: Duration = Duration::from_millis(2);
@@ -25,7 +26,7 @@ const VID: u16 = 100;
 
 pub(crate) fn tests() -> Vec<Test> {
     let mut tests = sharing(
-        build,
+        Trio::build,
         &[
             ("ha_2_netplugin_stopped_and_started_loses_no_packet", agent_stopped),
             ("ha_2_netplugin_killed_and_started_loses_no_packet", agent_killed),
@@ -41,35 +42,7 @@ pub(crate) fn tests() -> Vec<Test> {
     tests
 }
 
-/// Containers: a and b on node 1, c on node 2.
-#[derive(Debug)]
-struct Scene {
-    a: Container,
-    b: Container,
-    c: Container,
-    nodes: TwoNodes,
-}
-
-fn build() -> Result<Scene> {
-    let nodes = Topology::new(Purpose::Test).two_nodes()?;
-    let lines = ["tenant create blue", "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 front"];
-    configure(&nodes.one, &lines)?;
-    let a = attach(&nodes.one, "a", "front")?;
-    let b = attach(&nodes.one, "b", "front")?;
-    let c = attach(&nodes.two, "c", "front")?;
-    let scene = Scene { a, b, c, nodes };
-    scene.sound()?;
-    Ok(scene)
-}
-
-impl Scene {
-    fn sound(&self) -> Result<()> {
-        for (from, to) in [(&self.a, &self.b), (&self.a, &self.c), (&self.c, &self.b)] {
-            reach_soon(from, to.address())?;
-        }
-        Ok(())
-    }
-
+impl Trio {
     /// Does something to node 1 under traffic on it and to node 2: nothing may be lost.
     fn without_loss(&mut self, work: impl FnOnce(&mut Node) -> Result<()>) -> Result<()> {
         let ports_before = ports(&self.nodes.one)?;
@@ -92,7 +65,7 @@ fn received(node: &Node, container: &Container) -> Result<u64> {
     port_of(node, container)?["tx_packets"].as_u64().context("no tx_packets")
 }
 
-fn agent_stopped(scene: &mut Scene) -> Result<()> {
+fn agent_stopped(scene: &mut Trio) -> Result<()> {
     scene.without_loss(|node| {
         let status = node.stop(Daemon::Netplugin)?;
         ensure!(status.success(), "SIGTERM: {status}");
@@ -100,7 +73,7 @@ fn agent_stopped(scene: &mut Scene) -> Result<()> {
     })
 }
 
-fn agent_killed(scene: &mut Scene) -> Result<()> {
+fn agent_killed(scene: &mut Trio) -> Result<()> {
     scene.without_loss(|node| {
         for _ in 0..3 {
             node.kill(Daemon::Netplugin)?;
@@ -115,7 +88,7 @@ fn agent_killed(scene: &mut Scene) -> Result<()> {
     d.detach(&scene.nodes.one)
 }
 
-fn agent_alone(scene: &mut Scene) -> Result<()> {
+fn agent_alone(scene: &mut Trio) -> Result<()> {
     scene.without_loss(|node| {
         node.stop(Daemon::Netmaster)?;
         node.kill(Daemon::Netplugin)?;
@@ -143,7 +116,7 @@ fn ready(node: &Node) -> Result<()> {
     Ok(())
 }
 
-fn engine_killed(scene: &mut Scene) -> Result<()> {
+fn engine_killed(scene: &mut Trio) -> Result<()> {
     let (ports_before, links_before) = (ports(&scene.nodes.one)?, links(&scene.nodes.one)?);
     let address = SocketAddr::from((scene.c.address(), 0));
     let server = TcpServer::start(scene.c.namespace(), address)?;
@@ -169,7 +142,7 @@ fn echo(stream: &mut TcpStream) -> Result<()> {
     Ok(())
 }
 
-fn both_alone(scene: &mut Scene) -> Result<()> {
+fn both_alone(scene: &mut Trio) -> Result<()> {
     let ports_before = ports(&scene.nodes.one)?;
     let node = &mut scene.nodes.one;
     node.stop(Daemon::Netmaster)?;
@@ -185,7 +158,7 @@ fn both_alone(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-fn vanished(scene: &mut Scene) -> Result<()> {
+fn vanished(scene: &mut Trio) -> Result<()> {
     let node = &mut scene.nodes.one;
     let before = (links(node)?, ports(node)?, endpoints(node)?, free_addresses(node)?);
     let gone = attach(node, "gone", "front")?;
@@ -208,7 +181,7 @@ fn free_addresses(node: &Node) -> Result<String> {
     Ok(network["Oper"]["availableIPAddresses"].to_string())
 }
 
-fn idle(scene: &mut Scene) -> Result<()> {
+fn idle(scene: &mut Trio) -> Result<()> {
     const LOOK: Duration = Duration::from_secs(2);
     let node = &mut scene.nodes.one;
     let more = (0..4).map(|_| attach(node, "idle", "front")).collect::<Result<Vec<_>>>()?;

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use kit::{Container, ContainerSpec, Node, ping, wait_until};
+use kit::{Container, ContainerSpec, Node, Purpose, Topology, TwoNodes, ping, wait_until};
 use netdev::Namespace;
 use serde_json::Value;
 
@@ -63,6 +63,39 @@ pub(crate) fn reach_soon(from: &Container, to: impl Into<IpAddr>) -> Result<()> 
     let what = format!("{} to reach {to}", from.address());
     wait_until(BOUND, what, || reach(from, to).ok())?;
     Ok(())
+}
+
+/// Containers a and b on node 1 and c on node 2, of tenant blue.
+#[derive(Debug)]
+pub(crate) struct Trio {
+    pub(crate) a: Container,
+    pub(crate) b: Container,
+    pub(crate) c: Container,
+    pub(crate) nodes: TwoNodes,
+}
+
+impl Trio {
+    /// Two nodes as they start by default; all three containers in one network.
+    pub(crate) fn build() -> Result<Self> {
+        let nodes = Topology::new(Purpose::Test).two_nodes()?;
+        let lines =
+            ["tenant create blue", "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 front"];
+        configure(&nodes.one, &lines)?;
+        let a = attach(&nodes.one, "a", "front")?;
+        let b = attach(&nodes.one, "b", "front")?;
+        let c = attach(&nodes.two, "c", "front")?;
+        let trio = Self { a, b, c, nodes };
+        trio.sound()?;
+        Ok(trio)
+    }
+
+    /// They reach each other, on a node and across.
+    pub(crate) fn sound(&self) -> Result<()> {
+        for (from, to) in [(&self.a, &self.b), (&self.a, &self.c), (&self.c, &self.b)] {
+            reach_soon(from, to.address())?;
+        }
+        Ok(())
+    }
 }
 
 /// Packets dropped on a node so far, by reason.

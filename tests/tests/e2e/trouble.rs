@@ -6,10 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use kit::{
-    Container, Daemon, DirGuard, Flow, Node, Purpose, Topology, TwoNodes, UPLINK, binary,
-    wait_until,
-};
+use kit::{Daemon, DirGuard, Flow, Node, Purpose, UPLINK, binary, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -17,16 +14,14 @@ use serde_json::{Value, json};
 use crate::Test;
 use crate::runtime::{Plug, Traces, refusal};
 use crate::shared::sharing;
-use crate::site::{
-    BOUND, all_connected, all_drops, attach, configure, links, ports, reach, reach_soon,
-};
+use crate::site::{BOUND, Trio, all_connected, all_drops, attach, links, ports, reach};
 
 const INTERVAL: Duration = Duration::from_millis(5);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 254);
 
 pub(crate) fn tests() -> Vec<Test> {
     sharing(
-        build,
+        Trio::build,
         &[
             ("ipam_4_an_add_that_netplugin_did_not_survive_is_undone", killed_in_add),
             ("ipam_4_adds_amid_a_crash_of_any_daemon_succeed_or_leave_nothing", crash_amid_adds),
@@ -43,36 +38,9 @@ pub(crate) fn tests() -> Vec<Test> {
     )
 }
 
-/// Containers that must never notice anything: a and b on node 1, c on node 2.
-#[derive(Debug)]
-struct Scene {
-    a: Container,
-    b: Container,
-    c: Container,
-    nodes: TwoNodes,
-}
-
-fn build() -> Result<Scene> {
-    let nodes = Topology::new(Purpose::Test).two_nodes()?;
-    let lines = ["tenant create blue", "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 front"];
-    configure(&nodes.one, &lines)?;
-    let a = attach(&nodes.one, "a", "front")?;
-    let b = attach(&nodes.one, "b", "front")?;
-    let c = attach(&nodes.two, "c", "front")?;
-    let scene = Scene { a, b, c, nodes };
-    scene.sound()?;
-    Ok(scene)
-}
-
-impl Scene {
+impl Trio {
     fn traces(&self) -> Result<Traces> {
         Traces::of(&self.nodes.one, &["front"])
-    }
-
-    fn sound(&self) -> Result<()> {
-        reach_soon(&self.a, self.b.address())?;
-        reach_soon(&self.a, self.c.address())?;
-        reach_soon(&self.c, self.b.address())
     }
 
     /// Waits until there is just what was before.
@@ -96,7 +64,7 @@ impl Scene {
 }
 
 /// The ADD waits for an engine that is not there, with everything else done.
-fn killed_in_add(scene: &mut Scene) -> Result<()> {
+fn killed_in_add(scene: &mut Trio) -> Result<()> {
     let before = scene.traces()?;
     scene.nodes.one.stop(Daemon::Vrouterd)?;
     let links_before = links(&scene.nodes.one)?;
@@ -122,7 +90,7 @@ fn killed_in_add(scene: &mut Scene) -> Result<()> {
     scene.settled(&before)
 }
 
-fn crash_amid_adds(scene: &mut Scene) -> Result<()> {
+fn crash_amid_adds(scene: &mut Trio) -> Result<()> {
     let before = scene.traces()?;
     for daemon in [Daemon::Netmaster, Daemon::Netplugin, Daemon::Vrouterd] {
         for round in 0..3 {
@@ -134,7 +102,7 @@ fn crash_amid_adds(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-fn adds_with_crash(scene: &mut Scene, daemon: Daemon, after: Duration) -> Result<()> {
+fn adds_with_crash(scene: &mut Trio, daemon: Daemon, after: Duration) -> Result<()> {
     let plug = |_| {
         let mut plug = Plug::new(&scene.nodes.one, "front")?;
         plug.config["timeoutSeconds"] = json!(5);
@@ -167,7 +135,7 @@ fn adds_with_crash(scene: &mut Scene, daemon: Daemon, after: Duration) -> Result
     Ok(())
 }
 
-fn vanishes(scene: &mut Scene) -> Result<()> {
+fn vanishes(scene: &mut Trio) -> Result<()> {
     let before = scene.traces()?;
     let gone = attach(&scene.nodes.one, "gone", "front")?;
     let flow = Flow::start(scene.a.namespace(), scene.c.address(), INTERVAL)?;
@@ -179,7 +147,7 @@ fn vanishes(scene: &mut Scene) -> Result<()> {
 }
 
 /// As after a restart of a container whose DEL got lost.
-fn new_namespace(scene: &mut Scene) -> Result<()> {
+fn new_namespace(scene: &mut Trio) -> Result<()> {
     let before = scene.traces()?;
     let node = &scene.nodes.one;
     let old = Plug::new(node, "front")?;
@@ -197,7 +165,7 @@ fn new_namespace(scene: &mut Scene) -> Result<()> {
 }
 
 /// As when a pod is deleted while it starts.
-fn add_and_del(scene: &mut Scene) -> Result<()> {
+fn add_and_del(scene: &mut Trio) -> Result<()> {
     let before = scene.traces()?;
     let node = &scene.nodes.one;
     for _ in 0..10 {
@@ -218,7 +186,7 @@ fn add_and_del(scene: &mut Scene) -> Result<()> {
 }
 
 /// Contiv's plugin was the example of one that hangs and blocks the kubelet.
-fn hangs(scene: &mut Scene) -> Result<()> {
+fn hangs(scene: &mut Trio) -> Result<()> {
     let before = scene.traces()?;
     for daemon in [Daemon::Vrouterd, Daemon::Netplugin, Daemon::Netmaster] {
         let mut plug = Plug::new(&scene.nodes.one, "front")?;
@@ -238,7 +206,7 @@ fn hangs(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-fn all_crashed(scene: &mut Scene) -> Result<()> {
+fn all_crashed(scene: &mut Trio) -> Result<()> {
     use Daemon::{Netmaster, Netplugin, Vrouterd};
     let before = scene.traces()?;
     for order in [
@@ -257,7 +225,7 @@ fn all_crashed(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-fn churn(scene: &mut Scene) -> Result<()> {
+fn churn(scene: &mut Trio) -> Result<()> {
     let before = scene.traces()?;
     let node = &scene.nodes.one;
     let near = Flow::start(scene.a.namespace(), scene.b.address(), INTERVAL)?;
@@ -287,7 +255,7 @@ fn churn(scene: &mut Scene) -> Result<()> {
     scene.settled(&before)
 }
 
-fn second_daemon(scene: &mut Scene) -> Result<()> {
+fn second_daemon(scene: &mut Trio) -> Result<()> {
     let before = scene.traces()?;
     let flow = Flow::start(scene.a.namespace(), scene.c.address(), INTERVAL)?;
     for daemon in [Daemon::Vrouterd, Daemon::Netplugin, Daemon::Netmaster] {
@@ -321,7 +289,7 @@ fn set_uplink(node: &Node, state: &str) -> Result<()> {
     kit::run(node.namespace(), command)?.success().map(drop)
 }
 
-fn uplink_down(scene: &mut Scene) -> Result<()> {
+fn uplink_down(scene: &mut Trio) -> Result<()> {
     for _ in 0..2 {
         set_uplink(&scene.nodes.one, "down")?;
         reach(&scene.a, scene.b.address()).context("on the node, without uplink")?;
@@ -336,7 +304,7 @@ fn uplink_down(scene: &mut Scene) -> Result<()> {
 }
 
 /// The device is taken out and another one of the same name put in.
-fn uplink_replaced(scene: &mut Scene) -> Result<()> {
+fn uplink_replaced(scene: &mut Trio) -> Result<()> {
     let ports_before = ports(&scene.nodes.one)?;
     let netlink = scene.nodes.one.netns().netlink()?;
     let old = netlink.link_by_name(UPLINK)?.context("no uplink")?;
