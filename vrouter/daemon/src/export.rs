@@ -19,8 +19,11 @@ const DRAIN: Duration = Duration::from_millis(100);
 /// How often ports are looked at for ones that came or went, and a failed start is repeated.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Samples between two looks at the counters: those that come are bounded, but may not end.
-const SAMPLES_AT_ONCE: usize = 1 << 14;
+/// Samples sent in one go: some 40 datagrams, less than half of what the buffer of a collector's socket
+/// holds unless told otherwise. More would be lost on the way, and nobody would know of whom.
+const SAMPLES_AT_ONCE: usize = 256;
+/// Before the next go, when there were more.
+const PACE: Duration = Duration::from_millis(5);
 
 /// The exporter could not start.
 #[derive(Debug, thiserror::Error)]
@@ -40,8 +43,9 @@ pub(crate) fn run(engine: &Engine, changes: &Receiver<Change>) {
     let mut wanted: Change = None;
     let mut session: Option<Session> = None;
     let mut looked: Option<Instant> = None;
+    let mut pause = DRAIN;
     loop {
-        match changes.recv_timeout(DRAIN) {
+        match changes.recv_timeout(pause) {
             // A session that goes on keeps its numbers.
             Ok(change) if change == wanted && looked.is_some() => {}
             Ok(change) => {
@@ -62,13 +66,12 @@ pub(crate) fn run(engine: &Engine, changes: &Receiver<Change>) {
                 session.follow_ports(&engine.ports(), now);
             }
         }
-        match &mut session {
+        let sent = match &mut session {
             Some(session) => session.send(engine, now),
             // Nobody wants what a port's own rate has sampled.
-            None => {
-                std::iter::from_fn(|| engine.next_sample()).take(SAMPLES_AT_ONCE).for_each(drop);
-            }
-        }
+            None => std::iter::from_fn(|| engine.next_sample()).take(SAMPLES_AT_ONCE).count(),
+        };
+        pause = if sent < SAMPLES_AT_ONCE { DRAIN } else { PACE };
     }
 }
 
@@ -136,11 +139,14 @@ impl Session {
         self.sources = current;
     }
 
-    fn send(&mut self, engine: &Engine, now: Duration) {
+    /// Sends what there is, up to [`SAMPLES_AT_ONCE`] samples; returns how many that were.
+    fn send(&mut self, engine: &Engine, now: Duration) -> usize {
+        let mut sent = 0;
         for sample in std::iter::from_fn(|| engine.next_sample()).take(SAMPLES_AT_ONCE) {
             self.report_loss(engine.samples_lost(), sample.in_port);
             self.flow_sample(&sample, now);
             self.emit(now);
+            sent += 1;
         }
         let mut due = Vec::new();
         while let Some(index) = self.exporter.counters_due(now) {
@@ -154,6 +160,7 @@ impl Session {
             }
         }
         self.emit(now);
+        sent
     }
 
     /// The worker counts losses of all ports together; they are reported with the next sample.

@@ -10,10 +10,13 @@ use std::time::Duration;
 use datapath_api::v1;
 use flowtable::entry::{Entry, Op};
 use nix::sys::signal::Signal;
+use nix::sys::socket::{setsockopt, sockopt};
 
 use super::{stats, switched, talkers};
 use crate::node::{LIMIT, config_file, until};
 use crate::{Pair, transfer};
+
+const RECEIVE_BYTES: usize = 4 << 20;
 
 /// A flow sample (sFlow v5, section 5) with its raw header.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +44,8 @@ impl Collector {
     fn start(pair: &Pair, rate: u32) -> Self {
         let socket = pair.node.inside(|| UdpSocket::bind("127.0.0.1:6343").unwrap());
         socket.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+        // This thread may be kept waiting: what it counts is what was sent.
+        setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BYTES).unwrap();
         let text = format!(
             "sflow-collector = \"127.0.0.1:6343\"\nsflow-rate = {rate}\nsflow-polling = 0\n"
         );
