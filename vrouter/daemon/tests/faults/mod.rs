@@ -189,6 +189,15 @@ struct Crowd {
     containers: [Container; 4],
 }
 
+/// Ends a thread that looks at the flag, however the scope ends.
+struct Stopped<'a>(&'a AtomicBool);
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What went on for a while.
 #[derive(Debug)]
 struct Traffic {
@@ -231,17 +240,17 @@ impl Crowd {
             }
         };
         std::thread::scope(|scope| {
+            // Also when an assertion fails: the scope waits for the flood.
+            let _stopped = Stopped(&stop);
             scope.spawn(|| flooder.namespace.inside(flood));
             until("the flood", || self.engine.drops("rate-limit") > 0);
-            let result = f();
-            stop.store(true, Ordering::Relaxed);
-            result
+            f()
         })
     }
 
-    /// 20,000 packets a second from victim to server, for two seconds.
+    /// 4,000 packets a second from victim to server, for two seconds.
     fn paced(&self) -> Traffic {
-        const PER_MILLISECOND: u64 = 20;
+        const PER_MILLISECOND: u64 = 4;
         let [_, _, victim, server] = &self.containers;
         let frame = udp(victim, server);
         let before = (self.port(8).tx_packets, self.port(5));
@@ -266,22 +275,15 @@ impl Crowd {
     }
 }
 
-/// With default limits the share that a victim keeps depends on what else the machine does, so it
-/// is printed; a small limit leaves the worker idle enough for it to be certain.
+/// The limit is far below what a sender reaches even where it gets little of a CPU: with the default
+/// one a slow machine's flood may pass whole.
 pub(crate) fn flooding_container_gets_its_limit() {
-    for (flags, limit) in [(&[][..], 200_000), (&["--port-pps", "50000"], 50_000)] {
-        let crowd = Crowd::new(flags);
-        let traffic = crowd.flooded(|| crowd.paced());
-        eprintln!("{flags:?}: {traffic:?}");
-        let most = limit * (traffic.took.as_millis() as u64 + 100) / 1000;
-        assert!(traffic.flood_accepted < most, "{traffic:?}");
-        assert!(traffic.flood_refused > 0, "{traffic:?}");
-        if flags.is_empty() {
-            let [_, _, victim, server] = &crowd.containers;
-            let bulk = crowd.flooded(|| crate::transfer(victim, server, 50_000_000));
-            eprintln!("50 MB beside the flood in {bulk:?}");
-        } else {
-            assert!(traffic.delivered * 10 > traffic.sent * 9, "{traffic:?}");
-        }
-    }
+    const LIMIT_PPS: u64 = 20_000;
+    let crowd = Crowd::new(&["--port-pps", "20000"]);
+    let traffic = crowd.flooded(|| crowd.paced());
+    eprintln!("{traffic:?}");
+    let most = LIMIT_PPS * (traffic.took.as_millis() as u64 + 100) / 1000;
+    assert!(traffic.flood_accepted < most, "{traffic:?}");
+    assert!(traffic.flood_refused > 0, "{traffic:?}");
+    assert!(traffic.delivered * 4 > traffic.sent * 3, "{traffic:?}");
 }
