@@ -14,8 +14,11 @@ use cni_api::v1::{
 };
 use prost::Message as _;
 use tokio::runtime::Runtime;
+use tonic::metadata::{AsciiMetadataKey, MetadataMap};
 use tonic::transport::{Channel, Endpoint};
 
+use crate::config::Config;
+use crate::environment::Environment;
 use crate::failure::Failure;
 
 /// The runtime's patience is about 30 seconds in all.
@@ -28,14 +31,21 @@ pub(crate) struct Call {
     client: CniClient<Channel>,
     socket: PathBuf,
     timeout: Duration,
+    headers: MetadataMap,
 }
 
 impl Call {
-    /// Connects. `timeout` bounds connecting and the request together.
+    /// Connects to the netplugin of `config`. `timeout` bounds connecting and the request together.
+    /// The runtime's trace goes with the request.
     ///
     /// # Errors
     /// [`Code::DaemonUnreachable`] when nobody answers at `socket`.
-    pub(crate) fn connect(socket: &Path, timeout: Duration) -> Result<Self, Failure> {
+    pub(crate) fn connect(
+        env: &Environment,
+        config: &Config,
+        timeout: Duration,
+    ) -> Result<Self, Failure> {
+        let socket = config.socket.as_path();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -60,7 +70,7 @@ impl Call {
         };
         let timeout = timeout.saturating_sub(started.elapsed());
         let client = CniClient::new(channel);
-        Ok(Self { runtime, client, socket: socket.to_owned(), timeout })
+        Ok(Self { runtime, client, socket: socket.to_owned(), timeout, headers: headers(env) })
     }
 
     pub(crate) fn add(&self, message: AddRequest) -> Result<AddReply, Failure> {
@@ -91,6 +101,7 @@ impl Call {
     /// netplugin learns the deadline too, so that it rolls back rather than finish for nobody.
     fn request<T>(&self, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
+        *request.metadata_mut() = self.headers.clone();
         request.set_timeout(self.timeout);
         request
     }
@@ -106,6 +117,19 @@ impl Call {
             Err(_elapsed) => Err(late(self.timeout)),
         }
     }
+}
+
+/// What is no header value is left out: a trace is no reason to fail an ADD.
+fn headers(env: &Environment) -> MetadataMap {
+    let mut headers = MetadataMap::new();
+    for (name, value) in env.trace() {
+        if let (Ok(name), Ok(value)) =
+            (AsciiMetadataKey::from_bytes(name.as_bytes()), value.parse())
+        {
+            headers.insert(name, value);
+        }
+    }
+    headers
 }
 
 fn late(timeout: Duration) -> Failure {

@@ -49,6 +49,10 @@ impl Command {
     }
 }
 
+/// The trace that the runtime has this call in (W3C Trace Context and Baggage, in the variables that
+/// OpenTelemetry's "environment variables as context propagation carriers" names).
+const TRACE: [&str; 3] = ["TRACEPARENT", "TRACESTATE", "BAGGAGE"];
+
 /// The variables as they were given, unchecked.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Environment(BTreeMap<String, String>);
@@ -59,7 +63,8 @@ impl Environment {
         let utf8 = |(k, v): (std::ffi::OsString, std::ffi::OsString)| {
             Some((k.into_string().ok()?, v.into_string().ok()?))
         };
-        Self(std::env::vars_os().filter_map(utf8).filter(|(k, _)| k.starts_with("CNI_")).collect())
+        let is_ours = |name: &str| name.starts_with("CNI_") || TRACE.contains(&name);
+        Self(std::env::vars_os().filter_map(utf8).filter(|(k, _)| is_ours(k)).collect())
     }
 
     #[cfg(test)]
@@ -109,6 +114,12 @@ impl Environment {
     /// Directories of plugins, separated by colons.
     pub(crate) fn path(&self) -> &str {
         self.value("CNI_PATH")
+    }
+
+    /// The headers that carry the runtime's trace on, with their values.
+    pub(crate) fn trace(&self) -> impl Iterator<Item = (String, &str)> {
+        let given = TRACE.into_iter().map(|name| (name.to_ascii_lowercase(), self.value(name)));
+        given.filter(|(_, value)| !value.is_empty())
     }
 
     /// All of them, for a plugin that is delegated to.

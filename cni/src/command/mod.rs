@@ -109,8 +109,8 @@ fn operate(command: Command, given: &Given<'_>) -> Result<Option<Value>, Failure
         Command::Add => return add(env, config, delegate?.as_ref()).map(Some),
         Command::Del => del(env, config),
         Command::Check => check(env, config),
-        Command::Gc => gc(config),
-        Command::Status => status(config),
+        Command::Gc => gc(env, config),
+        Command::Status => status(env, config),
         Command::Version => {
             return Ok(Some(versions(Some(config.version.text().to_owned()))));
         }
@@ -133,7 +133,7 @@ fn add(
     if let Some(delegate) = delegate {
         request.ips = delegate.add()?;
     }
-    let reply = Call::connect(&config.socket, config.timeout)
+    let reply = Call::connect(env, config, config.timeout)
         .and_then(|call| call.add(request))
         .map_err(|failure| match delegate.map(|delegate| delegate.forward(Command::Del)) {
             None | Some(Ok(())) => failure,
@@ -301,7 +301,7 @@ fn del(env: &Environment, config: &Config) -> Result<(), Failure> {
     let attachment = env.attachment();
     let request =
         DelRequest { attachment: Some(attachment.clone()), netns: env.netns().to_owned() };
-    let ask = |timeout| Call::connect(&config.socket, timeout)?.del(request.clone());
+    let ask = |timeout| Call::connect(env, config, timeout)?.del(request.clone());
     let failure = match ask(config.timeout) {
         Err(failure) if failure.code == Code::DaemonUnreachable as u32 => failure,
         answered => return answered,
@@ -324,13 +324,14 @@ fn check(env: &Environment, config: &Config) -> Result<(), Failure> {
     let Some(prev_result) = &config.prev_result else {
         return Err(Failure::new(Code::InvalidConfig, "required prevResult missing"));
     };
+    require_result(prev_result)?;
     let request = CheckRequest {
         ips: listed_ips(prev_result, &attachment.ifname),
         attachment: Some(attachment),
         netns: env.netns().to_owned(),
     };
     // An attached container is not broken because the daemon restarts: the runtime asks again.
-    let call = Call::connect(&config.socket, config.timeout).map_err(|f| {
+    let call = Call::connect(env, config, config.timeout).map_err(|f| {
         if f.code == Code::DaemonUnreachable as u32 {
             Failure { code: Code::TryAgain as u32, ..f }
         } else {
@@ -338,6 +339,29 @@ fn check(env: &Environment, config: &Config) -> Result<(), Failure> {
         }
     })?;
     call.check(request)
+}
+
+/// What CHECK compares with must be a result: from one that is none, nothing would be missing.
+fn require_result(prev_result: &Value) -> Result<(), Failure> {
+    let refuse = |what: String| {
+        let msg = format!("prevResult: {what}");
+        Err(Failure::new(Code::InvalidConfig, msg).details("hand over what ADD printed"))
+    };
+    if !prev_result.is_object() {
+        return refuse(format!("{prev_result} is no object"));
+    }
+    for key in ["interfaces", "ips"] {
+        let Some(items) = prev_result.get(key).filter(|items| !items.is_null()) else { continue };
+        let Some(items) = items.as_array() else {
+            return refuse(format!("{key} {items} is no list"));
+        };
+        if let Some(odd) = items.iter().find(|item| !item.is_object()) {
+            return refuse(format!("{key}: {odd} is no object"));
+        }
+    }
+    let addresses = prev_result["ips"].as_array().into_iter().flatten().map(|ip| &ip["address"]);
+    let texts = addresses.map(|address| address.as_str().unwrap_or_default());
+    distinct(Code::InvalidConfig, "prevResult.ips", texts).map(drop)
 }
 
 /// Addresses that prevResult gives to `ifname`, or to no interface at all. Later plugins of the
@@ -358,7 +382,7 @@ fn listed_ips(prev_result: &Value, ifname: &str) -> Vec<String> {
         .collect()
 }
 
-fn gc(config: &Config) -> Result<(), Failure> {
+fn gc(env: &Environment, config: &Config) -> Result<(), Failure> {
     require_version(Command::Gc, config, Version::V1_1_0)?;
     // Without the list everything would be garbage.
     let Some(valid) = config.valid.clone() else {
@@ -368,12 +392,12 @@ fn gc(config: &Config) -> Result<(), Failure> {
         ));
     };
     let request = GcRequest { valid, config_name: config.name.clone() };
-    Call::connect(&config.socket, config.timeout)?.gc(request).map(drop)
+    Call::connect(env, config, config.timeout)?.gc(request).map(drop)
 }
 
-fn status(config: &Config) -> Result<(), Failure> {
+fn status(env: &Environment, config: &Config) -> Result<(), Failure> {
     require_version(Command::Status, config, Version::V1_1_0)?;
-    let reply = Call::connect(&config.socket, config.timeout)
+    let reply = Call::connect(env, config, config.timeout)
         .and_then(|call| call.status())
         .map_err(|f| Failure { code: Code::NotAvailable as u32, ..f })?;
     if reply.ready {

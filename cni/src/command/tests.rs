@@ -269,6 +269,29 @@ fn check_without_prev_result_and_gc_without_list_are_refused() {
 }
 
 #[test]
+fn check_against_a_prev_result_that_is_no_result_is_refused() {
+    let env = env_with(&[("CNI_COMMAND", "CHECK")]);
+    for (bad, msg) in [
+        (json!(7), "prevResult: 7 is no object"),
+        (json!({"ips": {}}), "prevResult: ips {} is no list"),
+        (json!({"interfaces": "eth0"}), "prevResult: interfaces \"eth0\" is no list"),
+        (json!({"interfaces": ["eth0"]}), "prevResult: interfaces: \"eth0\" is no object"),
+        (json!({"ips": [{}]}), "prevResult.ips: \"\" is not an IP address"),
+        (
+            json!({"ips": [{"address": "10.1.1"}]}),
+            "prevResult.ips: \"10.1.1\" is not an IP address",
+        ),
+        (
+            json!({"ips": [{"address": "10.1.1.1/33"}]}),
+            "prevResult.ips: \"10.1.1.1/33\" has no prefix length of 0..=32",
+        ),
+    ] {
+        let error = refused(&env, &config_with("prevResult", bad));
+        assert_eq!((&error["code"], &error["msg"]), (&json!(7), &json!(msg)));
+    }
+}
+
+#[test]
 fn bad_wanted_addresses_name_their_source() {
     let error = refused(&env_with(&[("CNI_ARGS", "IP=10.1.1")]), &config());
     assert_eq!(error["code"], json!(4));
@@ -393,12 +416,11 @@ impl Cni for Netplugin {
         Ok(Response::new(GcReply { removed: Vec::new() }))
     }
 
-    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
-        Ok(Response::new(StatusReply {
-            ready: false,
-            connectivity_limited: true,
-            reason: "vrouterd is not there".into(),
-        }))
+    /// Says which trace it was asked in.
+    async fn status(&self, asked: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+        let trace = asked.metadata().get("traceparent").and_then(|value| value.to_str().ok());
+        let reason = format!("vrouterd is not there{}", trace.unwrap_or_default());
+        Ok(Response::new(StatusReply { ready: false, connectivity_limited: true, reason }))
     }
 }
 
@@ -451,6 +473,19 @@ fn answers_of_netplugin_become_results_and_errors() {
         config["cni.dev/valid-attachments"] = json!([]);
         let gc = Environment::of(&[("CNI_COMMAND", "GC")]);
         assert_eq!(run_json(&gc, &config), (true, Value::Null));
+    });
+}
+
+#[test]
+fn the_runtimes_trace_goes_on_and_what_is_no_header_is_left_out() {
+    with_netplugin(|socket| {
+        let mut config = config_with("socket", json!(socket));
+        config["cniVersion"] = json!("1.1.0");
+        for (given, seen) in [("00-4bf92f3577b34da6-01", "00-4bf92f3577b34da6-01"), ("a\nb", "")] {
+            let env = env_with(&[("CNI_COMMAND", "STATUS"), ("TRACEPARENT", given)]);
+            let msg = format!("vrouterd is not there{seen}");
+            assert_eq!(refused(&env, &config)["msg"], json!(msg));
+        }
     });
 }
 

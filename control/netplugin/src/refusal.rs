@@ -81,6 +81,17 @@ impl Refusal {
             Self::Master(MasterError::Refused(refusal)) => refusal.detail.next_step.clone(),
             Self::Master(MasterError::Unreachable(_)) => "start netmaster, then retry".to_owned(),
             Self::Late("vrouterd") => "start vrouterd, then retry".to_owned(),
+            Self::Late(_) => {
+                "raise timeoutSeconds, or look at the log of what was waited for".to_owned()
+            }
+            Self::Links(links::Error::Exists { .. }) => {
+                "choose another CNI_IFNAME, or remove the interface from the container".to_owned()
+            }
+            Self::Ports(_) => {
+                "remove containers of this node, or wait until freed ids have rested".to_owned()
+            }
+            Self::Engine { .. } => "look at vrouterd's log, then DEL and ADD again".to_owned(),
+            Self::Unfinished(..) => "DEL again, then ADD".to_owned(),
             Self::Roster(roster::Error::Store(error)) if error.is_full() => {
                 "make room where netplugin's --state-dir is, then retry".to_owned()
             }
@@ -93,11 +104,7 @@ impl Refusal {
             | Self::Request { .. }
             | Self::Mtu(_)
             | Self::Links(_)
-            | Self::Ports(_)
             | Self::Roster(_)
-            | Self::Engine { .. }
-            | Self::Late(_)
-            | Self::Unfinished(..)
             | Self::Unknown
             | Self::Differs(_)
             | Self::Several(_)
@@ -185,6 +192,31 @@ mod tests {
         assert_eq!(from_master(tonic::Code::AlreadyExists, "ipAddress").code, 104);
         assert_eq!(from_master(tonic::Code::InvalidArgument, "macAddress").code, 7);
         assert_eq!(from_master(tonic::Code::AlreadyExists, "endpointID").code, 999);
+    }
+
+    #[test]
+    fn the_nodes_own_refusals_say_what_to_do() {
+        for (refusal, code, msg) in [
+            (
+                Refusal::Ports(Exhausted { count: 4094 }),
+                101,
+                "all 4094 port ids of this node are in use or were freed less than 10s ago",
+            ),
+            (
+                Refusal::Engine { what: "the port", reason: "no room".into() },
+                103,
+                "vrouterd refused the port: no room",
+            ),
+            (
+                Refusal::Links(links::Error::Exists { ifname: "eth0".into() }),
+                4,
+                "interface eth0 exists in the container already",
+            ),
+        ] {
+            let error = cni_error(refusal);
+            assert_eq!((error.code, error.msg.as_str()), (code, msg));
+            assert!(!error.details.is_empty(), "{msg}");
+        }
     }
 
     #[test]

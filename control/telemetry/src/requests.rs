@@ -2,7 +2,7 @@
 //!
 //! The id is the client's `x-request-id` if it sent a usable one, else a new one. It goes back in
 //! the answer's metadata and stands on every line that the request's handling logs, so that what a
-//! user sees can be found in the log.
+//! user sees can be found in the log. A client's `traceparent` is logged beside it, as `trace`.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
@@ -91,7 +91,7 @@ async fn handle(State(requests): State<Requests>, request: Request, next: Next) 
     let id = request_id(request.headers());
     let path = request.uri().path().to_owned();
     let method = path.get(..path.len().min(ID_BYTES_MAX)).unwrap_or(UNKNOWN);
-    let span = info_span!("request", id, method);
+    let span = info_span!("request", id, method, trace = trace_id(request.headers()));
     let work = async {
         let mut response = next.run(request).await;
         // An answer that is no error has its status behind the message.
@@ -109,6 +109,14 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The id of the trace that the client has the request in (W3C Trace Context, section 3.2: version,
+/// 32 hexadecimal digits of the trace's id, the parent's id, flags).
+fn trace_id(headers: &HeaderMap) -> Option<&str> {
+    let sent = headers.get("traceparent")?.to_str().ok()?;
+    let id = sent.split('-').nth(1)?;
+    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
 }
 
 fn request_id(headers: &HeaderMap) -> String {
@@ -169,6 +177,23 @@ mod tests {
                 "weir_api_request_duration_seconds_count{method=\"unknown\",code=\"Unimplemented\"} 3"
             ]
         );
+    }
+
+    #[test]
+    fn only_a_trace_of_the_standards_form_is_logged() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(trace_id(&headers), None);
+        for (sent, id) in [
+            (
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+                Some("4bf92f3577b34da6a3ce929d0e0e4736"),
+            ),
+            ("00-4bf9-00f067aa0ba902b7-01", None),
+            ("prose", None),
+        ] {
+            headers.insert("traceparent", HeaderValue::from_static(sent));
+            assert_eq!(trace_id(&headers), id, "{sent}");
+        }
     }
 
     #[test]
