@@ -16,6 +16,7 @@ mod offload;
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use datapath_api::v1;
@@ -181,6 +182,15 @@ fn containers_of_a_network_reach_each_other() {
 }
 
 /// Sends `bytes` over one connection; returns how long that took.
+/// Ends a thread that looks at the flag, however the scope ends.
+struct Stopped<'a>(&'a AtomicBool);
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn transfer(from: &Container, to: &Container, bytes: usize) -> Duration {
     let address = (to.ip(), 7000);
     let listener = to.namespace.inside(|| TcpListener::bind(address).unwrap());

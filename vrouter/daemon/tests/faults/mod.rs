@@ -189,15 +189,6 @@ struct Crowd {
     containers: [Container; 4],
 }
 
-/// Ends a thread that looks at the flag, however the scope ends.
-struct Stopped<'a>(&'a AtomicBool);
-
-impl Drop for Stopped<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// What went on for a while.
 #[derive(Debug)]
 struct Traffic {
@@ -241,7 +232,7 @@ impl Crowd {
         };
         std::thread::scope(|scope| {
             // Also when an assertion fails: the scope waits for the flood.
-            let _stopped = Stopped(&stop);
+            let _stopped = crate::Stopped(&stop);
             scope.spawn(|| flooder.namespace.inside(flood));
             until("the flood", || self.engine.drops("rate-limit") > 0);
             f()

@@ -101,6 +101,7 @@ pub(super) fn ha_3_a_thousand_offloaded_connections_outlive_the_engine() {
     to.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     let stop = AtomicBool::new(false);
     let (sent, received) = std::thread::scope(|scope| {
+        let stopped = crate::Stopped(&stop);
         let sender = scope.spawn(|| stream(&from, per_second, &stop));
         let receiver = scope.spawn(|| count(&to, &stop));
         for _ in 0..2 {
@@ -114,15 +115,16 @@ pub(super) fn ha_3_a_thousand_offloaded_connections_outlive_the_engine() {
             all_offloaded(&pair, &mut ends, (&from, &to));
             eprintln!("programmed after {programmed:?}, offloaded after {:?}", killed.elapsed());
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopped);
         (sender.join().unwrap(), receiver.join().unwrap())
     });
     let overflown = overflown(&pair);
     let lost = sent - received;
     eprintln!("{connected} connections, {sent} datagrams, {lost} lost, {overflown} by the socket");
-    // While the engine is away nothing is lost. Taking a port over may lose a moment's packets: of the
-    // 10 ms that the criterion allows each time, one here.
-    assert!(lost - overflown <= u64::from(per_second) / 1000 * 2, "{lost} lost");
+    // While the engine is away nothing is lost. Taking a port over may lose the packets of 10 ms
+    // each time (HA-3); it is less than one on a machine that has a CPU for it.
+    let excused = overflown + u64::from(per_second) / 1000 * 10 * 2;
+    assert!(lost <= excused, "{lost} lost, {excused} excused");
 }
 
 /// Whether a datagram gets there.
@@ -187,6 +189,7 @@ pub(super) fn an_interface_index_that_is_used_again_gets_nothing_of_its_predeces
     });
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let stopped = crate::Stopped(&stop);
         let sender = scope.spawn(|| stream(&from, 1000, &stop));
         pair.node.must("ip link del wrh6");
         let fenced = async {
@@ -200,7 +203,7 @@ pub(super) fn an_interface_index_that_is_used_again_gets_nothing_of_its_predeces
         assert_eq!(added.ifindex, gone.ifindex);
         pair.engine.write(&heir.local());
         assert!(pair.a.pings(&heir));
-        stop.store(true, Ordering::Relaxed);
+        drop(stopped);
         assert!(sender.join().unwrap() > 0);
         let foreign = |frame: &[u8]| frame.len() > 23 && frame[12..14] == [8, 0] && frame[23] == 17;
         while let Some(frame) = inside.receive(Duration::from_millis(200)).unwrap() {

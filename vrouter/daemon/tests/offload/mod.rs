@@ -393,6 +393,7 @@ fn ha_3_offloaded_connections_outlive_the_engine() {
     to.set_nonblocking(false).unwrap();
     let stop = AtomicBool::new(false);
     let (sent, received) = std::thread::scope(|scope| {
+        let stopped = crate::Stopped(&stop);
         let sender = scope.spawn(|| stream(&from, &stop));
         let receiver = scope.spawn(|| count_until_quiet(&to, &stop));
         for _ in 0..2 {
@@ -408,7 +409,7 @@ fn ha_3_offloaded_connections_outlive_the_engine() {
                 stats(&pair).flows == 4
             });
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopped);
         (sender.join().unwrap(), receiver.join().unwrap())
     });
     assert_eq!(received, sent);
