@@ -211,6 +211,10 @@ fn undecodable(error: &serde_json::Error) -> Failure {
 
 /// A configuration without `cniVersion` is of version 0.2.0, which is older than ours.
 fn parse_version(config: &Value) -> Result<Version, Failure> {
+    if !config.is_object() {
+        let msg = format!("cannot decode the network configuration: {config} is no object");
+        return Err(Failure::new(Code::Decode, msg));
+    }
     let text = match config.get("cniVersion") {
         None | Some(Value::Null) => "0.2.0",
         Some(Value::String(text)) => text,
@@ -309,7 +313,7 @@ mod tests {
             let failure = parse(&bad).unwrap_err();
             assert_eq!((failure.code, failure.version), (6, Version::V0_4_0), "{bad}");
         }
-        assert_eq!(parse(&json!([1])).unwrap_err().code, 1);
+        assert_eq!(parse(&json!([1])).unwrap_err().code, 6);
         assert_eq!(parse(&json!({"cniVersion": 1})).unwrap_err().code, 6);
         assert_eq!(Config::parse(b"").unwrap_err().code, 6);
     }

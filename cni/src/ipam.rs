@@ -179,8 +179,10 @@ mod tests {
             echo '{"ips": [{"address": "10.1.1.7/24"}], "routes": [{"dst": "0.0.0.0/0"}]}'"#;
         with_plugin(script, |delegate, log| {
             assert_eq!(delegate.add(), Ok(vec!["10.1.1.7/24".to_owned()]));
-            delegate.forward(Command::Check).unwrap();
-            assert_eq!(log(), "ADD\nCHECK\n");
+            for command in [Command::Check, Command::Gc, Command::Status, Command::Del] {
+                delegate.forward(command).unwrap();
+            }
+            assert_eq!(log(), "ADD\nCHECK\nGC\nSTATUS\nDEL\n");
         });
     }
 

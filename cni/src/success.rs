@@ -123,13 +123,20 @@ mod tests {
 
     #[test]
     fn versions_before_1_0_0_name_the_address_family() {
+        let mut reply = reply();
+        let v6 = Ip { address: "2001:db8::5/64".into(), gateway: "2001:db8::fe".into() };
+        reply.ips.push(v6);
         for version in [Version::V0_3_0, Version::V0_3_1, Version::V0_4_0] {
-            let result = rendered(version);
+            let sandbox = Sandbox { ifname: "eth0", netns: "/run/netns/x" };
+            let result = added(&reply, sandbox, &Dns::default(), version);
             assert_eq!(result["cniVersion"], json!(version.text()));
             assert_eq!(
                 result["ips"],
-                json!([{"version": "4", "address": "10.1.1.5/24", "gateway": "10.1.1.254",
-                    "interface": 1}])
+                json!([
+                    {"version": "4", "address": "10.1.1.5/24", "gateway": "10.1.1.254", "interface": 1},
+                    {"version": "6", "address": "2001:db8::5/64", "gateway": "2001:db8::fe",
+                        "interface": 1},
+                ])
             );
         }
     }

@@ -122,10 +122,14 @@ fn refusals_are_in_the_configurations_version() {
 
 #[test]
 fn malformed_stdin_is_a_decode_error() {
-    let output = run(&env_with(&[]), b"{");
-    let error: Value = serde_json::from_str(&output.stdout).unwrap();
-    assert_eq!(error["code"], json!(6));
-    assert_eq!(output.exit, ExitCode::FAILURE);
+    for command in ["ADD", "DEL", "CHECK", "GC", "STATUS"] {
+        for stdin in [&b""[..], b"{", b"7", b"[]", b"\xff\xfe", b"{\"name\": \"n1\"} {}"] {
+            let output = run(&env_with(&[("CNI_COMMAND", command)]), stdin);
+            let error: Value = serde_json::from_str(&output.stdout).unwrap();
+            assert_eq!(error["code"], json!(6), "{command} {stdin:?}: {error}");
+            assert_eq!(output.exit, ExitCode::FAILURE);
+        }
+    }
 }
 
 /// A result of another plugin for `env_with`'s interface, changed by `change`.
@@ -215,8 +219,11 @@ fn a_namespace_that_does_not_open_is_code_8() {
 #[test]
 fn the_plugins_own_namespace_is_refused_before_anything_happens() {
     let own = [("CNI_NETNS", "/proc/self/ns/net")];
-    let error = refused(&env_with(&own), &config_with("socket", json!("/no/such.sock")));
-    assert_eq!(error["code"], json!(8));
+    for command in ["ADD", "DEL"] {
+        let env = env_with(&[own[0], ("CNI_COMMAND", command)]);
+        let error = refused(&env, &config_with("socket", json!("/no/such.sock")));
+        assert_eq!(error["code"], json!(8), "{command}");
+    }
     let forced = [own[0], ("CNI_NETNS_OVERRIDE", "true")];
     let error = refused(&env_with(&forced), &config_with("socket", json!("/no/such.sock")));
     assert_eq!(error["code"], json!(100));
@@ -446,6 +453,10 @@ fn answers_of_netplugin_become_results_and_errors() {
         let mut config = config_with("socket", json!(socket));
         config["cniVersion"] = json!("1.1.0");
         config["dns"] = json!({"nameservers": ["10.0.0.1"]});
+        // Of another plugin, of the specification, and what libcni should not send.
+        config["bridge"] = json!({"cni0": [1]});
+        config["cni.dev/odd"] = json!(null);
+        config["capabilities"] = json!({"ips": true});
         // The namespace is only passed on: any file that is not our own namespace will do.
         let netns = [("CNI_NETNS", socket.to_str().unwrap())];
         let (ok, result) = run_json(&env_with(&netns), &config);

@@ -1,6 +1,6 @@
 //! Whole Ethernet frames for injection, checksums included.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result};
 use etherparse::{
@@ -33,6 +33,24 @@ pub fn udp(addresses: Addresses, src_port: u16, dst_port: u16, payload: &[u8]) -
     let builder = PacketBuilder::ethernet2(addresses.src_mac, addresses.dst_mac)
         .ipv4(addresses.src.octets(), addresses.dst.octets(), TTL)
         .udp(src_port, dst_port);
+    let mut frame = Vec::with_capacity(builder.size(payload.len()));
+    builder.write(&mut frame, payload)?;
+    Ok(padded(frame))
+}
+
+/// A UDP datagram over IPv6 with hop limit 64; sources come first.
+///
+/// # Errors
+/// When the payload does not fit a packet.
+pub fn udp6(
+    macs: [[u8; 6]; 2],
+    addresses: [Ipv6Addr; 2],
+    ports: [u16; 2],
+    payload: &[u8],
+) -> Result<Vec<u8>> {
+    let builder = PacketBuilder::ethernet2(macs[0], macs[1])
+        .ipv6(addresses[0].octets(), addresses[1].octets(), TTL)
+        .udp(ports[0], ports[1]);
     let mut frame = Vec::with_capacity(builder.size(payload.len()));
     builder.write(&mut frame, payload)?;
     Ok(padded(frame))

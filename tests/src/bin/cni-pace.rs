@@ -36,7 +36,19 @@ fn measure(size: Size) -> anyhow::Result<Value> {
     let Filled { first, last, kilobytes: [netplugin, vrouterd], gc } = pace.filled(size.filled)?;
     let ratio = last.median().as_secs_f64() / first.median().as_secs_f64();
     let chain = |[add, del]: [Times; 2]| json!({ "add": add.json(), "del": del.json() });
+    let bounds = [
+        ("add_p50_ms", ms(add.median()), 25.0),
+        ("add_p99_ms", ms(add.permille(990)), 100.0),
+        ("del_p50_ms", ms(del.median()), 15.0),
+        ("last_to_first", ratio, 1.5),
+        ("gc_ms", ms(gc), 2000.0),
+    ];
+    let missed: Vec<&str> =
+        bounds.iter().filter(|(_, seen, asked)| seen > asked).map(|(name, ..)| *name).collect();
+    let asked: serde_json::Map<String, Value> =
+        bounds.iter().map(|(name, _, asked)| ((*name).to_owned(), json!(asked))).collect();
     Ok(json!({
+        "asked": asked, "missed": missed,
         "add": add.json(), "del": del.json(),
         "stock_bridge_tuning_bandwidth": stock.map(chain),
         "at_once": { "count": size.at_once, "adds_ms": ms(adds), "dels_ms": ms(dels) },

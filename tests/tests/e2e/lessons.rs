@@ -255,6 +255,13 @@ fn mtu(one: &mut OneNode) -> Result<()> {
 fn small_and_quick(one: &mut OneNode) -> Result<()> {
     let bytes = fs::metadata(binary("weir-cni")?)?.len();
     ensure!(bytes < 8 << 20, "{bytes} bytes");
+    let mut ldd = Command::new("ldd");
+    ldd.arg(binary("weir-cni")?);
+    let needed = run(one.node.namespace(), ldd)?.success()?;
+    // Every host has these: it is copied into the host's file system and runs there.
+    let everywhere = ["linux-vdso", "libgcc_s", "libm.", "libc.", "ld-linux", "statically"];
+    let odd = needed.lines().find(|line| !everywhere.iter().any(|name| line.contains(name)));
+    ensure!(odd.is_none(), "weir-cni needs {odd:?}");
     let plug = Plug::new(&one.node, "front")?;
     let version = |_| -> Result<Duration> {
         let started = Instant::now();
@@ -313,6 +320,9 @@ fn old_sandbox(one: &mut OneNode) -> Result<()> {
     old.del(&one.node)?;
     old.del(&one.node)?;
     new.call(&one.node, "CHECK", &result)?.success().context("CHECK of the new sandbox")?;
+    // Its ADD, late: the namespace is gone by then.
+    old.path = "/run/netns/wt-of-the-old-sandbox".into();
+    old.refused(&one.node, "ADD", 8)?;
     works(&new)?;
     new.del(&one.node)?;
     settled(one, &before)

@@ -2,14 +2,14 @@
 //! and the host end that must give them no other way.
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use kit::frame::{Addresses, arp_request, icmp_echo, udp};
+use kit::frame::{Addresses, arp_request, icmp_echo, udp, udp6};
 use kit::{
     CONTAINER_IFNAME, Container, Daemon, NetnsGuard, Node, Purpose, Topology, TwoNodes, retry, run,
     wait_until,
@@ -24,9 +24,11 @@ use crate::site::{BOUND, attach_to_group, configure, mac, reach, reach_soon};
 
 /// What a container that starts has: its group may not send to port RULED of anybody.
 const FRESH: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 99);
+const FRESH6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x99);
 const FRESH_MAC: &str = "0a:00:00:00:00:63";
 /// Nobody's.
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 98);
+const OTHER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x98);
 const GATEWAY_MAC: [u8; 6] = [0x00, 0x00, 0x11, 0x11, 0x11, 0x11];
 const RULED: u16 = 7001;
 const FREE: u16 = 7002;
@@ -36,6 +38,7 @@ pub(crate) fn tests() -> Vec<Test> {
         build,
         &[
             ("pol_4_nothing_denied_leaves_a_container_from_its_first_instruction_on", escapes),
+            ("pol_4_root_in_the_container_undoes_nothing_that_holds_it", undone),
             ("pol_4_the_host_end_is_closed_to_the_hosts_own_stack", closed),
             ("pol_4_a_removed_program_opens_no_way_and_is_put_back", program_removed),
         ],
@@ -54,7 +57,8 @@ fn build() -> Result<Scene> {
     let nodes = Topology::new(Purpose::Test).two_nodes()?;
     let lines = [
         "tenant create blue",
-        "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 front",
+        "network create -t blue -s 10.1.1.0/24 -g 10.1.1.254 -s6 2001:db8:1::/64 \
+         -g6 2001:db8:1::fe front",
         "policy create -t blue guard",
         "policy rule-add -t blue -d out -l udp -P 7001 -j deny guard shut",
         "group create -t blue front clients",
@@ -69,24 +73,34 @@ fn build() -> Result<Scene> {
 
 /// `make soak` does the whole criterion.
 fn starts() -> usize {
-    if std::env::var_os("WEIR_SOAK").is_some() { 1000 } else { 12 }
+    if std::env::var_os("WEIR_SOAK").is_some() { 1000 } else { 8 }
 }
 
-/// What arrives at a victim: on the port that is denied and on the other.
+fn addresses(victim: &Container) -> Result<[IpAddr; 2]> {
+    Ok([victim.address().into(), victim.address6()?.into()])
+}
+
+/// What arrives at one address of a victim: on the port that is denied and on the other.
 struct Ears {
+    address: IpAddr,
     ruled: UdpSocket,
     free: UdpSocket,
 }
 
 impl Ears {
-    fn of(victim: &Container) -> Result<Self> {
+    fn of(victim: &Container) -> Result<[Self; 2]> {
+        let [v4, v6] = addresses(victim)?.map(|address| Self::at(victim, address));
+        Ok([v4?, v6?])
+    }
+
+    fn at(victim: &Container, address: IpAddr) -> Result<Self> {
         let bind = |port: u16| -> Result<UdpSocket> {
-            let address = SocketAddr::from((victim.address(), port));
+            let address = SocketAddr::new(address, port);
             let socket = victim.namespace().run(|| UdpSocket::bind(address))??;
             socket.set_read_timeout(Some(BOUND))?;
             Ok(socket)
         };
-        let ears = Self { ruled: bind(RULED)?, free: bind(FREE)? };
+        let ears = Self { address, ruled: bind(RULED)?, free: bind(FREE)? };
         ears.ruled.set_nonblocking(true)?;
         Ok(ears)
     }
@@ -97,7 +111,8 @@ impl Ears {
         loop {
             let (len, from) =
                 self.free.recv_from(&mut buffer).context("the first packet is lost")?;
-            ensure!(from.ip() == FRESH, "a datagram from {from} arrives");
+            let fresh = [IpAddr::V4(FRESH), IpAddr::V6(FRESH6)];
+            ensure!(fresh.contains(&from.ip()), "a datagram from {from} arrives");
             if &buffer[..len] == word {
                 break;
             }
@@ -111,27 +126,29 @@ impl Ears {
 }
 
 fn escapes(scene: &mut Scene) -> Result<()> {
-    let ears = [Ears::of(&scene.x)?, Ears::of(&scene.y)?];
+    let ears = [Ears::of(&scene.x)?, Ears::of(&scene.y)?].into_iter().flatten();
+    let ears: Vec<Ears> = ears.collect();
     (0..starts()).try_for_each(|number| {
         start(scene, &ears, number).with_context(|| format!("start {number}"))
     })
 }
 
-fn start(scene: &Scene, ears: &[Ears; 2], number: usize) -> Result<()> {
+fn start(scene: &Scene, ears: &[Ears], number: usize) -> Result<()> {
     let node = &scene.nodes.one;
     let victims = [&scene.x, &scene.y];
     let mut plug = Plug::new(node, "front")?;
     plug.config["group"] = json!("web");
-    plug.args = format!("IP={FRESH};MAC={FRESH_MAC}");
+    plug.args = format!("IP={FRESH},{FRESH6};MAC={FRESH_MAC}");
     let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     let first = || -> Result<()> {
         plug.add(node)?;
         // One packet to each, and no other chance: the first one has to get there.
-        let socket = plug.netns().run(|| UdpSocket::bind((FRESH, 0)))??;
         let word = format!("start {number}").into_bytes();
-        for (victim, ears) in victims.iter().zip(ears) {
-            socket.send_to(&word, (victim.address(), FREE))?;
-            ears.hear(&word)?;
+        for ears in ears {
+            let own = if ears.address.is_ipv4() { FRESH.into() } else { IpAddr::V6(FRESH6) };
+            let socket = plug.netns().run(|| UdpSocket::bind((own, 0)))??;
+            socket.send_to(&word, (ears.address, FREE))?;
+            ears.hear(&word).with_context(|| format!("to {}", ears.address))?;
         }
         let has_sent = || (sent.load(Ordering::Relaxed) > 0).then_some(());
         wait_until(BOUND, "the container to send by itself", has_sent)?;
@@ -154,22 +171,32 @@ fn insist(
     stop: &AtomicBool,
     sent: &AtomicU64,
 ) -> Result<()> {
-    let mut frames = Vec::new();
+    let (mut frames, mut targets) = (Vec::new(), Vec::new());
     for victim in victims {
+        targets.extend(addresses(victim)?);
         let dst_mac = victim.mac()?;
         let own =
             Addresses { src_mac: mac(FRESH_MAC)?, dst_mac, src: FRESH, dst: victim.address() };
         frames.push(udp(own, 9, RULED, b"raw")?);
         frames.push(udp(Addresses { src: OTHER, ..own }, 9, FREE, b"spoofed")?);
         frames.push(udp(Addresses { dst_mac: GATEWAY_MAC, ..own }, 9, RULED, b"routed")?);
+        let (macs, to) = ([own.src_mac, dst_mac], victim.address6()?);
+        frames.push(udp6(macs, [FRESH6, to], [9, RULED], b"raw")?);
+        frames.push(udp6(macs, [OTHER6, to], [9, FREE], b"spoofed")?);
+        frames.push(udp6([own.src_mac, GATEWAY_MAC], [FRESH6, to], [9, RULED], b"routed")?);
     }
     netns.run(|| {
-        let stack = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        // Of both families, where there are both.
+        let stack = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+        let mapped = |to: IpAddr| match to {
+            IpAddr::V4(to) => to.to_ipv6_mapped(),
+            IpAddr::V6(to) => to,
+        };
         let mut raw = None;
         while !stop.load(Ordering::Relaxed) {
-            for victim in victims {
+            for to in &targets {
                 // Before there is a way this is an error, and that is the point.
-                drop(stack.send_to(b"denied", (victim.address(), RULED)));
+                drop(stack.send_to(b"denied", (mapped(*to), RULED)));
             }
             raw = raw.or_else(|| PacketSocket::open(CONTAINER_IFNAME).ok());
             let taken = raw.iter().flat_map(|raw| frames.iter().map(|frame| raw.send(frame)));
@@ -178,6 +205,64 @@ fn insist(
         }
         Ok(())
     })?
+}
+
+/// What root of a container does to its own devices, addresses and rules changes what it can send, and
+/// never what is forwarded.
+fn undone(scene: &mut Scene) -> Result<()> {
+    let ears = [Ears::of(&scene.x)?, Ears::of(&scene.y)?].into_iter().flatten();
+    let ears: Vec<Ears> = ears.collect();
+    let node = &scene.nodes.one;
+    let mut plug = Plug::new(node, "front")?;
+    plug.config["group"] = json!("web");
+    plug.args = format!("IP={FRESH},{FRESH6};MAC={FRESH_MAC}");
+    plug.add(node)?;
+    let inside = |line: &str| -> Result<()> {
+        let mut words = line.split_whitespace();
+        let mut command = Command::new(words.next().context("no program")?);
+        command.args(words);
+        run(plug.netns().namespace(), command)?.success().with_context(|| line.to_owned()).map(drop)
+    };
+    let try_all = |from: &[IpAddr]| -> Result<()> {
+        for (from, ears) in from.iter().flat_map(|from| ears.iter().map(move |ears| (from, ears))) {
+            if from.is_ipv4() == ears.address.is_ipv4() {
+                let socket = plug.netns().run(|| UdpSocket::bind((*from, 0)))??;
+                socket.send_to(b"denied", (ears.address, RULED))?;
+                socket.send_to(b"stolen", (ears.address, FREE))?;
+            }
+        }
+        Ok(())
+    };
+    inside("ip addr add 10.1.1.98/24 dev eth0")?;
+    inside("ip addr add 2001:db8:1::98/64 dev eth0 nodad")?;
+    try_all(&[OTHER.into(), OTHER6.into()]).context("with addresses of nobody")?;
+    for line in [
+        "ip addr del 10.1.1.98/24 dev eth0",
+        "ip addr del 2001:db8:1::98/64 dev eth0",
+        "tc qdisc replace dev eth0 clsact",
+        "tc qdisc del dev eth0 clsact",
+        "ip link set eth0 mtu 1500 promisc on",
+        "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0",
+        "ip link set eth0 address 0a:00:00:00:00:62",
+    ] {
+        inside(line)?;
+    }
+    try_all(&[FRESH.into(), FRESH6.into()]).context("with a MAC of nobody")?;
+    inside(&format!("ip link set eth0 address {FRESH_MAC}"))?;
+    // As it was given: what is allowed arrives, and nothing of all that did before it.
+    let word = b"the only one";
+    for ears in &ears {
+        let own = if ears.address.is_ipv4() { FRESH.into() } else { IpAddr::V6(FRESH6) };
+        let socket = plug.netns().run(|| UdpSocket::bind((own, 0)))??;
+        socket.send_to(b"denied", (ears.address, RULED))?;
+        socket.send_to(word, (ears.address, FREE))?;
+        let mut buffer = [0; 64];
+        let (len, from) = ears.free.recv_from(&mut buffer).context("what is allowed is lost")?;
+        ensure!(from.ip() == own && &buffer[..len] == word, "from {from}: {:?}", &buffer[..len]);
+        let denied = ears.ruled.recv_from(&mut buffer);
+        ensure!(denied.is_err(), "a denied datagram arrives: {denied:?}");
+    }
+    plug.del(node)
 }
 
 fn tool(node: &Node, line: &str) -> Result<String> {

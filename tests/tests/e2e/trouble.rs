@@ -29,6 +29,7 @@ pub(crate) fn tests() -> Vec<Test> {
             ("cni_1_an_add_in_a_new_namespace_replaces_the_one_of_the_old", new_namespace),
             ("cni_1_add_and_del_of_one_attachment_at_once_leave_nothing", add_and_del),
             ("cni_1_lesson_11_a_daemon_that_hangs_does_not_hang_an_add", hangs),
+            ("ipam_4_a_del_that_was_answered_outlives_netplugin", killed_after_del),
             ("ha_5_a_node_whose_daemons_all_crashed_comes_back_in_any_order", all_crashed),
             ("forty_adds_and_dels_in_four_threads_disturb_nobody", churn),
             ("a_second_daemon_in_the_same_place_is_refused_and_harms_nothing", second_daemon),
@@ -203,7 +204,30 @@ fn hangs(scene: &mut Trio) -> Result<()> {
         wait_until(BOUND, "the half-made device to go", gone)?;
         scene.settled(&before).with_context(|| format!("{daemon:?} hung"))?;
     }
-    Ok(())
+    // Who does not answer may be about to do it: nothing is queued, the runtime asks again.
+    let mut plug = Plug::new(&scene.nodes.one, "front")?;
+    plug.add(&scene.nodes.one)?;
+    plug.config["timeoutSeconds"] = json!(1);
+    scene.nodes.one.process(Daemon::Netplugin)?.signal(Signal::SIGSTOP)?;
+    let finished = plug.call(&scene.nodes.one, "DEL", &Value::Null);
+    scene.nodes.one.process(Daemon::Netplugin)?.signal(Signal::SIGCONT)?;
+    refusal(&finished?, 11).context("netplugin hangs, and the DEL")?;
+    plug.config["timeoutSeconds"] = json!(10);
+    plug.del(&scene.nodes.one)?;
+    scene.settled(&before)
+}
+
+/// The answer to a DEL is a promise: netplugin dies right after it, with netmaster away.
+fn killed_after_del(scene: &mut Trio) -> Result<()> {
+    let before = scene.traces()?;
+    let plug = Plug::new(&scene.nodes.one, "front")?;
+    plug.add(&scene.nodes.one)?;
+    scene.nodes.one.kill(Daemon::Netmaster)?;
+    plug.del_unheard(&scene.nodes.one)?;
+    scene.nodes.one.kill(Daemon::Netplugin)?;
+    scene.nodes.one.start_unready(Daemon::Netplugin)?;
+    scene.nodes.one.start(Daemon::Netmaster)?;
+    scene.settled(&before)
 }
 
 fn all_crashed(scene: &mut Trio) -> Result<()> {

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use kit::{CONTAINER_IFNAME, Finished, NetnsGuard, Purpose, ping, run};
+use kit::{CONTAINER_IFNAME, Finished, NetnsGuard, Purpose, ping, run, run_with_input};
 use serde_json::{Value, json};
 
-use super::Site;
+use super::{STOCK_PLUGINS, Site};
 use crate::Test;
 use crate::shared::sharing;
 use crate::site::{all_drops, endpoints, links};
@@ -34,6 +34,7 @@ pub(super) fn tests() -> Vec<Test> {
             ("cni_1_a_delegated_ipam_plugin_chooses_and_netmaster_grants", delegated),
             ("cni_1_what_a_delegated_ipam_plugin_chose_in_vain_is_given_back", delegated_in_vain),
             ("cni_1_a_second_add_by_libcni_gives_the_same_result", twice),
+            ("cni_1_wrong_calls_get_the_codes_and_words_of_the_stock_bridge", as_stock),
         ],
     )
 }
@@ -184,6 +185,110 @@ fn twice(site: &mut Site) -> Result<()> {
     let again = guest.add(site, "plain")?;
     ensure!(first == again, "{again}, first {first}");
     guest.call(site, "del", "plain")?.success().map(drop)
+}
+
+/// How a plugin answered: its exit code, the error's code and its words.
+#[derive(Debug)]
+struct Answer {
+    exit: Option<i32>,
+    code: Value,
+    msg: String,
+}
+
+/// The answer of plugin `kind` to a call that is usual but for what is wrong with it.
+fn answer(site: &Site, kind: &str, wrong: &Wrong) -> Result<Answer> {
+    let path = site.dir.path().join("nobody").display().to_string();
+    let plugin = match kind {
+        "bridge" => PathBuf::from(STOCK_PLUGINS).join(kind),
+        _ => site.plugins().join(kind),
+    };
+    let mut command = Command::new(plugin);
+    let usual = [("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "c1"), ("CNI_NETNS", path.as_str())];
+    let more = [("CNI_IFNAME", CONTAINER_IFNAME), ("CNI_PATH", STOCK_PLUGINS)];
+    for (key, value) in usual.iter().chain(&more).chain(wrong.variables) {
+        match *value {
+            "" => command.env_remove(key),
+            value => command.env(key, value),
+        };
+    }
+    let config = json!({ "cniVersion": "1.0.0", "name": "n", "type": kind, "network": "front",
+        "tenant": "blue", "bridge": "stock1", "socket": site.node().cni_socket(),
+        "ipam": { "type": "host-local", "dataDir": site.dir.path().join("stock"),
+            "ranges": [[{ "subnet": "10.98.0.0/24" }]] } });
+    let stdin = wrong.stdin.map_or_else(|| config.to_string(), str::to_owned);
+    let finished = run_with_input(site.node().namespace(), command, stdin.as_bytes())?;
+    let object: Value = serde_json::from_str(&finished.stdout).unwrap_or_default();
+    let msg = object["msg"].as_str().unwrap_or_default().to_owned();
+    Ok(Answer { exit: finished.code, code: object["code"].clone(), msg })
+}
+
+/// Variables that are empty are unset.
+struct Wrong {
+    what: &'static str,
+    variables: &'static [(&'static str, &'static str)],
+    stdin: Option<&'static str>,
+    /// What both say, as far as both say the same.
+    words: &'static str,
+}
+
+const WRONG: [Wrong; 9] = [
+    Wrong { what: "no command", variables: &[("CNI_COMMAND", "")], stdin: None, words: "" },
+    Wrong {
+        what: "an unknown command",
+        variables: &[("CNI_COMMAND", "ATTACH")],
+        stdin: None,
+        words: "unknown CNI_COMMAND: ATTACH",
+    },
+    Wrong {
+        what: "missing variables",
+        variables: &[("CNI_CONTAINERID", ""), ("CNI_NETNS", ""), ("CNI_IFNAME", "")],
+        stdin: None,
+        words: "required env variables [CNI_CONTAINERID,CNI_NETNS,CNI_IFNAME] missing",
+    },
+    Wrong {
+        what: "a bad container id",
+        variables: &[("CNI_CONTAINERID", "../etc")],
+        stdin: None,
+        words: "",
+    },
+    Wrong {
+        what: "a long interface name",
+        variables: &[("CNI_IFNAME", "sixteen-letters-")],
+        stdin: None,
+        words: "",
+    },
+    Wrong {
+        what: "no network name",
+        variables: &[],
+        stdin: Some(r#"{"cniVersion": "1.0.0", "type": "bridge"}"#),
+        words: "missing network name",
+    },
+    Wrong {
+        what: "a bad network name",
+        variables: &[],
+        stdin: Some(r#"{"cniVersion": "1.0.0", "name": "a/b", "type": "bridge"}"#),
+        words: "",
+    },
+    Wrong { what: "half an object", variables: &[], stdin: Some("{\"name\":"), words: "" },
+    Wrong {
+        what: "a version of the future",
+        variables: &[],
+        stdin: Some(r#"{"cniVersion": "9.9.9", "name": "n", "type": "bridge"}"#),
+        words: "incompatible CNI versions",
+    },
+];
+
+/// What people know to read from the plugin that most have used.
+fn as_stock(site: &mut Site) -> Result<()> {
+    for wrong in &WRONG {
+        let stock = answer(site, "bridge", wrong)?;
+        let ours = answer(site, "weir-cni", wrong)?;
+        let same = (stock.exit, &stock.code) == (ours.exit, &ours.code);
+        ensure!(same, "{}: {ours:?}, not as the stock bridge {stock:?}", wrong.what);
+        let both = stock.msg.contains(wrong.words) && ours.msg.contains(wrong.words);
+        ensure!(both, "{}: {ours:?}, and the stock bridge {stock:?}", wrong.what);
+    }
+    Ok(())
 }
 
 /// tuning wants the container's interface, firewall and portmap the addresses.

@@ -5,6 +5,7 @@ mod containerd;
 mod libcni;
 mod podman;
 mod together;
+mod units;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -22,7 +23,7 @@ use crate::site::configure;
 pub(crate) type Suite = (&'static [&'static str], fn() -> Vec<Test>);
 
 /// What runs where its programs are installed.
-pub(crate) const SUITES: [Suite; 4] = [
+pub(crate) const SUITES: [Suite; 5] = [
     (
         &["go", "/usr/share/gocode/src/github.com/containernetworking/cni", "/usr/lib/cni/portmap"],
         libcni::tests,
@@ -30,6 +31,7 @@ pub(crate) const SUITES: [Suite; 4] = [
     (&["podman", "runc", "busybox", "/usr/lib/cni/portmap"], podman::tests),
     (&["containerd", "ctr", "runc", "busybox"], containerd::tests),
     (&["containerd", "ctr", "podman", "runc", "busybox", "/usr/lib/cni/portmap"], together::tests),
+    (&["systemd-analyze"], units::tests),
 ];
 
 /// Where Debian puts the stock plugins.

@@ -25,6 +25,7 @@ pub(super) fn tests() -> Vec<Test> {
             ("cni_1_podman_runs_a_container_to_its_end_and_leaves_nothing", run_to_end),
             ("cni_1_podman_gives_a_container_the_address_and_mac_it_asks_for", address_and_mac),
             ("cni_1_podman_gives_a_container_an_address_of_each_family", both_families),
+            ("cni_1_podman_takes_an_address_a_mac_and_a_name_for_the_interface", interface_name),
             ("cni_1_podman_connects_and_disconnects_a_second_network", second_network),
             ("cni_1_podman_reloads_a_network_in_the_same_namespace", reload),
             ("cni_1_podman_restarts_a_container_in_a_new_namespace", restart),
@@ -134,6 +135,20 @@ fn address_and_mac(site: &mut Site) -> Result<()> {
         ensure!(network["Gateway"] == GATEWAY.to_string(), "{network}");
         let link = done(site, "exec a ip link show eth0")?;
         ensure!(link.contains("0a:00:00:00:00:50"), "{link}");
+        reaches_gateway(site, "a")?;
+        done(site, "rm -f -t 0 a").map(drop)
+    })
+}
+
+fn interface_name(site: &mut Site) -> Result<()> {
+    leaving_nothing(site, || {
+        let asked = "--ip 10.1.1.51 --mac-address 0a:00:00:00:00:51 --network front";
+        let seen = done(site, &format!("run --rm {asked} --rootfs ROOTFS /bin/ip addr show eth0"))?;
+        ensure!(seen.contains("inet 10.1.1.51/24") && seen.contains("0a:00:00:00:00:51"), "{seen}");
+        let asked = "--network front:interface_name=net0 --rootfs ROOTFS /bin/sleep 1000";
+        done(site, &format!("run -d --name a {asked}"))?;
+        let addresses = done(site, "exec a ip -4 addr show net0")?;
+        ensure!(addresses.contains("inet 10.1.1."), "{addresses}");
         reaches_gateway(site, "a")?;
         done(site, "rm -f -t 0 a").map(drop)
     })
