@@ -253,7 +253,11 @@ pub struct Filled {
     pub gc: Duration,
 }
 
-fn resident_kb(pid: u32) -> Result<u64> {
+/// Kilobytes of memory that a process has resident.
+///
+/// # Errors
+/// When it has ended.
+pub fn resident_kb(pid: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let number = line.and_then(|line| line.split_whitespace().next());

@@ -42,6 +42,8 @@ pub struct EndpointSpec {
     pub mac: Option<Mac>,
     /// Where it is.
     pub host: Host,
+    /// Whether a container has the wanted addresses already, and its node registers it again.
+    pub running: bool,
 }
 
 /// The addresses an endpoint asks for; `None`: allocate.

@@ -185,6 +185,7 @@ fn endpoint(config: &Config, row: &Attachment) -> Endpoint {
         container_id: row.id.container_id().to_owned(),
         container_name: row.told.container_name.clone(),
         labels: row.told.labels.clone(),
+        running: true,
     }
 }
 
@@ -226,5 +227,6 @@ mod tests {
         assert_eq!(claimed.ip_address, ["10.1.1.5"]);
         assert_eq!(claimed.mac_address, "02:02:0a:01:01:05");
         assert_eq!((claimed.homing_host.as_str(), claimed.container_id.as_str()), ("n1", "c1"));
+        assert!(claimed.running);
     }
 }

@@ -130,6 +130,7 @@ impl DropLog {
     }
 
     fn take(&self, dropped: Dropped) {
+        #[expect(clippy::disallowed_methods, reason = "people read when it was")]
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut history = self.lock();
         let logged = history.keep(now.as_nanos() as u64, dropped);

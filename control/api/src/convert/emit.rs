@@ -186,6 +186,7 @@ fn endpoint(o: &Endpoint) -> v1::Endpoint {
         container_id: o.host.container_id.to_string(),
         container_name: o.host.container_name.to_string(),
         labels: texts(&o.host.labels),
+        running: false,
     }
 }
 

@@ -62,7 +62,7 @@ pub fn to_model(object: &v1::Object) -> Result<Object, Refused> {
         Wire::Rule(o) => Object::Rule(Rule { spec: rule(o)?, cookie: RuleId(o.cookie) }),
         Wire::Global(o) => Object::Global(Global::default().changed_by(&global(o)?)),
         Wire::Endpoint(o) => {
-            let EndpointSpec { id, network, group, wanted, mac, host } = endpoint(o)?;
+            let EndpointSpec { id, network, group, wanted, mac, host, running: _ } = endpoint(o)?;
             let address = wanted.v4.ok_or_else(|| missing("ipAddress", 0))?;
             let mac = mac.ok_or_else(|| missing("macAddress", 0))?;
             let address6 = wanted.v6;
@@ -236,6 +236,7 @@ fn endpoint(o: &v1::Endpoint) -> Result<EndpointSpec, Refused> {
             container_name: Label::parse("containerName", &o.container_name)?,
             labels: ContainerLabel::parse_all("labels", &o.labels)?,
         },
+        running: o.running,
     })
 }
 

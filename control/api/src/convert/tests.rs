@@ -201,6 +201,7 @@ fn living() -> Vec<v1::Object> {
             container_id: "0123".into(),
             container_name: "web-1".into(),
             labels: vec!["app=web".into(), "tier=".into()],
+            running: false,
         })),
         wire(Wire::Node(v1::NodeInfo {
             node_name: "node1".into(),

@@ -202,6 +202,8 @@ pub(super) struct Asking<'a, A> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     Endpoint,
+    /// An endpoint whose container has the address already.
+    Running,
     Reservation,
 }
 
@@ -219,7 +221,7 @@ impl<A: Address> Asking<'_, A> {
         let is_for_it = match &claim.owner {
             Some(owner) => self.names.contains(&owner.as_str()),
             // What nobody owns is taken by who asks for it, but not set aside a second time.
-            None => claim.left.is_some() || self.purpose == Purpose::Endpoint,
+            None => claim.left.is_some() || self.purpose != Purpose::Reservation,
         };
         if !is_for_it {
             let (address, owner) = (address.to_string(), claim.to_string());
@@ -227,7 +229,8 @@ impl<A: Address> Asking<'_, A> {
             return Err(Refused::new("ipAddress", &value, Reason::AddressTaken { address, owner }));
         }
         // A stale table grants the address what its last endpoint was granted. To the same group that
-        // is nothing new; to another it has to be gone first. A reservation grants nothing yet.
+        // is nothing new; to another it has to be gone first. A reservation grants nothing yet, and a
+        // container that runs sends with the address whether it waits or not.
         let granted =
             |left: crate::pool::Departed| claim.owner.is_none() || left.group != self.group_id;
         match claim.left {

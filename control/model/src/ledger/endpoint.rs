@@ -33,7 +33,7 @@ impl Ledger {
             let reason = Reason::MacTaken { owner: owner.to_string() };
             return Err(Refused::new("macAddress", &mac, reason));
         }
-        let EndpointSpec { id, network, group, wanted: _, mac: _, host } = spec;
+        let EndpointSpec { id, network, group, wanted: _, mac: _, host, running: _ } = spec;
         let endpoint = Endpoint { id, network, group, address, address6, mac, host };
         for address in endpoint.addresses() {
             let handed = holdings.hand_over(address, Holder::Endpoint(endpoint.id.clone()));
@@ -64,7 +64,7 @@ impl Ledger {
             wanted: spec.wanted.v4,
             names: if name.is_empty() { &names[..1] } else { &names },
             order: self.intent.global.allocation,
-            purpose: Purpose::Endpoint,
+            purpose: if spec.running { Purpose::Running } else { Purpose::Endpoint },
         };
         let address = holdings.choose(&asking)?;
         if !holdings.has_ipv6() && spec.wanted.v6.is_none() {

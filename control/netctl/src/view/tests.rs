@@ -54,6 +54,7 @@ fn endpoint() -> v1::Endpoint {
         container_id: "3f2a9c".into(),
         container_name: "front-1".into(),
         labels: Vec::new(),
+        running: false,
     }
 }
 

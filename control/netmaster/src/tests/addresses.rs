@@ -136,6 +136,25 @@ async fn an_address_waits_for_every_living_node_and_is_named_with_those_that_are
     drop((quick, slow));
 }
 
+/// After a restore no node knows the store's history before it has taken it over, and it does not before
+/// its containers are registered: whoever waits for the nodes would wait for himself.
+#[tokio::test]
+async fn ha_5_a_running_container_gets_its_address_again_although_a_backup_says_it_is_leaving() {
+    let (server, mut client) = Server::memory().await;
+    let node = Obedient::start(&server, "n1").await;
+    populate(&mut client).await;
+    client.create(pod("c1", "", "n1", "")).await.unwrap();
+    let node = node.stop().await;
+    no_wait(&mut client, "c1").await;
+    let Wire::Endpoint(asked) = pod("c2", "", "n1", "10.1.1.1") else { panic!("an endpoint") };
+    let refused = refusal(client.create(Wire::Endpoint(asked.clone())).await);
+    assert_eq!((refused.0, refused.1.as_str()), (Code::FailedPrecondition, "ipAddress"));
+    let claimed = Wire::Endpoint(v1::Endpoint { running: true, ..asked });
+    assert_eq!(ip(&client.create(claimed).await.unwrap()), "10.1.1.1");
+    assert_eq!(states(&mut client).await, [("10.1.1.1".to_owned(), "used".to_owned())]);
+    drop(node);
+}
+
 #[tokio::test]
 async fn what_was_leaving_is_still_so_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();

@@ -52,6 +52,38 @@ async fn many_objects_are_one_write_and_a_rehearsal_none() {
     assert_eq!(client.everything().await, after, "as stored");
 }
 
+/// A rule names the group that uses the rule's policy.
+#[tokio::test]
+async fn what_names_each_other_in_a_circle_comes_and_goes_as_one() {
+    let (_server, mut client) = Server::memory().await;
+    let before = client.everything().await;
+    let circle: Vec<Wire> = shop().into_iter().skip(3).collect();
+    let keys = [
+        (v1::Kind::Tenant, "blue"),
+        (v1::Kind::Policy, "blue:first"),
+        (v1::Kind::Network, "blue:net"),
+        (v1::Kind::EndpointGroup, "blue:web"),
+        (v1::Kind::Rule, "blue:first:1"),
+    ];
+    client.apply(circle.clone(), &[]).await.unwrap();
+    let whole = client.everything().await;
+    for (kind, key) in &keys[..3] {
+        let refused = refusal(client.delete(*kind, key).await);
+        assert_eq!((refused.0, refused.1.as_str()), (Code::FailedPrecondition, "key"), "{key}");
+    }
+    assert_eq!(client.everything().await, whole);
+    client.apply(vec![], &keys).await.unwrap();
+    assert_eq!(client.everything().await, before);
+    // The rule, which comes first, is named by nobody.
+    for missing in 1..circle.len() {
+        let mut broken = circle.clone();
+        broken.remove(missing);
+        let refused = refusal(client.apply(broken, &[]).await);
+        assert_eq!(refused.0, Code::NotFound, "without {:?}: {refused:?}", circle[missing]);
+        assert_eq!(client.everything().await, before);
+    }
+}
+
 #[tokio::test]
 async fn one_refused_object_refuses_all_and_is_named() {
     let (_server, mut client) = Server::memory().await;

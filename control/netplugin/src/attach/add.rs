@@ -311,6 +311,7 @@ async fn register(
         container_id: wish.id.container_id().to_owned(),
         container_name: wish.told.container_name.clone(),
         labels: wish.told.labels.clone(),
+        running: false,
     };
     let made = node.master.create_endpoint(endpoint, deadline).await?;
     let late_nodes = &made.late_nodes;

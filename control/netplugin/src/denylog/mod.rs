@@ -49,6 +49,10 @@ struct Denial {
 #[expect(clippy::infinite_loop, reason = "a task for the life of the process")]
 pub(crate) async fn run(mirror: &Mirror, programmer: &Programmer) -> Infallible {
     let mut applied = programmer.watch();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "packets in the engine's log have the time of day"
+    )]
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut log = Log { mirror, seen_ns: since.as_nanos() as u64, lines: Lines::default() };
     let mut reported = String::new();

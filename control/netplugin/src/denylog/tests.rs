@@ -170,6 +170,7 @@ async fn the_log_follows_one_engine_after_the_other_and_repeats_nothing() {
     fill(&bench.mirror);
     let (mirror, programmer) = (Arc::clone(&bench.mirror), Arc::clone(&bench.programmer));
     let task = tokio::spawn(async move { run(&mirror, &programmer).await });
+    #[expect(clippy::disallowed_methods, reason = "as the engine stamps its packets")]
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
     let at = |unix_ns, tp_dst| {
         let flow = FLOW.replace("tp_dst=443", &format!("tp_dst={tp_dst}"));

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use kit::{Container, Daemon, Flow, Node, Purpose, Topology, TwoNodes, wait_until};
+use kit::{Container, ContainerSpec, Daemon, Flow, Node, Purpose, Topology, TwoNodes, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -259,15 +259,27 @@ fn store_paused(scene: &mut Scene) -> Result<()> {
 
 /// The backup knows nothing of the container that came later, and of a network that was removed.
 fn restored(scene: &mut Scene) -> Result<()> {
-    // What is on its way back in a backup stays so until every node has taken the backup over, and a
-    // node does not before its containers are in it: their address must not be such a one.
-    let settled = || {
-        let listed = scene.sites.all[0].netctl_json("ip ls -a").ok()?;
-        listed.as_array()?.iter().all(|row| row["state"] != "leaving").then_some(())
-    };
-    wait_until(BOUND, "addresses that are leaving to be free", settled)?;
-    let backup = scene.sites.save()?;
-    let later = attach(&scene.nodes.two, "later", "front")?;
+    // In the backup the later container's address is on its way back from one that is gone by then,
+    // which no node can acknowledge before it has taken the backup over.
+    let earlier = attach(&scene.nodes.one, "earlier", "front")?;
+    let address = earlier.address();
+    scene.nodes.two.process(Daemon::Netplugin)?.signal(Signal::SIGSTOP)?;
+    let backup = earlier.detach(&scene.nodes.one).and_then(|()| {
+        let leaving = || {
+            let listed = scene.sites.all[0].netctl_json("ip ls -a").ok()?;
+            let mut rows = listed.as_array()?.iter();
+            let is_it = |row: &Value| row["ipAddress"] == address.to_string();
+            rows.any(|row| is_it(row) && row["state"] == "leaving").then_some(())
+        };
+        wait_until(BOUND, "the address to be leaving", leaving)?;
+        scene.sites.save()
+    });
+    scene.nodes.two.process(Daemon::Netplugin)?.signal(Signal::SIGCONT)?;
+    let backup = backup?;
+    let args = format!("IP={address}");
+    let spec =
+        ContainerSpec { name: "later", tenant: "blue", network: "front", group: None, args: &args };
+    let later = Container::attach(&scene.nodes.two, &spec)?;
     let lost = scene.fresh_write();
     scene.sites.all[0].netctl(&lost)?;
     let before = scene.sites.all[0].netctl_json("endpoint ls -a")?;

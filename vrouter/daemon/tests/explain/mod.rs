@@ -64,6 +64,7 @@ pub(crate) fn denied_packet_is_in_the_drop_log_at_once() {
         let tuple = format!("udp,nw_src=10.1.1.5,nw_dst=10.1.1.6,tp_src={port},tp_dst={PORT}");
         assert!(dropped.flow.ends_with(&tuple), "{dropped:?}");
         assert_eq!((dropped.reason.as_str(), dropped.in_port, dropped.vrf), ("policy-deny", 5, 1));
+        #[expect(clippy::disallowed_methods, reason = "as drops are stamped")]
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
         let age = Duration::from_nanos(now - dropped.unix_ns);
         assert!(age < LIMIT, "{age:?}");

@@ -139,6 +139,14 @@ fn an_address_is_given_again_only_when_every_node_has_forgotten_who_had_it() {
     let refused = refuse(&mut ledger, other_group.clone());
     assert_eq!(refused.reason, Reason::AddressLeaving { address: "10.1.1.1".into() });
     assert_eq!(rebuilt(&ledger), ledger);
+    let mut claimed = ledger.clone();
+    let stranger = refuse(&mut claimed, running(endpoint("c5", NET, "guests", "10.1.1.1", "n2")));
+    assert_eq!(
+        stranger.reason,
+        Reason::AddressTaken { address: "10.1.1.1".into(), owner: "web".into() }
+    );
+    let again = claimed.create(running(other_group.clone())).unwrap();
+    assert_eq!(address_of(&again), "10.1.1.1", "its container sends with it already");
     let mut same = ledger.clone();
     let same_group = same.create(named(endpoint("c4", NET, "admins", "", "n2"), "web")).unwrap();
     assert_eq!(address_of(&same_group), "10.1.1.1", "which grants nothing new");

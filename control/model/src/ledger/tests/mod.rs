@@ -137,7 +137,14 @@ pub(crate) fn endpoint(id: &str, network: &str, group: &str, wanted: &str, node:
             container_name: Label::parse("containerName", "").unwrap(),
             labels: BTreeSet::new(),
         },
+        running: false,
     })
+}
+
+/// The endpoint as its node registers it again.
+fn running(spec: Spec) -> Spec {
+    let Spec::Endpoint(spec) = spec else { panic!("an endpoint") };
+    Spec::Endpoint(EndpointSpec { running: true, ..spec })
 }
 
 /// The endpoint with a container name.
