@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use kit::frame::{Addresses, tagged, udp};
 use kit::{
-    Container, Daemon, FABRIC_PORT, Flow, Node, OneNode, Purpose, TcpServer, Topology, capture,
-    tcp_connect, wait_until,
+    CONTAINER_IFNAME, Container, Daemon, FABRIC_PORT, Flow, Node, OneNode, Purpose, TcpServer,
+    Topology, capture, tcp_connect, wait_until,
 };
 use netdev::packet::PacketSocket;
 
@@ -49,9 +49,24 @@ impl Trio {
         let near = Flow::start(self.a.namespace(), self.b.address(), INTERVAL)?;
         let far = Flow::start(self.c.namespace(), self.a.address(), INTERVAL)?;
         let start = received(&self.nodes.one, &self.b)?;
-        work(&mut self.nodes.one)?;
-        let more = || received(&self.nodes.one, &self.b).ok().filter(|now| *now > start + 200);
-        wait_until(BOUND, "traffic during and after it", more)?;
+        let more = |node: &Node, count| {
+            wait_until(BOUND, "traffic", || {
+                received(node, &self.b).ok().filter(|now| *now > start + count)
+            })
+        };
+        more(&self.nodes.one, 20)?;
+        let ends = [&self.a, &self.b].map(|end| capture(end.namespace(), CONTAINER_IFNAME));
+        let stop = AtomicBool::new(false);
+        let asked = thread::scope(|scope| {
+            let ears = ends.map(|end| scope.spawn(|| broadcasts(&end?, &stop)));
+            let worked = work(&mut self.nodes.one);
+            let followed = worked.and_then(|()| Ok(more(&self.nodes.one, 220)?));
+            stop.store(true, Ordering::Relaxed);
+            let heard = ears.map(|ear| ear.join().map_err(|_panic| anyhow!("an ear panicked"))?);
+            followed?;
+            heard.into_iter().sum::<Result<usize>>()
+        })?;
+        ensure!(asked == 0, "{asked} broadcasts: somebody learns anew who has an address");
         for flow in [near, far] {
             let report = flow.stop()?;
             ensure!(report.received == report.sent, "{report:?}");
@@ -59,6 +74,16 @@ impl Trio {
         ensure!(ports(&self.nodes.one)? == ports_before, "the ports changed");
         self.sound()
     }
+}
+
+/// Counts frames to everybody, sent and received, until it is to stop.
+fn broadcasts(end: &PacketSocket, stop: &AtomicBool) -> Result<usize> {
+    let mut count = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let frame = end.receive(Duration::from_millis(50))?;
+        count += usize::from(frame.is_some_and(|frame| frame.starts_with(&[0xff; 6])));
+    }
+    Ok(count)
 }
 
 fn received(node: &Node, container: &Container) -> Result<u64> {
@@ -162,7 +187,7 @@ fn vanished(scene: &mut Trio) -> Result<()> {
     let node = &mut scene.nodes.one;
     let before = (links(node)?, ports(node)?, endpoints(node)?, free_addresses(node)?);
     let gone = attach(node, "gone", "front")?;
-    let id = format!("{}:{}", gone.id(), kit::CONTAINER_IFNAME);
+    let id = format!("{}:{}", gone.id(), CONTAINER_IFNAME);
     ensure!(endpoints(node)?.contains(&id), "{id} is no endpoint");
     node.kill(Daemon::Netplugin)?;
     // The namespace goes without a DEL.
