@@ -39,7 +39,7 @@ pub use crew::WithHandle;
 pub use droplog::Dropped;
 pub use engine::{CacheStats, Engine, EntryStats, PortError, PortStats, WORKERS_MAX, WriteError};
 pub use hot::{HotFlowStats, HotKeeper, HotLimits, HotStats, HotTenant, NotHot, Offloading};
-pub use mailbox::{WorkerGone, WorkerHandle};
+pub use mailbox::{Unanswered, WorkerGone, WorkerHandle};
 pub use port::{Framing, PortKind, PortSpec};
 pub use sample::{SAMPLE_HEADER_BYTES, Sample};
 pub use slow::{SlowPath, announcement};

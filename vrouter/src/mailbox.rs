@@ -1,7 +1,8 @@
 //! Calls into a worker's thread: attach a queue, list the flow cache. Drained once a loop.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 
 use packet_io::{PacketIo, Wake};
 
@@ -17,6 +18,17 @@ pub(crate) type Call<I> = Box<dyn FnOnce(&mut Worker<I>) + Send>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the worker has ended")]
 pub struct WorkerGone;
+
+/// A worker did not answer who would not wait for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unanswered {
+    /// It has ended.
+    #[error("it has ended")]
+    Gone,
+    /// It does not look at its calls, or takes its time.
+    #[error("no answer within {} s: it hangs, or gets no CPU", .0.as_secs())]
+    Late(Duration),
+}
 
 /// Runs functions on a worker's thread, between bursts.
 pub struct WorkerHandle<I: PacketIo> {
@@ -59,5 +71,57 @@ impl<I: PacketIo + 'static> WorkerHandle<I> {
         self.calls.send(Box::new(call)).map_err(|_ended| WorkerGone)?;
         self.waker.wake();
         result.recv().map_err(|_ended| WorkerGone)
+    }
+
+    /// Runs `f` on the worker and waits for its result for so long. It runs later if the worker is only
+    /// late, so that `f` may do what can be done twice or for nobody.
+    ///
+    /// # Errors
+    /// [`Unanswered`] when there is no result by then.
+    pub fn ask<R: Send + 'static>(
+        &self,
+        patience: Duration,
+        f: impl FnOnce(&mut Worker<I>) -> R + Send + 'static,
+    ) -> Result<R, Unanswered> {
+        let (reply, result) = sync_channel(1);
+        let call = move |worker: &mut Worker<I>| {
+            // As above.
+            drop(reply.send(f(worker)));
+        };
+        self.calls.try_send(Box::new(call)).map_err(|refused| match refused {
+            TrySendError::Full(_) => Unanswered::Late(patience),
+            TrySendError::Disconnected(_) => Unanswered::Gone,
+        })?;
+        self.waker.wake();
+        result.recv_timeout(patience).map_err(|why| match why {
+            RecvTimeoutError::Timeout => Unanswered::Late(patience),
+            RecvTimeoutError::Disconnected => Unanswered::Gone,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use packet_io::memory::MemoryIo;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl Wake for Nobody {
+        fn wake(&self) {}
+    }
+
+    #[test]
+    fn who_asks_a_worker_that_hangs_is_told_so_in_time_and_never_waits_for_room() {
+        let patience = Duration::from_millis(1);
+        let (handle, waiting) = mailbox::<MemoryIo>(Arc::new(Nobody));
+        for _ in 0..MAILBOX_CALLS + 3 {
+            assert_eq!(handle.ask(patience, |_| 7), Err(Unanswered::Late(patience)));
+        }
+        assert_eq!(waiting.try_iter().count(), MAILBOX_CALLS, "more would wait for room");
+        drop(waiting);
+        assert_eq!(handle.ask(patience, |_| 7), Err(Unanswered::Gone));
     }
 }

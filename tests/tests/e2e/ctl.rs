@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use kit::frame::{Addresses, tcp_syn};
 use kit::{Container, Daemon, DirGuard, OneNode, Purpose, Topology, UPLINK, binary};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -113,12 +113,16 @@ fn port_ls(scene: &mut Scene) -> Result<()> {
     ensure!(rows(&ports)?.len() == 3, "{ports}");
     for row in rows(&ports)? {
         has_fields(row, PORT_FIELDS)?;
-        ensure!(row.as_object().map(serde_json::Map::len) == Some(PORT_FIELDS.len()), "{row}");
+        // An uplink has its devices as well.
+        let count = PORT_FIELDS.len() + usize::from(row["kind"] == "uplink");
+        ensure!(row.as_object().map(serde_json::Map::len) == Some(count), "{row}");
     }
     let uplink = rows(&ports)?.iter().find(|row| row["kind"] == "uplink").context("no uplink")?;
     ensure!(uplink["name"] == UPLINK, "{uplink}");
     let index = node.netns().netlink()?.link_by_name(UPLINK)?.context("no link")?.index;
     ensure!(uplink["ifindex"] == index, "{uplink}, not {index}");
+    let device = json!([{ "name": UPLINK, "ifindex": index, "active": true, "state": "up" }]);
+    ensure!(uplink["devices"] == device, "{uplink}");
     let before = (port_of(node, &scene.a)?, port_of(node, &scene.b)?);
     ensure!(before.0["kind"] == "container" && before.0["tag"] == before.0["id"], "{before:?}");
     ensure!(before.0["vrf"] == before.1["vrf"] && before.0["vrf"] != 0, "{before:?}");

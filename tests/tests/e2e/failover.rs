@@ -151,6 +151,7 @@ impl Scene {
         let container = &pairs[1].0;
         let announced = announcement(container.mac()?, container.address())?;
         hear(&heard, &[announcement(mac, self.nodes.one.vtep())?, tagged(&announced, VID)])?;
+        self.shows(cut, taken_over)?;
         for (near, far) in pairs {
             let after = ping(near.namespace(), far.address(), 500)?;
             ensure!(after.received >= 495, "after the announcements {after:?}");
@@ -166,11 +167,31 @@ impl Scene {
         Ok(Gaps { worst, elsewhere })
     }
 
+    /// Who lists ports sees which device is in use, and which has no link.
+    fn shows(&self, cut: &str, taken_over: &str) -> Result<()> {
+        let ports = self.nodes.one.vrctl(&["port", "ls"])?;
+        let mut rows = ports.as_array().into_iter().flatten();
+        let uplink = rows.find(|row| row["kind"] == "uplink").context("no uplink")?;
+        let device = |name: &str| {
+            let mut devices = uplink["devices"].as_array().into_iter().flatten();
+            let found = devices.find(|device| device["name"] == name);
+            found.with_context(|| format!("no device {name}: {uplink}"))
+        };
+        let (lost, used) = (device(Self::device_at(cut))?, device(taken_over)?);
+        ensure!(lost["active"] == false && lost["state"] == "down", "{lost}");
+        ensure!(used["active"] == true && used["state"] == "up", "{used}");
+        Ok(())
+    }
+
+    /// The first node's device on this port of the switch.
+    fn device_at(port: &str) -> &'static str {
+        if port == SWITCH_PORTS[0] { UPLINK } else { STANDBY }
+    }
+
     /// The device is standby from then on.
     fn plug(&self, cut: &str) -> Result<()> {
         ip(self.switch.namespace(), &format!("link set {cut} up"))?;
-        let device = if cut == SWITCH_PORTS[0] { UPLINK } else { STANDBY };
-        wait_running(&self.nodes.one.netns().netlink()?, device)?;
+        wait_running(&self.nodes.one.netns().netlink()?, Self::device_at(cut))?;
         wait_running(&self.switch.netlink()?, cut)
     }
 }

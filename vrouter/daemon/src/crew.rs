@@ -4,14 +4,25 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use afxdp::XskIo;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use vrouter::{Worker, WorkerGone, WorkerHandle};
+use vrouter::{Unanswered, Worker, WorkerHandle};
 
 use crate::plane::{StartError, prefer, spawn};
+
+/// A worker is asked for so long: to list a full cache takes part of a second.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A worker that did not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("worker {worker}: {why}")]
+pub(crate) struct Silent {
+    worker: usize,
+    why: Unanswered,
+}
 
 /// Calls to all workers, by their numbers. Clones share them.
 #[derive(Debug, Clone)]
@@ -43,12 +54,16 @@ impl Crew {
     /// Runs `f` on every worker, one after the other, between two of its bursts.
     ///
     /// # Errors
-    /// [`WorkerGone`] when one has ended.
-    pub(crate) fn call<R: Send + 'static>(
+    /// [`Silent`] for the first that has ended or does not answer: who looks for what is wrong is not
+    /// kept waiting by it.
+    pub(crate) fn ask<R: Send + 'static>(
         &self,
         f: impl Fn(&mut Worker<XskIo>) -> R + Clone + Send + 'static,
-    ) -> Result<Vec<R>, WorkerGone> {
-        self.handles.iter().map(|handle| handle.call(f.clone())).collect()
+    ) -> Result<Vec<R>, Silent> {
+        let asked = |(worker, handle): (usize, &WorkerHandle<XskIo>)| {
+            handle.ask(PATIENCE, f.clone()).map_err(|why| Silent { worker, why })
+        };
+        self.handles.iter().enumerate().map(asked).collect()
     }
 }
 

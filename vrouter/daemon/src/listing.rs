@@ -17,6 +17,8 @@ use vrouter::{
     Count, EntryStats, Framing, HotStats, HotTenant, NotHot, PortKind, PortStats, opening_key,
 };
 
+use crate::uplink::Device;
+
 /// Entries of a listing when the client does not say.
 const LIMIT_DEFAULT: usize = 10_000;
 
@@ -26,7 +28,11 @@ pub(crate) const fn limit(requested: u32) -> usize {
 }
 
 /// A port, with what the kernel dropped for it before the engine.
-pub(crate) fn port(stats: &PortStats, offload: &Offload) -> Result<v1::Port, OffloadError> {
+pub(crate) fn port(
+    stats: &PortStats,
+    devices: &[Device],
+    offload: &Offload,
+) -> Result<v1::Port, OffloadError> {
     let (kind, tag) = match (stats.spec.kind, stats.spec.framing) {
         (PortKind::Container, _) => (v1::PortKind::Container, u32::from(stats.spec.id.get())),
         (PortKind::Uplink, Framing::Tagged) => (v1::PortKind::Uplink, stats.spec.id.get().into()),
@@ -49,7 +55,17 @@ pub(crate) fn port(stats: &PortStats, offload: &Offload) -> Result<v1::Port, Off
         tx_packets: stats.tx.packets,
         tx_bytes: stats.tx.bytes,
         drops: stats.drops + kernel.iter().map(|d| d.packets).sum::<u64>(),
+        devices: devices.iter().map(device).collect(),
     })
+}
+
+fn device(device: &Device) -> v1::PortDevice {
+    v1::PortDevice {
+        name: device.name.clone(),
+        ifindex: device.ifindex,
+        active: device.is_active,
+        state: device.state.to_owned(),
+    }
 }
 
 /// Every reason once, with the packets that ended by it in the engine or in the kernel.

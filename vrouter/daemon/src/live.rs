@@ -11,9 +11,9 @@ use datapath_api::v1;
 use flowtable::text::FlowSpec;
 use tokio::sync::mpsc::Sender;
 use tonic::Status;
-use vrouter::{LiveTrace, Worker, WorkerGone};
+use vrouter::{LiveTrace, Worker};
 
-use crate::crew::Crew;
+use crate::crew::{Crew, Silent};
 use crate::explain;
 
 /// Packets shown by workers that wait here; while there is no room, they show none.
@@ -58,13 +58,13 @@ pub(crate) struct Watcher {
 
 impl Watcher {
     /// From its return on workers show packets; together they may show more than `limit`.
-    pub(crate) fn start(&self, spec: FlowSpec, limit: u32) -> Result<(), WorkerGone> {
+    pub(crate) fn start(&self, spec: FlowSpec, limit: u32) -> Result<(), Silent> {
         let count = if limit == 0 { u32::MAX } else { limit };
         let queue = Arc::clone(&self.queue);
         let watch = move |worker: &mut Worker<_>| {
             worker.watch(spec.clone(), count, Arc::clone(&queue));
         };
-        self.crew.call(watch).map(drop)
+        self.crew.ask(watch).map(drop)
     }
 
     /// Takes packets on until the client has enough or has left. Blocks.
@@ -99,8 +99,8 @@ impl Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        // Fails when a worker has ended, which shows nothing either.
-        self.crew.call(Worker::unwatch).ok();
+        // One that has ended shows nothing either, and one that hangs stops when it goes on.
+        self.crew.ask(Worker::unwatch).ok();
         self.seat.taken.store(false, Ordering::Release);
     }
 }

@@ -19,7 +19,7 @@ use vrouter::{Engine, Framing, PortError, PortKind, PortSpec, WorkerGone};
 use crate::events::Events;
 use crate::sockets::Sockets;
 use crate::trunk;
-use crate::uplink::{Active, Found, NewUplink, Uplink};
+use crate::uplink::{Active, Device, Found, NewUplink, Uplink};
 
 /// A port to be added.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -390,6 +390,14 @@ impl Ports {
         let open = self.lock();
         let mut uplinks = open.values().filter_map(Open::uplink);
         uplinks.find(|uplink| uplink.has(ifindex)).map(Uplink::active)
+    }
+
+    /// The devices of uplinks; none while one is being opened or closed, which may wait for a worker: who
+    /// lists ports does not.
+    pub(crate) fn devices(&self) -> BTreeMap<PortId, Vec<Device>> {
+        let Ok(open) = self.open.try_lock() else { return BTreeMap::new() };
+        let uplinks = open.iter().filter_map(|(port, open)| Some((*port, open.uplink()?)));
+        uplinks.map(|(port, uplink)| (port, uplink.devices())).collect()
     }
 
     /// Name of the device that a queue of a worker is on; empty when it has just been closed.

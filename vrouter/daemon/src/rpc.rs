@@ -261,8 +261,8 @@ impl Service {
             }
             v1::ListKind::Flows => {
                 let spec = self.filter_spec(&request.filter)?;
-                let flows = self.crew.call(|worker| worker.flows());
-                let flows = flows.map_err(|e| status(Code::Internal, &e))?.concat();
+                let flows = self.crew.ask(|worker| worker.flows());
+                let flows = flows.map_err(|e| status(Code::Unavailable, &e))?.concat();
                 let tenants = Tenants::new(&self.engine.entries());
                 let filter = FlowFilter { spec, vrf: request.vrf, limit };
                 let flows = CachedFlow::join(flows, &self.engine.offloaded(), |key| {
@@ -287,7 +287,7 @@ impl Service {
 
     /// What the workers do; waits for each to look up from its packets.
     pub(crate) fn working(&self) -> Result<v1::WorkersReply, Status> {
-        let states = self.crew.call(IoState::read).map_err(|e| status(Code::Internal, &e))?;
+        let states = self.crew.ask(IoState::read).map_err(|e| status(Code::Unavailable, &e))?;
         let works = self.engine.work();
         let workers = (0..).zip(states).zip(&works).map(|((id, io), work)| {
             let io = io.map_err(|e| status(Code::Internal, &e))?;
@@ -324,8 +324,8 @@ impl Service {
 
     pub(crate) fn dropped(&self) -> Result<v1::DropsReply, Status> {
         let mut kernel = self.offload.total_drops().map_err(|e| status(Code::Internal, &e))?;
-        let sockets = self.crew.call(|worker| worker.io_mut().statistics());
-        let sockets = sockets.map_err(|e| status(Code::Internal, &e))?;
+        let sockets = self.crew.ask(|worker| worker.io_mut().statistics());
+        let sockets = sockets.map_err(|e| status(Code::Unavailable, &e))?;
         let sockets = sockets.into_iter().collect::<Result<Vec<_>, _>>();
         let mut sockets = sockets.map_err(|e| status(Code::Internal, &e))?.concat();
         sockets.extend(self.ports.retired_stats());
@@ -356,8 +356,8 @@ impl Service {
             return Ok(explain::imagined(trace, None, bytes));
         }
         let trace = self.engine.trace(in_port, &frame);
-        let tiers = self.crew.call(move |worker| worker.tier(in_port, &frame));
-        let tiers = tiers.map_err(|e| status(Code::Internal, &e))?;
+        let tiers = self.crew.ask(move |worker| worker.tier(in_port, &frame));
+        let tiers = tiers.map_err(|e| status(Code::Unavailable, &e))?;
         // Its flow is in the cache of the worker that meets it.
         let tier = tiers.into_iter().flatten().min();
         Ok(explain::imagined(trace, tier, bytes))
@@ -378,7 +378,7 @@ impl Service {
             )
         };
         let watcher = self.live.take(self.crew.clone()).ok_or_else(taken)?;
-        watcher.start(spec, request.limit).map_err(|e| status(Code::Internal, &e))?;
+        watcher.start(spec, request.limit).map_err(|e| status(Code::Unavailable, &e))?;
         Ok(watcher)
     }
 
@@ -409,7 +409,11 @@ impl Service {
 
     fn port_messages(&self) -> Result<Vec<v1::Port>, Status> {
         let ports = self.engine.ports();
-        let messages = ports.iter().map(|stats| listing::port(stats, &self.offload));
+        let devices = self.ports.devices();
+        let messages = ports.iter().map(|stats| {
+            let devices = devices.get(&stats.spec.id).map(Vec::as_slice).unwrap_or_default();
+            listing::port(stats, devices, &self.offload)
+        });
         messages.collect::<Result<_, _>>().map_err(|e| status(Code::Internal, &e))
     }
 }

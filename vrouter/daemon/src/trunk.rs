@@ -10,6 +10,7 @@ use std::thread;
 use afxdp::{Pages, ProgramError, ProgramKind, QueueError, Umem, UmemError, XdpProgram, XskQueue};
 use netdev::ethtool::{self, Feature, State};
 use netdev::{Arp, Netlink, VethSpec, set_disable_ipv6};
+use packet_io::TRUNK_FRAME_BYTES;
 
 use crate::config::HugePages;
 
@@ -17,11 +18,9 @@ use crate::config::HugePages;
 const NEAR: &str = "wr-t0.";
 /// The workers' ends.
 const FAR: &str = "wr-t1.";
-/// A 1,500 byte packet with its own tag and the port's is 1,508; the rest is room. Above 1,646 a
-/// frame does not fit a packet buffer any more.
-const MTU: u32 = 1600;
+const MTU: u32 = TRUNK_FRAME_BYTES as u32 - 14;
 /// Longest frame of a container that the trunk takes for sure, without FCS and tag.
-pub(crate) const FRAME_BYTES: u16 = MTU as u16 + 14;
+pub(crate) const FRAME_BYTES: u16 = TRUNK_FRAME_BYTES as u16;
 
 /// The trunk could not be made.
 #[derive(Debug, thiserror::Error)]

@@ -107,6 +107,18 @@ pub(crate) struct Active {
     pub(crate) has_standby: bool,
 }
 
+/// How one of an uplink's devices is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Device {
+    pub(crate) name: String,
+    /// 0: it has never been there.
+    pub(crate) ifindex: u32,
+    /// The uplink's frames leave by it.
+    pub(crate) is_active: bool,
+    /// For people and scripts: `up`, `closed` when no frame is taken from it, `down` without a link, `gone`.
+    pub(crate) state: &'static str,
+}
+
 /// What a look at an uplink's devices found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
@@ -247,6 +259,22 @@ impl Uplink {
     /// One of its devices has, or last had, this number.
     pub(crate) fn has(&self, ifindex: u32) -> bool {
         self.legs.iter().any(|leg| leg.ifindex == ifindex)
+    }
+
+    /// Its devices, in the order in which they take over.
+    pub(crate) fn devices(&self) -> Vec<Device> {
+        let device = |(place, leg): (usize, &Leg)| Device {
+            name: leg.name.clone(),
+            ifindex: leg.ifindex,
+            is_active: place == self.active,
+            state: match leg {
+                Leg { ifindex: 0, .. } => "gone",
+                Leg { carrier: false, .. } => "down",
+                Leg { open: None, .. } => "closed",
+                Leg { .. } => "up",
+            },
+        };
+        self.legs.iter().enumerate().map(device).collect()
     }
 
     pub(crate) fn has_standby(&self) -> bool {

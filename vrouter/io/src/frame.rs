@@ -4,6 +4,11 @@
 /// holds every frame of a 1500 byte MTU with its encapsulation.
 pub const FRAME_BYTES: usize = 2048;
 
+/// Longest frame that a trunk takes, without FCS and its tag: Ethernet's header and 1,600 bytes. A 1,500
+/// byte packet with its own tag has 1,504, the rest is room; above 1,646 a frame does not fit a packet
+/// buffer any more.
+pub const TRUNK_FRAME_BYTES: usize = 14 + 1600;
+
 /// Where a received or fresh packet starts: 256 bytes the kernel keeps for itself and 128 for the
 /// headers we put in front (VXLAN over IPv6 needs 70).
 pub const HEADROOM: usize = 256 + 128;

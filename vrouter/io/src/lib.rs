@@ -12,7 +12,7 @@ pub mod memory;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use frame::{FRAME_BYTES, Frame, HEADROOM, NoRoom};
+pub use frame::{FRAME_BYTES, Frame, HEADROOM, NoRoom, TRUNK_FRAME_BYTES};
 
 /// A queue of a worker's I/O: 0 is the trunk, every other one a direct port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use flowtable::action::{Exit, Pop};
 use flowtable::ids::{PortId, Vni};
 use flowtable::{ActionList, DropReason};
-use packet_io::{Frame, PacketIo, QueueId};
+use packet_io::{Frame, PacketIo, QueueId, TRUNK_FRAME_BYTES};
 
 use super::{Packet, Rx, Worker};
 use crate::port::Framing;
@@ -132,7 +132,9 @@ impl<I: PacketIo> Worker<I> {
             return self.end(frame, rx, DropReason::TxFull);
         }
         let len = frame.len();
-        if rewrite::push_tag(&mut self.io, &mut frame, port.get()).is_err() {
+        // The kernel would drop it without a word.
+        let fits = len <= TRUNK_FRAME_BYTES;
+        if !fits || rewrite::push_tag(&mut self.io, &mut frame, port.get()).is_err() {
             return self.end(frame, rx, DropReason::TooBig);
         }
         match self.io.tx(QueueId::TRUNK, frame) {

@@ -8,7 +8,7 @@ use vrouter::Engine;
 
 use super::meters::{id, meter, qos, sized};
 use super::*;
-use crate::fabric::frames::tagged_as;
+use crate::fabric::frames::{Packet, tagged_as};
 use crate::fabric::{A1, A2, A9, WIRE, container, uplink};
 
 fn two(config: &EngineConfig, entries: impl IntoIterator<Item = Entry>) -> Fabric {
@@ -172,4 +172,15 @@ fn a_worker_without_the_uplinks_queue_sends_there_over_its_trunk() {
     let full =
         engine.drops().into_iter().find(|(reason, _)| *reason == DropReason::TxFull).unwrap();
     assert_eq!(full.1.packets, 1);
+    // Nor does what the trunk does not take: with 50 bytes of VXLAN around it, 1,614 are the most.
+    for (bytes, passes) in [(1614, 1), (1615, 0)] {
+        let inner = Packet { payload: vec![7; bytes - 50 - 42], ..A1.to(&A9) }.bytes();
+        let frame = tagged_as(0x8100, A1.port().get(), &inner);
+        assert!(second.io_mut().inject(QueueId::TRUNK, &frame), "there is a buffer");
+        second.poll(5 * SECOND);
+        assert_eq!(second.io_mut().take_sent(QueueId::TRUNK).len(), passes, "{bytes} bytes");
+        assert_eq!(second.io_mut().free_count(), 4);
+    }
+    let big = engine.drops().into_iter().find(|(reason, _)| *reason == DropReason::TooBig).unwrap();
+    assert_eq!(big.1.packets, 1);
 }

@@ -19,6 +19,42 @@ pub(crate) struct PortView {
     tx_packets: u64,
     tx_bytes: u64,
     drops: u64,
+    /// Of an uplink.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    devices: Vec<DeviceView>,
+}
+
+/// A device of an uplink.
+#[derive(Debug, Serialize)]
+struct DeviceView {
+    name: String,
+    ifindex: u32,
+    active: bool,
+    state: String,
+}
+
+impl From<v1::PortDevice> for DeviceView {
+    fn from(device: v1::PortDevice) -> Self {
+        let v1::PortDevice { name, ifindex, active, state } = device;
+        Self { name, ifindex, active, state }
+    }
+}
+
+impl PortView {
+    /// Its name; of an uplink with several devices what they are, in the order in which they take over:
+    /// `eth1*,eth2(down)`, frames leave by the one with the star.
+    fn title(&self) -> String {
+        let [_, _, ..] = &self.devices[..] else { return self.name.clone() };
+        let device = |device: &DeviceView| {
+            let star = if device.active { "*" } else { "" };
+            let how = match device.state.as_str() {
+                "up" => String::new(),
+                state => format!("({state})"),
+            };
+            format!("{}{star}{how}", device.name)
+        };
+        self.devices.iter().map(device).collect::<Vec<_>>().join(",")
+    }
 }
 
 impl From<v1::Port> for PortView {
@@ -41,6 +77,7 @@ impl From<v1::Port> for PortView {
             tx_packets: port.tx_packets,
             tx_bytes: port.tx_bytes,
             drops: port.drops,
+            devices: port.devices.into_iter().map(DeviceView::from).collect(),
         }
     }
 }
@@ -64,7 +101,7 @@ pub(crate) fn port_table(ports: &[PortView]) -> String {
     let row = |p: &PortView| {
         vec![
             p.id.to_string(),
-            p.name.clone(),
+            p.title(),
             p.ifindex.to_string(),
             p.kind.to_owned(),
             p.tag.to_string(),
@@ -176,6 +213,7 @@ mod tests {
             tx_packets: 9,
             tx_bytes: 882,
             drops: 1,
+            devices: Vec::new(),
         };
         port.into()
     }
@@ -189,6 +227,30 @@ mod tests {
              3  wr0123456789       17  container    3    2   5          10       980           9       \
              882      1\n"
         );
+    }
+
+    #[test]
+    fn an_uplink_of_several_devices_shows_how_they_are() {
+        let device = |name: &str, active, state: &str| v1::PortDevice {
+            name: name.into(),
+            ifindex: 3,
+            active,
+            state: state.into(),
+        };
+        let mut uplink = v1::Port { name: "eth1".into(), ..v1::Port::default() };
+        uplink.devices = vec![device("eth1", true, "up")];
+        assert_eq!(PortView::from(uplink.clone()).title(), "eth1");
+        uplink.devices = vec![
+            device("eth1", false, "down"),
+            device("eth2", true, "up"),
+            device("eth3", false, "up"),
+            device("eth4", false, "gone"),
+        ];
+        let view = PortView::from(uplink);
+        assert_eq!(view.title(), "eth1(down),eth2*,eth3,eth4(gone)");
+        let json = serde_json::to_value(&view).unwrap();
+        let second = r#"{"name":"eth2","ifindex":3,"active":true,"state":"up"}"#;
+        assert_eq!(json["devices"][1], serde_json::from_str::<serde_json::Value>(second).unwrap());
     }
 
     #[test]
