@@ -2,7 +2,7 @@
 //! does not know frames: `vrouter` executes these.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::drop::DropReason;
 use crate::ids::{Dscp, Mac, PortId, Vid, Vni};
@@ -33,6 +33,8 @@ pub enum Action {
         /// Network identifier.
         vni: Vni,
     },
+    /// Write this address and port at an end of a TCP or UDP packet, checksums updated (RFC 1624).
+    Translate(End, (IpAddr, u16)),
     /// Send it out of a port. Always the last action.
     Output(PortId),
 }
@@ -48,9 +50,25 @@ impl fmt::Display for Action {
             Self::SetDscp(dscp) => write!(f, "set(ip_dscp={dscp})"),
             Self::PushVlan(vid) => write!(f, "push_vlan({vid})"),
             Self::Encap { vtep, vni } => write!(f, "tnl_push(vxlan(vni={vni},dst={vtep}))"),
+            Self::Translate(end, (ip, port)) => {
+                let end = match end {
+                    End::Source => "src",
+                    End::Destination => "dst",
+                };
+                write!(f, "nat({end}={})", SocketAddr::new(*ip, *port))
+            }
             Self::Output(port) => write!(f, "output:{port}"),
         }
     }
+}
+
+/// An end of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Where it comes from.
+    Source,
+    /// Where it goes.
+    Destination,
 }
 
 /// What is taken off a packet first.
@@ -73,7 +91,7 @@ pub struct Rewrite {
     pub dst: Mac,
 }
 
-/// How a packet leaves.
+/// How a packet leaves. A decision is copied for every packet, so that this stays small.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// As it is.
@@ -94,6 +112,15 @@ pub enum Exit {
         /// Network identifier.
         vni: Vni,
     },
+    /// With another address and port at one end: [`Action::Translate`].
+    Translated {
+        /// The container's port, or the uplink.
+        port: PortId,
+        /// The end that changes.
+        end: End,
+        /// What is written there.
+        to: (IpAddr, u16),
+    },
 }
 
 /// All that is done to a packet. The order is always that of the fields, so a list of actions is
@@ -110,6 +137,8 @@ pub struct ActionList {
     pub exit: Exit,
 }
 
+const _: () = assert!(size_of::<Exit>() <= 28, "a decision is copied for every packet");
+
 impl ActionList {
     /// The actions in the order in which they are executed; the last one is an output.
     pub fn iter(&self) -> impl Iterator<Item = Action> + use<> {
@@ -123,6 +152,7 @@ impl ActionList {
             Exit::Plain(_) => None,
             Exit::Vlan { vid, .. } => Some(Action::PushVlan(vid)),
             Exit::Tunnel { vtep, vni, .. } => Some(Action::Encap { vtep, vni }),
+            Exit::Translated { end, to, .. } => Some(Action::Translate(end, to)),
         };
         let output = Some(Action::Output(self.output()));
         [pop, route, self.dscp.map(Action::SetDscp), push, output].into_iter().flatten()
@@ -132,7 +162,10 @@ impl ActionList {
     #[must_use]
     pub const fn output(&self) -> PortId {
         match self.exit {
-            Exit::Plain(port) | Exit::Vlan { port, .. } | Exit::Tunnel { port, .. } => port,
+            Exit::Plain(port)
+            | Exit::Vlan { port, .. }
+            | Exit::Tunnel { port, .. }
+            | Exit::Translated { port, .. } => port,
         }
     }
 }

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 
 use flowtable::entry::{
     Band, Direction, Entry, GroupEntry, Ipv6, MacEntry, MeterEntry, MeterUnit, NetworkEntry,
-    NextHop, Offload, OnDeny, Permit, PortEntry, PortRange, Prefix, QosEntry, RouteEntry,
-    RuleEntry, TcpFlagsMatch, TenantEntry, Tracking, TunnelEntry, UnderlayEntry, VlanEntry,
-    VtepEntry,
+    NextHop, NodePort, Offload, OnDeny, Permit, PortEntry, PortRange, Prefix, PublishedEntry,
+    QosEntry, RouteEntry, RuleEntry, TcpFlagsMatch, TenantEntry, Tracking, TunnelEntry,
+    UnderlayEntry, VlanEntry, VtepEntry,
 };
 use flowtable::ids::{Bd, Dscp, Group, Mac, MeterId, PortId, RuleId, Vid, Vni, Vrf};
 use flowtable::key::{Decap, Origin, parse};
@@ -162,6 +162,28 @@ fn entries() -> Vec<(Entry, [&'static str; 3])> {
         (
             Entry::Mac(MacEntry { bd, mac, next_hop: NextHop::Local(port) }),
             ["mac", "bd=2,eth_dst=02:00:00:00:00:07", "output:3"],
+        ),
+        (
+            Entry::Published(PublishedEntry {
+                node: NodePort { address: "192.0.2.1".parse().unwrap(), protocol: 6, port: 8080 },
+                vrf,
+                to: "10.1.1.2".parse().unwrap(),
+                to_port: 80,
+            }),
+            ["published", "tcp,nw_dst=192.0.2.1,tp_dst=8080", "set(vrf=1),nat(dst=10.1.1.2:80)"],
+        ),
+        (
+            Entry::Published(PublishedEntry {
+                node: NodePort { address: "2001:db8::1".parse().unwrap(), protocol: 17, port: 53 },
+                vrf,
+                to: "fd00::2".parse().unwrap(),
+                to_port: 5353,
+            }),
+            [
+                "published",
+                "udp6,ipv6_dst=2001:db8::1,tp_dst=53",
+                "set(vrf=1),nat(dst=[fd00::2]:5353)",
+            ],
         ),
         (Entry::Tenant(TenantEntry::new(vrf, Permit::Allow)), ["tenant", "vrf=1", "default=allow"]),
         (

@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use flowtable::entry::{
-    Direction, Entry, GroupEntry, IcmpMatch, MacEntry, NextHop, Permit, PortRange, Prefix,
-    QosEntry, RouteEntry, RuleEntry, TcpFlagsMatch, TenantEntry, TunnelEntry, VlanEntry, VtepEntry,
+    Direction, Entry, GroupEntry, IcmpMatch, MacEntry, NextHop, NodePort, Permit, PortRange,
+    Prefix, PublishedEntry, QosEntry, RouteEntry, RuleEntry, TcpFlagsMatch, TenantEntry,
+    TunnelEntry, VlanEntry, VtepEntry,
 };
 use flowtable::ids::{Bd, Group, Mac, PortId, RuleId, Vid, Vni, Vrf};
 use flowtable::key::{Decap, Origin, Parsed, flag, parse};
@@ -236,6 +237,16 @@ fn other_tables_are_filtered_by_their_keys() {
             Entry::Mac(MacEntry { bd, mac, next_hop }),
             "eth_dst=02:00:00:00:00:07;bd=2;eth_src=02:00:00:00:00:08",
             "eth_dst=02:00:00:00:00:08;bd=3",
+        ),
+        (
+            Entry::Published(PublishedEntry {
+                node: NodePort { address: ip("192.0.2.1"), protocol: 6, port: 8080 },
+                vrf,
+                to: ip("10.1.0.2"),
+                to_port: 80,
+            }),
+            "tcp;tcp,tp_dst=8080;nw_dst=192.0.2.0/24;in_port=3;vlan_vid=0,tun_id=0;ip,nw_frag=not_later",
+            "udp;tcp6;arp;tcp,tp_dst=80;nw_dst=10.1.0.2;vlan_vid=9;tun_id=7;ip,nw_frag=first;ip,nw_frag=later",
         ),
         (
             Entry::Qos(QosEntry { port, from: Vec::new(), to: Vec::new(), dscp: None }),

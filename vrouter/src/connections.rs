@@ -8,7 +8,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use flowtable::DropReason;
-use flowtable::conn::{ConnTable, Hit, Seconds, Tuple, Way};
+use flowtable::conn::{ConnTable, Hit, Outside, Seconds, Tuple, Way};
 use flowtable::entry::Tracking;
 use flowtable::fragment::{FragKey, FragTable};
 use flowtable::ids::Vrf;
@@ -26,13 +26,20 @@ const ERROR_BYTES: usize = 8;
 pub(crate) struct Standing {
     pub(crate) relation: Relation,
     pub(crate) hit: Option<Hit>,
+    /// Of an answer to who came to a published port: where that was.
+    pub(crate) outside: Option<Outside>,
 }
 
 impl Standing {
     pub(crate) const UNTRACKED: Self = Self::none(Relation::Untracked);
 
     pub(crate) const fn none(relation: Relation) -> Self {
-        Self { relation, hit: None }
+        Self { relation, hit: None, outside: None }
+    }
+
+    /// What the walk is a function of.
+    pub(crate) const fn seen(&self) -> (Relation, Option<Outside>) {
+        (self.relation, self.outside)
     }
 }
 
@@ -87,6 +94,14 @@ pub(crate) fn tuple(key: &FlowKey, vrf: Vrf) -> Tuple {
     Tuple { vrf, family, proto, src, dst, src_port, dst_port }
 }
 
+/// The packet's tuple as its tenant sees it: translated, if it is for a published port.
+pub(crate) fn tuple_in(snapshot: &Snapshot, key: &FlowKey, vrf: Vrf) -> Tuple {
+    match pipeline::published(snapshot, key) {
+        Some(published) => tuple(&published.translated(key), vrf),
+        None => tuple(key, vrf),
+    }
+}
+
 /// The packet that opens a connection, as far as its tuple tells: the inverse of [`tuple`].
 #[must_use]
 pub fn opening_key(tuple: &Tuple) -> FlowKey {
@@ -127,7 +142,6 @@ impl Memory {
         if snapshot.policy.tenant(vrf).tracking == Tracking::Stateless {
             return Standing::UNTRACKED;
         }
-        let known = |tuple: &Tuple, flags| self.connections.lookup(tuple, flags, now);
         let stray = Relation::Stray(DropReason::NoConnection);
         match Part::of(&parsed.key) {
             Part::None => Standing::UNTRACKED,
@@ -138,19 +152,37 @@ impl Memory {
             }),
             Part::Error => {
                 let about = quoted(parsed, frame, vrf);
-                let known = about.is_some_and(|about| known(&about, tcp_flag::ACK).is_some());
-                Standing::none(if known { Relation::Admitted } else { stray })
+                let known = |about| self.connections.find(&about, tcp_flag::ACK, now);
+                // What it quotes of one from outside would have to be translated too.
+                let inside = |(_, outside): (Hit, Option<Outside>)| outside.is_none();
+                let admitted = about.and_then(known).is_some_and(inside);
+                Standing::none(if admitted { Relation::Admitted } else { stray })
             }
-            Part::Packet => {
-                let hit = known(&tuple(&parsed.key, vrf), parsed.tcp_flags);
-                let relation = match hit.map(|hit| hit.way) {
-                    Some(Way::Original) => Relation::Original,
-                    Some(Way::Reply) => Relation::Reply,
-                    None if opens(parsed) => Relation::Opening,
-                    None => stray,
-                };
-                Standing { relation, hit }
+            Part::Packet => self.stand_as(snapshot, (parsed, vrf), now),
+        }
+    }
+
+    /// What a packet with a tuple of its own is.
+    fn stand_as(
+        &self,
+        snapshot: &Snapshot,
+        (parsed, vrf): (&Parsed, Vrf),
+        now: Seconds,
+    ) -> Standing {
+        let stray = Standing::none(Relation::Stray(DropReason::NoConnection));
+        let tuple = tuple_in(snapshot, &parsed.key, vrf);
+        let Some((hit, outside)) = self.connections.find(&tuple, parsed.tcp_flags, now) else {
+            return if opens(parsed) { Standing::none(Relation::Opening) } else { stray };
+        };
+        let came = pipeline::far_side(snapshot, &parsed.key).map(|far| far.published);
+        match (hit.way, came) {
+            // The same two ends, by another published port or by none, are another connection, of
+            // which the table has no place.
+            (Way::Original, came) if came == outside.map(|far| far.published) => {
+                Standing { relation: Relation::Original, hit: Some(hit), outside: None }
             }
+            (Way::Reply, None) => Standing { relation: Relation::Reply, hit: Some(hit), outside },
+            (Way::Original, _) | (Way::Reply, Some(_)) => stray,
         }
     }
 

@@ -4,7 +4,7 @@
 //! Nothing is left behind: no connection is opened, no token spent. So a trace knows no limits; it
 //! says "forward" of a packet that opens a flow above a budget, or that a meter ends.
 
-use flowtable::conn::{Hit, Step};
+use flowtable::conn::{Hit, Outside, Step};
 use flowtable::ids::PortId;
 use flowtable::key::Parsed;
 use flowtable::text::CtAssume;
@@ -28,7 +28,7 @@ impl Engine {
     #[must_use]
     pub fn trace_assuming(&self, in_port: PortId, frame: &[u8], assume: CtAssume) -> Trace {
         self.explain(in_port, frame, |snapshot, parsed| {
-            walk(snapshot, parsed, connections::assumed(snapshot, parsed, assume))
+            walk(snapshot, parsed, (connections::assumed(snapshot, parsed, assume), None))
         })
     }
 
@@ -52,10 +52,10 @@ impl Engine {
     fn foresee(&self, snapshot: &Snapshot, parsed: &Parsed, frame: &[u8]) -> (Decision, Notes) {
         let (memory, now) = (&self.shared.memory, self.shared.seconds());
         let standing = memory.stand(snapshot, (parsed, frame), now);
-        let (mut decision, notes) = walk(snapshot, parsed, standing.relation);
+        let (mut decision, notes) = walk(snapshot, parsed, standing.seen());
         if self.shared.pickup.takes(&decision, parsed, now) {
             let picked = [Relation::Original, Relation::Reply];
-            let picked = picked.map(|relation| walk(snapshot, parsed, relation));
+            let picked = picked.map(|relation| walk(snapshot, parsed, (relation, None)));
             let passing = picked.into_iter().find(|(decision, _)| decision.passes());
             return passing.unwrap_or((decision, notes));
         }
@@ -69,8 +69,12 @@ impl Engine {
     }
 }
 
-fn walk(snapshot: &Snapshot, parsed: &Parsed, relation: Relation) -> (Decision, Notes) {
+fn walk(
+    snapshot: &Snapshot,
+    parsed: &Parsed,
+    seen: (Relation, Option<Outside>),
+) -> (Decision, Notes) {
     let mut notes = Notes::default();
-    let decision = pipeline::walk(snapshot, parsed, relation, &mut notes);
+    let decision = pipeline::walk(snapshot, parsed, seen, &mut notes);
     (decision, notes)
 }

@@ -29,6 +29,7 @@ mod sample;
 mod slow;
 mod snapshot;
 mod trace;
+mod translate;
 mod validate;
 mod worker;
 

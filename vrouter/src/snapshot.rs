@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use flowtable::entry::{
-    Entry, EntryKey, NextHop, Permit, PortEntry, RuleEntry, TenantEntry, Tracking, UnderlayEntry,
+    Entry, EntryKey, NextHop, NodePort, Permit, PortEntry, RuleEntry, TenantEntry, Tracking,
+    UnderlayEntry,
 };
 use flowtable::exact::ExactMap;
 use flowtable::ids::{Bd, Group, Mac, MeterId, PortId, RuleId, Vid, Vni, Vrf};
@@ -29,7 +30,7 @@ use crate::validate::Before;
 pub(crate) enum Section {
     /// Port specs and bindings.
     Ports = 1,
-    /// Networks, tunnels, VTEPs and VLANs.
+    /// Networks, tunnels, VTEPs, VLANs and published ports.
     Networks = 2,
     /// Next hops of the underlay.
     Underlay = 4,
@@ -90,7 +91,8 @@ impl Sections {
             EntryKey::Network(_)
             | EntryKey::Tunnel(_)
             | EntryKey::Vtep(_)
-            | EntryKey::Vlan(_, _) => Section::Networks,
+            | EntryKey::Vlan(_, _)
+            | EntryKey::Published(_) => Section::Networks,
             EntryKey::Underlay(_) => Section::Underlay,
             EntryKey::Group(_, _) => Section::Groups,
             EntryKey::Rule(_, _) | EntryKey::Tenant(_) => Section::Policy,
@@ -155,6 +157,13 @@ pub(crate) struct Network {
     pub(crate) wire: Option<(PortId, Vid)>,
 }
 
+/// Where a port of the node leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Published {
+    pub(crate) vrf: Vrf,
+    pub(crate) to: (IpAddr, u16),
+}
+
 /// Networks and what leads into them.
 #[derive(Debug, Default)]
 pub(crate) struct Networks {
@@ -165,6 +174,8 @@ pub(crate) struct Networks {
     pub(crate) vteps: ExactMap<IpAddr, IpAddr>,
     /// Gateway addresses of each tenant.
     pub(crate) gateways: ExactMap<(Vrf, IpAddr), Bd>,
+    /// Ports of the node that lead to containers.
+    pub(crate) published: ExactMap<NodePort, Published>,
 }
 
 /// Rules and defaults.
@@ -349,6 +360,9 @@ impl Master {
                 networks.vlans.insert((e.port, e.vid), (e.bd, e.vrf));
             } else if let Entry::Vtep(e) = entry {
                 networks.vteps.insert(e.ip, e.local);
+            } else if let Entry::Published(e) = entry {
+                let published = Published { vrf: e.vrf, to: (e.to, e.to_port) };
+                networks.published.insert(e.node, published);
             }
         }
         networks

@@ -22,7 +22,10 @@ pub(crate) const fn entries_max(key: &EntryKey) -> usize {
     match key {
         EntryKey::Port(_) | EntryKey::Qos(_) => PortId::MAX.get() as usize,
         EntryKey::Network(_) | EntryKey::Tunnel(_) => 1 << 24,
-        EntryKey::Vtep(_) | EntryKey::Underlay(_) | EntryKey::Vlan(_, _) => 1 << 16,
+        EntryKey::Vtep(_)
+        | EntryKey::Underlay(_)
+        | EntryKey::Vlan(_, _)
+        | EntryKey::Published(_) => 1 << 16,
         EntryKey::Group(_, _)
         | EntryKey::Rule(_, _)
         | EntryKey::Route(_, _)

@@ -327,6 +327,7 @@ impl Tables {
                 | Entry::Underlay(_)
                 | Entry::Vlan(_)
                 | Entry::Mac(_)
+                | Entry::Published(_)
                 | Entry::Meter(_)
                 | Entry::Qos(_) => {}
             }

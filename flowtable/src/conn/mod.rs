@@ -28,5 +28,6 @@ pub use table::ConnTable;
 pub use timeouts::{Seconds, Timeouts};
 pub use tuple::{Tuple, Way};
 pub use types::{
-    ConnConfig, ConnCounts, ConnRef, ConnStats, Hit, Limits, Opening, Owner, Pickup, Refused, Step,
+    ConnConfig, ConnCounts, ConnRef, ConnStats, Hit, Limits, Opening, Outside, Owner, Pickup,
+    Refused, Step,
 };

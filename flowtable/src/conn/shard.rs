@@ -8,7 +8,8 @@ use hashbrown::HashTable;
 
 use super::slots::CHUNK;
 use super::tuple::{Tuple, Way};
-use super::types::{ConnCounts, Owner};
+use super::types::{ConnCounts, Outside, Owner};
+use crate::exact::ExactMap;
 
 /// No place.
 pub(super) const NONE: u32 = u32::MAX;
@@ -20,6 +21,8 @@ const UNLISTED: u32 = u32::MAX - 1;
 pub(super) struct Shard {
     by_tag: HashTable<Found>,
     chunks: Vec<Vec<Cold>>,
+    /// By place, of the few that came to a published port.
+    outside: ExactMap<u32, Outside>,
     /// Places that were ever used: all below this.
     used: u32,
     /// First of the free places below `used`, chained by `newer`.
@@ -60,6 +63,7 @@ impl Default for Shard {
         Self {
             by_tag: HashTable::new(),
             chunks: Vec::new(),
+            outside: ExactMap::default(),
             used: 0,
             free: NONE,
             oldest: NONE,
@@ -126,9 +130,23 @@ impl Shard {
         place
     }
 
+    /// The far side of the connection at `place`, if it came to a published port.
+    #[inline]
+    pub(super) fn outside(&self, place: u32) -> Option<Outside> {
+        if self.outside.is_empty() { None } else { self.outside.get(&place).copied() }
+    }
+
+    /// Remembers the far side until the connection is removed.
+    pub(super) fn set_outside(&mut self, place: u32, outside: Outside) {
+        self.outside.insert(place, outside);
+    }
+
     /// Forgets the connection at `place`; the place is not used again before [`Shard::free`].
     pub(super) fn remove(&mut self, place: u32) {
         self.unlist(place);
+        if !self.outside.is_empty() {
+            self.outside.remove(&place);
+        }
         let tag = self.cold(place).tag;
         if let Ok(found) = self.by_tag.find_entry(spread(tag), |found| found.place == place) {
             found.remove();

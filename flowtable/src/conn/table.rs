@@ -1,5 +1,6 @@
 //! The table: shards, slots and budget together.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
@@ -12,7 +13,7 @@ use super::state::{Outcome, State};
 use super::timeouts::{Lifetimes, Seconds};
 use super::tuple::{Tuple, Way};
 use super::types::{
-    ConnConfig, ConnCounts, ConnRef, ConnStats, Hit, Limits, Opening, Owner, Refused, Step,
+    ConnConfig, ConnCounts, ConnRef, ConnStats, Hit, Limits, Opening, Outside, Owner, Refused, Step,
 };
 use crate::ids::{PortId, Vrf};
 
@@ -106,6 +107,17 @@ impl ConnTable {
     /// which begins the next one. `tcp_flags` is byte 13 of the TCP header, else anything.
     #[must_use]
     pub fn lookup(&self, tuple: &Tuple, tcp_flags: u8, now: Seconds) -> Option<Hit> {
+        self.find(tuple, tcp_flags, now).map(|(hit, _)| hit)
+    }
+
+    /// As [`ConnTable::lookup`]; with the far side of one that came to a published port.
+    #[must_use]
+    pub fn find(
+        &self,
+        tuple: &Tuple,
+        tcp_flags: u8,
+        now: Seconds,
+    ) -> Option<(Hit, Option<Outside>)> {
         let hash = tuple.hash(&self.secrets);
         let held = self.hold(self.shard_of(hash));
         let (place, way) = held.shard.find(hash as u32, tuple)?;
@@ -114,7 +126,7 @@ impl ConnTable {
         if state.is_over_for(tcp_flags) {
             return None;
         }
-        Some(Hit { conn: held.conn(place, word), way })
+        Some((Hit { conn: held.conn(place, word), way }, held.shard.outside(place)))
     }
 
     /// Makes a connection whose originator sent a packet with `tuple`, which is thereby noted. If
@@ -138,6 +150,11 @@ impl ConnTable {
         let begins = State::opened_by(tuple.proto, &opening).ok_or(Refused::NotAnOpening);
         if let Some((place, way)) = held.shard.find(tag, tuple) {
             match held.judge(place, opening.tcp_flags, now) {
+                Ok(_) if held.published(place) != opening.outside.map(|o| o.published) => {
+                    let cause = Refused::NotAnOpening;
+                    held.shard.totals.refuse(cause);
+                    return Err(cause);
+                }
                 Ok(conn) => return Ok(Hit { conn, way }),
                 Err(end) if begins.is_ok() => held.end(place, end),
                 Err(_) => {}
@@ -146,7 +163,7 @@ impl ConnTable {
         let begun =
             begins.and_then(|state| held.reserve(opening.owner, limits, now).map(|()| state));
         let state = begun.inspect_err(|&cause| held.shard.totals.refuse(cause))?;
-        Ok(Hit { conn: held.begin((tag, *tuple), opening.owner, state, now), way: Way::Original })
+        Ok(Hit { conn: held.begin((tag, *tuple), &opening, state, now), way: Way::Original })
     }
 
     /// Notes a packet: the state it leads to and the time. Without a lock; two cache lines.
@@ -400,6 +417,11 @@ impl Held<'_> {
         self.slot(place).is_some_and(|slot| self.table.left(slot, state, now).is_none())
     }
 
+    /// The published port that the connection at `place` came to.
+    fn published(&self, place: u32) -> Option<(IpAddr, u16)> {
+        self.shard.outside(place).map(|outside| outside.published)
+    }
+
     /// The connection at `place` for a packet that may open one, or why it has to end for it.
     fn judge(&self, place: u32, tcp_flags: u8, now: Seconds) -> Result<ConnRef, End> {
         match self.word(place) {
@@ -486,12 +508,15 @@ impl Held<'_> {
     fn begin(
         &mut self,
         (tag, tuple): (u32, Tuple),
-        owner: Owner,
+        opening: &Opening,
         state: State,
         now: Seconds,
     ) -> ConnRef {
         let used = self.shard.used();
-        let place = self.shard.insert(tag, tuple, owner);
+        let place = self.shard.insert(tag, tuple, opening.owner);
+        if let Some(outside) = opening.outside {
+            self.shard.set_outside(place, outside);
+        }
         self.table.used.fetch_add(self.shard.used() - used, Ordering::Relaxed);
         if state.is_half_open() {
             self.shard.list(place);

@@ -3,7 +3,9 @@
 use super::state::State;
 use super::timeouts::{Seconds, Timeouts};
 use super::tuple::{Tuple, Way};
-use crate::ids::{PortId, Vrf};
+use std::net::IpAddr;
+
+use crate::ids::{Mac, PortId, Vrf};
 
 /// A connection, valid until it ends. What is done with one that has ended is answered with
 /// "gone", also when its place is taken by another.
@@ -22,6 +24,20 @@ pub struct Hit {
     pub conn: ConnRef,
     /// Whose packet it is.
     pub way: Way,
+}
+
+/// The far side of a connection that came to a published port: what the table of connections, whose
+/// tuples are the container's, does not say of it. Packets back need it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outside {
+    /// The uplink.
+    pub uplink: PortId,
+    /// Address and port of the node that the opener's packets are for.
+    pub published: (IpAddr, u16),
+    /// The uplink's MAC: what the opener's packets are for.
+    pub node_mac: Mac,
+    /// Who sent the first of them: the opener, or the router towards it.
+    pub neighbor: Mac,
 }
 
 /// How the table is made.
@@ -73,6 +89,8 @@ pub struct Opening {
     pub tcp_flags: u8,
     /// Whether TCP may begin in the middle.
     pub pickup: Pickup,
+    /// Whether it came to a published port, and how.
+    pub outside: Option<Outside>,
 }
 
 /// Why a connection was not made.
@@ -87,8 +105,9 @@ pub enum Refused {
     /// [`Limits::port`] is reached, and none of the port's half-open ones was found.
     #[error("the port has all connections it may have")]
     PortFull,
-    /// TCP, and the packet is none that opens a connection.
-    #[error("the TCP segment opens no connection")]
+    /// TCP, and the packet is none that opens a connection; or it is one of another connection, that
+    /// came to another published port or to none.
+    #[error("the packet opens no connection")]
     NotAnOpening,
 }
 

@@ -7,8 +7,8 @@
 use std::net::IpAddr;
 
 use super::{
-    Band, Entry, MacEntry, MeterEntry, MeterUnit, NetworkEntry, PORT_METERS_MAX, PortEntry,
-    PortRange, Prefix, QosEntry, RuleEntry, VtepEntry,
+    Band, Entry, MacEntry, MeterEntry, MeterUnit, NetworkEntry, NodePort, PORT_METERS_MAX,
+    PortEntry, PortRange, Prefix, PublishedEntry, QosEntry, RuleEntry, VtepEntry,
 };
 use crate::ids::MeterId;
 use crate::key::ipproto;
@@ -46,6 +46,7 @@ impl Entry {
             Self::Vtep(entry) => vtep(entry),
             Self::Rule(entry) => rule(entry),
             Self::Mac(entry) => mac(entry),
+            Self::Published(entry) => published(entry),
             Self::Meter(entry) => meter(entry),
             Self::Qos(entry) => qos(entry),
             Self::Tunnel(_)
@@ -101,6 +102,23 @@ fn mac(entry: &MacEntry) -> Result<(), BadEntry> {
         return refuse("mac", entry.mac, "group addresses are flooded, never looked up");
     }
     Ok(())
+}
+
+fn published(entry: &PublishedEntry) -> Result<(), BadEntry> {
+    let NodePort { address, protocol, port } = entry.node;
+    unicast("address", address)?;
+    unicast("to", entry.to)?;
+    if address.is_ipv4() != entry.to.is_ipv4() {
+        return refuse("to", entry.to, "not of the node's address's family");
+    }
+    if !matches!(protocol, ipproto::TCP | ipproto::UDP) {
+        return refuse("protocol", protocol, "only TCP (6) and UDP (17) have ports");
+    }
+    let ports = [("port", port), ("to_port", entry.to_port)];
+    match ports.into_iter().find(|(_, port)| *port == 0) {
+        Some((field, _)) => refuse(field, 0, "want a port, 1 to 65535"),
+        None => Ok(()),
+    }
 }
 
 fn rule(entry: &RuleEntry) -> Result<(), BadEntry> {
@@ -304,6 +322,29 @@ mod tests {
             (meter(packets, (1, 0), None), Some("committed.burst")),
             (meter(bits, (2_000, 1_518), Some((1_999, 1_518))), Some("peak.rate")),
             (meter(bits, (2_000, 1_518), Some((2_000, 0))), Some("peak.burst")),
+        ] {
+            assert_eq!(field(&entry), wrong, "{entry:?}");
+        }
+    }
+
+    #[test]
+    fn published_ports_lead_from_unicast_to_unicast() {
+        let published = |address: &str, protocol, port, to: &str, to_port| {
+            let (address, to) = (address.parse().unwrap(), to.parse().unwrap());
+            let vrf = Vrf::MIN;
+            let node = NodePort { address, protocol, port };
+            Entry::Published(PublishedEntry { node, vrf, to, to_port })
+        };
+        for (entry, wrong) in [
+            (published("192.0.2.1", 6, 8080, "10.0.0.2", 80), None),
+            (published("2001:db8::1", 17, 53, "fd00::2", 53), None),
+            (published("0.0.0.0", 6, 8080, "10.0.0.2", 80), Some("address")),
+            (published("192.0.2.1", 6, 8080, "224.0.0.1", 80), Some("to")),
+            (published("192.0.2.1", 6, 8080, "fd00::2", 80), Some("to")),
+            (published("192.0.2.1", 1, 8080, "10.0.0.2", 80), Some("protocol")),
+            (published("192.0.2.1", 132, 8080, "10.0.0.2", 80), Some("protocol")),
+            (published("192.0.2.1", 6, 0, "10.0.0.2", 80), Some("port")),
+            (published("192.0.2.1", 6, 8080, "10.0.0.2", 0), Some("to_port")),
         ] {
             assert_eq!(field(&entry), wrong, "{entry:?}");
         }

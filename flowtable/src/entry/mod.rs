@@ -2,6 +2,7 @@
 //! (its identity, [`Entry::key`]) and a value; writing an entry with a known key replaces it.
 
 mod check;
+mod published;
 mod qos;
 
 use std::net::IpAddr;
@@ -9,6 +10,7 @@ use std::net::IpAddr;
 use crate::ids::{Bd, Group, Mac, MeterId, PortId, RuleId, Vid, Vni, Vrf};
 
 pub use check::BadEntry;
+pub use published::{NodePort, PublishedEntry};
 pub use qos::{
     Band, MeterEntry, MeterUnit, OnDeny, PORT_METERS_MAX, QosEntry, TenantEntry, Tracking,
 };
@@ -379,6 +381,8 @@ pub enum Entry {
     Route(RouteEntry),
     /// `mac`
     Mac(MacEntry),
+    /// `published`
+    Published(PublishedEntry),
     /// `tenant`
     Tenant(TenantEntry),
     /// `meter`
@@ -410,6 +414,8 @@ pub enum EntryKey {
     Route(Vrf, Prefix),
     /// `mac`
     Mac(Bd, Mac),
+    /// `published`
+    Published(NodePort),
     /// `tenant`
     Tenant(Vrf),
     /// `meter`
@@ -433,6 +439,7 @@ impl Entry {
             Self::Rule(_) => "policy",
             Self::Route(_) => "route",
             Self::Mac(_) => "mac",
+            Self::Published(_) => "published",
             Self::Tenant(_) => "tenant",
             Self::Meter(_) => "meter",
             Self::Qos(_) => "qos",
@@ -453,6 +460,7 @@ impl Entry {
             Self::Rule(e) => EntryKey::Rule(e.rule, e.seq),
             Self::Route(e) => EntryKey::Route(e.vrf, e.prefix),
             Self::Mac(e) => EntryKey::Mac(e.bd, e.mac),
+            Self::Published(e) => EntryKey::Published(e.node),
             Self::Tenant(e) => EntryKey::Tenant(e.vrf),
             Self::Meter(e) => EntryKey::Meter(e.meter),
             Self::Qos(e) => EntryKey::Qos(e.port),

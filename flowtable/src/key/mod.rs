@@ -15,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use zerocopy::{ByteHash, FromBytes, Immutable, IntoBytes, KnownLayout, transmute_ref};
 
+use crate::entry::NodePort;
 use crate::ids::{Mac, PortId};
 
 pub use brief::{Brief, Layout, Seen};
@@ -198,6 +199,15 @@ impl FlowKey {
     #[must_use]
     pub const fn dst_ip(&self) -> Option<IpAddr> {
         self.ip(self.dst)
+    }
+
+    /// The port that a TCP or UDP packet is for.
+    #[inline]
+    #[must_use]
+    pub fn node_port(&self) -> Option<NodePort> {
+        let has_ports = matches!(self.proto, ipproto::TCP | ipproto::UDP);
+        let address = self.dst_ip().filter(|_| has_ports)?;
+        Some(NodePort { address, protocol: self.proto, port: self.dst_port })
     }
 
     /// Source of the tunnel, or `None` when not tunnelled.

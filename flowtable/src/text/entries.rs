@@ -5,12 +5,12 @@ use std::net::IpAddr;
 
 use super::bits::{BitMatch, Signed, TCP_FLAGS};
 use super::protocol_word;
-use crate::action::Action;
+use crate::action::{Action, End};
 use crate::drop::DropReason;
 use crate::entry::{
     Band, Direction, Entry, Ipv6, MeterEntry, MeterUnit, NetworkEntry, NextHop, Offload, OnDeny,
-    Permit, PortEntry, PortRange, Prefix, QosEntry, RouteEntry, RuleEntry, TcpFlagsMatch,
-    TenantEntry, Tracking,
+    Permit, PortEntry, PortRange, Prefix, PublishedEntry, QosEntry, RouteEntry, RuleEntry,
+    TcpFlagsMatch, TenantEntry, Tracking,
 };
 use crate::key::ethertype;
 
@@ -28,6 +28,7 @@ pub fn entry_match(entry: &Entry) -> String {
         Entry::Rule(e) => e.to_string(),
         Entry::Route(e) => format!("vrf={},{}", e.vrf, Address("dst", e.prefix)),
         Entry::Mac(e) => format!("bd={},eth_dst={}", e.bd, e.mac),
+        Entry::Published(e) => published_match(e),
         Entry::Tenant(e) => format!("vrf={}", e.vrf),
         Entry::Meter(e) => format!("meter={}", e.meter),
         Entry::Qos(e) => format!("port={}", e.port),
@@ -50,10 +51,19 @@ pub fn entry_actions(entry: &Entry) -> String {
         Entry::Rule(e) => format!("{}(rule={})", e.permit, e.rule),
         Entry::Route(e) => route_actions(e),
         Entry::Mac(e) => e.next_hop.to_string(),
+        Entry::Published(e) => {
+            format!("set(vrf={}),{}", e.vrf, Action::Translate(End::Destination, (e.to, e.to_port)))
+        }
         Entry::Tenant(e) => tenant_actions(e),
         Entry::Meter(e) => meter_actions(e),
         Entry::Qos(e) => qos_actions(e),
     }
+}
+
+fn published_match(e: &PublishedEntry) -> String {
+    let eth_type = if e.node.address.is_ipv4() { ethertype::IPV4 } else { ethertype::IPV6 };
+    let word = protocol_word(eth_type, e.node.protocol).unwrap_or("ip");
+    format!("{word},{},tp_dst={}", Address("dst", Prefix::host(e.node.address)), e.node.port)
 }
 
 fn tenant_actions(e: &TenantEntry) -> String {

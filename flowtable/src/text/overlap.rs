@@ -5,7 +5,7 @@
 //! can match; a rule whose fields exclude each other is met by no flow.
 
 use super::spec::{FlowSpec, Frag, PortRef};
-use crate::entry::{Entry, PortRange, Prefix, RuleEntry};
+use crate::entry::{Entry, PortRange, Prefix, PublishedEntry, RuleEntry};
 use crate::ids::{Bd, Group, PortId};
 use crate::key::{ethertype, flag, ipproto};
 
@@ -44,6 +44,7 @@ impl FlowSpec {
             }),
             Entry::Route(e) => self.has_family(e.prefix) && meet(self.dst, e.prefix),
             Entry::Mac(e) => self.is_in(e.bd) && self.eth_dst.is_none_or(|mac| mac == e.mac),
+            Entry::Published(e) => self.overlaps_published(e),
             Entry::Qos(e) => self.enters(e.port),
             // What a packet is sent with, decided by other tables than its headers.
             Entry::Underlay(_) | Entry::Tenant(_) | Entry::Meter(_) => true,
@@ -69,6 +70,22 @@ impl FlowSpec {
             Some(ethertype::IPV6) => prefix.address().is_ipv6(),
             Some(_) => false,
         }
+    }
+
+    /// A whole packet, without a tag or a tunnel, to an address and port of the node.
+    fn overlaps_published(&self, published: &PublishedEntry) -> bool {
+        let address = Prefix::host(published.node.address);
+        let whole = !matches!(self.frag, Some(Frag::First | Frag::Later));
+        let plain = self.vlan_vid.is_none_or(|vid| vid == 0)
+            && self.tunnel.id.is_none_or(|id| id == 0)
+            && self.tunnel.src.is_none();
+        whole
+            && plain
+            && self.eth_type != Some(ethertype::ARP)
+            && self.has_family(address)
+            && meet(self.dst, address)
+            && self.proto.is_none_or(|proto| proto == published.node.protocol)
+            && self.dst_port.is_none_or(|port| port == published.node.port)
     }
 
     /// For packets of one family.

@@ -4,11 +4,13 @@
 //! device is the host's again. A port that must fail closed does not rely on this (see the crate
 //! `offload`).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
+use flowtable::entry::NodePort;
 use flowtable::ids::Vid;
 use libbpf_rs::{Map, MapCore as _, MapFlags, Object, ObjectBuilder};
 
@@ -71,7 +73,8 @@ pub enum ProgramError {
 pub enum ProgramKind {
     /// Every frame; frames without a socket are dropped.
     Trunk,
-    /// VXLAN to a local tunnel end point and frames of given VLANs; all else is the host's.
+    /// VXLAN to a local tunnel end point, frames of given VLANs and packets to given ports of the node; all
+    /// else is the host's.
     Uplink,
     /// Every frame; frames without a socket are the host's.
     All,
@@ -151,12 +154,26 @@ impl XdpProgram {
     /// # Errors
     /// [`ProgramError::Map`] when there are too many.
     pub fn set_vteps(&self, vteps: &[IpAddr]) -> Result<(), ProgramError> {
-        let map = self.map("vteps")?;
-        let wanted = vteps.iter().map(|ip| address_key(*ip)).collect::<Vec<_>>();
-        for key in map.keys().filter(|key| !wanted.iter().any(|w| w[..] == key[..])) {
-            map.delete(&key).map_err(|source| ProgramError::Map { map: "vteps", source })?;
+        let wanted = vteps.iter().map(|ip| address_key(*ip).to_vec()).collect::<BTreeSet<_>>();
+        self.replace("vteps", &wanted)
+    }
+
+    /// Makes these the keys of a map that is a set.
+    fn replace(&self, name: &'static str, wanted: &BTreeSet<Vec<u8>>) -> Result<(), ProgramError> {
+        let map = self.map(name)?;
+        for key in map.keys().filter(|key| !wanted.contains(key)) {
+            map.delete(&key).map_err(|source| ProgramError::Map { map: name, source })?;
         }
-        wanted.iter().try_for_each(|key| self.update("vteps", key, &[1]))
+        wanted.iter().try_for_each(|key| self.update(name, key, &[1]))
+    }
+
+    /// Replaces the set of ports of the node (at most 65,536) whose packets are taken.
+    ///
+    /// # Errors
+    /// [`ProgramError::Map`] when there are too many.
+    pub fn set_published(&self, published: &[NodePort]) -> Result<(), ProgramError> {
+        let wanted = published.iter().map(node_port_key).collect::<BTreeSet<_>>();
+        self.replace("published", &wanted)
     }
 
     /// Replaces the set of VLANs that are taken, with or without frames that are for many.
@@ -256,6 +273,12 @@ fn link(
     }
     // SAFETY: the kernel just made this descriptor for us.
     Ok(Ok(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+/// `struct node_port` of the program.
+fn node_port_key(node: &NodePort) -> Vec<u8> {
+    let NodePort { address, protocol, port } = *node;
+    [&address_key(address)[..], &port.to_be_bytes(), &[protocol, 0]].concat()
 }
 
 fn address_key(ip: IpAddr) -> [u8; 16] {

@@ -10,6 +10,7 @@ use afxdp::{
     AttachError, Flooded, IoError, ProgramKind, QueueError, START_OFFSETS, Umem, UmemError,
     XdpProgram, XskIo, XskQueue,
 };
+use flowtable::entry::NodePort;
 use flowtable::ids::Vid;
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sched::{CloneFlags, unshare};
@@ -31,7 +32,10 @@ fn main() {
         ("every_start_offset_is_sent_without_moving", every_start_offset_is_sent_without_moving),
         ("other_start_is_moved_and_counted", other_start_is_moved_and_counted),
         ("table_is_built_when_first_needed", table_is_built_when_first_needed),
-        ("uplink_takes_only_our_vxlan_and_vlans", uplink_takes_only_our_vxlan_and_vlans),
+        (
+            "uplink_takes_only_our_vxlan_vlans_and_published_ports",
+            uplink_takes_only_our_vxlan_vlans_and_published_ports,
+        ),
         ("frames_are_conserved", frames_are_conserved),
         ("detached_queue_gives_its_frames_back", detached_queue_gives_its_frames_back),
         ("wait_ends_by_frame_wake_and_timeout", wait_ends_by_frame_wake_and_timeout),
@@ -219,6 +223,13 @@ fn udp6(to: Ipv6Addr, port: u16) -> Vec<u8> {
     frame
 }
 
+/// The same over TCP.
+fn over_tcp(mut frame: Vec<u8>) -> Vec<u8> {
+    let at = if frame[12] == 0x08 { 23 } else { 20 };
+    frame[at] = 6;
+    frame
+}
+
 fn tagged(vid: u16) -> Vec<u8> {
     let mut frame = pattern(14, 0)[..12].to_vec();
     frame.extend([0x81, 0]);
@@ -227,14 +238,25 @@ fn tagged(vid: u16) -> Vec<u8> {
     frame
 }
 
-fn uplink_takes_only_our_vxlan_and_vlans() {
+fn uplink_takes_only_our_vxlan_vlans_and_published_ports() {
     let mut pair = Pair::new(ProgramKind::Uplink);
     let other = Ipv4Addr::new(192, 0, 2, 7);
     pair.program.set_vteps(&[IpAddr::V4(other), IpAddr::V6(VTEP6)]).unwrap();
     pair.program.set_vteps(&[IpAddr::V4(VTEP), IpAddr::V6(VTEP6)]).unwrap();
     pair.program.set_vids(&[Vid::new(99).unwrap()], Flooded::Taken).unwrap();
     pair.program.set_vids(&[Vid::new(100).unwrap()], Flooded::Taken).unwrap();
+    let node = |address, protocol, port| NodePort { address, protocol, port };
+    pair.program.set_published(&[node(IpAddr::V4(VTEP), 6, 81)]).unwrap();
+    let published = [node(IpAddr::V4(VTEP), 6, 80), node(IpAddr::V6(VTEP6), 17, 54)];
+    pair.program.set_published(&published).unwrap();
     let hosts = [
+        udp4(VTEP, 80, 0, 5),
+        over_tcp(udp4(VTEP, 81, 0, 5)),
+        over_tcp(udp4(other, 80, 0, 5)),
+        over_tcp(udp4(VTEP, 80, 0x2000, 5)),
+        over_tcp(udp4(VTEP, 80, 0, 6)),
+        over_tcp(udp4(VTEP, 4789, 0, 5)),
+        over_tcp(udp6(VTEP6, 54)),
         udp4(other, 4789, 0, 5),
         udp4(VTEP, 53, 0, 5),
         udp4(VTEP, 4789, 0x2000, 5),
@@ -247,8 +269,14 @@ fn uplink_takes_only_our_vxlan_and_vlans() {
         tagged(0),
         pattern(60, 0),
     ];
-    let ours =
-        [udp4(VTEP, 4789, 0, 5), udp4(VTEP, 4789, 0x4000, 5), udp6(VTEP6, 4789), tagged(100)];
+    let ours = [
+        udp4(VTEP, 4789, 0, 5),
+        udp4(VTEP, 4789, 0x4000, 5),
+        udp6(VTEP6, 4789),
+        tagged(100),
+        over_tcp(udp4(VTEP, 80, 0, 5)),
+        udp6(VTEP6, 54),
+    ];
     for frame in hosts.iter().chain(&ours) {
         pair.send(0, frame);
     }

@@ -7,7 +7,7 @@ use datapath_api::v1;
 use datapath_api::v1::connection_counters::Refusal;
 use flowtable::DropReason;
 use flowtable::conn::{ConnCounts, ConnStats};
-use flowtable::entry::{Entry, MeterEntry, MeterUnit};
+use flowtable::entry::{Entry, MeterEntry, MeterUnit, NodePort};
 use flowtable::ids::{Bd, MeterId, PortId, Vid, Vrf};
 use flowtable::key::{FlowKey, ipproto};
 use flowtable::meter::MeterCounts;
@@ -89,6 +89,7 @@ pub(crate) struct Tenants {
     ports: BTreeMap<u16, Vrf>,
     tunnels: BTreeMap<u32, Vrf>,
     vlans: BTreeMap<(u16, u16), Vrf>,
+    published: BTreeMap<NodePort, Vrf>,
 }
 
 impl Tenants {
@@ -100,6 +101,9 @@ impl Tenants {
                 Entry::Port(e) => drop(tenants.ports.insert(e.port.get(), e.vrf)),
                 Entry::Tunnel(e) => drop(tenants.tunnels.insert(e.vni.get(), e.vrf)),
                 Entry::Vlan(e) => drop(tenants.vlans.insert(vlan_key(e.port, e.vid), e.vrf)),
+                Entry::Published(e) => {
+                    tenants.published.insert(e.node, e.vrf);
+                }
                 Entry::Vtep(_)
                 | Entry::Underlay(_)
                 | Entry::Group(_)
@@ -124,6 +128,7 @@ impl Tenants {
             Entry::Rule(e) => Some(e.vrf),
             Entry::Route(e) => Some(e.vrf),
             Entry::Tenant(e) => Some(e.vrf),
+            Entry::Published(e) => Some(e.vrf),
             Entry::Mac(e) => self.networks.get(&e.bd).copied(),
             Entry::Qos(e) => self.ports.get(&e.port.get()).copied(),
             Entry::Vtep(_) | Entry::Underlay(_) | Entry::Meter(_) => None,
@@ -134,7 +139,11 @@ impl Tenants {
         let found = if key.vni != 0 {
             self.tunnels.get(&key.vni)
         } else {
-            self.ports.get(&key.in_port).or_else(|| self.vlans.get(&(key.in_port, key.vid)))
+            let published = || self.published.get(&key.node_port()?);
+            self.ports
+                .get(&key.in_port)
+                .or_else(|| self.vlans.get(&(key.in_port, key.vid)))
+                .or_else(published)
         };
         found.copied()
     }

@@ -2,9 +2,9 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -109,6 +109,7 @@ impl Plane {
             events: events.clone(),
             trunks: trunks.iter().map(Trunk::ifindex).collect(),
             limits: config.limits,
+            published: Mutex::default(),
         };
         let ports = Arc::new(Ports::new(parts));
         let trunk_lost = Arc::new(Notify::new());

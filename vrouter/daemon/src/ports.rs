@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use afxdp::{AttachError, ProgramError, QueueError, XskStats};
+use flowtable::entry::NodePort;
 use flowtable::ids::PortId;
 use netdev::{Netlink, ethtool};
 use offload::{Limits, Offload, OffloadError};
@@ -172,6 +173,15 @@ pub(crate) struct Parts {
     pub(crate) trunks: Vec<u32>,
     /// What each container may send.
     pub(crate) limits: Limits,
+    /// Ports of the node that uplinks take; `None`: there were no tables yet.
+    pub(crate) published: Mutex<Option<Arc<[NodePort]>>>,
+}
+
+impl Parts {
+    pub(crate) fn published(&self) -> Option<Arc<[NodePort]>> {
+        // It is replaced as a whole.
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// All open ports.
@@ -264,6 +274,26 @@ impl Ports {
             }
             *takeover = Takeover::Done;
         }
+    }
+
+    /// There are tables, which publish these ports of the node: uplinks take them from now on, and no others.
+    pub(crate) fn publish(&self, published: Vec<NodePort>) -> Result<(), PortsError> {
+        let mut open = self.lock();
+        if self.parts.published().as_deref() == Some(&published[..]) {
+            return Ok(());
+        }
+        let set = |published: Option<Arc<[NodePort]>>| {
+            let mut held = self.parts.published.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *held, published)
+        };
+        let before = set(Some(published.into()));
+        let mut uplinks = open.values_mut().filter_map(Open::uplink_mut);
+        let taken = uplinks.try_for_each(|uplink| uplink.publish(&self.parts));
+        if taken.is_err() {
+            // Whoever writes again is not told that it is done.
+            set(before);
+        }
+        taken
     }
 
     fn take_former(&self, ifindex: u32) {

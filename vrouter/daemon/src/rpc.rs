@@ -72,7 +72,17 @@ impl Datapath for Service {
     ) -> Result<Response<v1::WriteReply>, Status> {
         let ops = ops_from_proto(request.into_inner()).map_err(|e| invalid(&e))?;
         let (tables, ports) = (Arc::clone(&self.tables), Arc::clone(&self.ports));
-        let written = blocking(move || tables.write(ops).inspect(|_| ports.take_over())).await?;
+        let written = blocking(move || {
+            let written = tables.write(ops).inspect(|_| ports.take_over());
+            let taken = match &written {
+                Ok(_) | Err(vrouter::WriteError::Stalled { .. }) => {
+                    ports.publish(tables.published())
+                }
+                Err(_refused) => Ok(()),
+            };
+            (written, taken)
+        });
+        let (written, taken) = written.await?;
         let revision = written.map_err(|error| match error {
             vrouter::WriteError::Refused { .. } => invalid(&error),
             vrouter::WriteError::TooManyRules { .. }
@@ -80,6 +90,7 @@ impl Datapath for Service {
             | vrouter::WriteError::TableFull { .. } => status(Code::ResourceExhausted, &error),
             vrouter::WriteError::Stalled { .. } => status(Code::Internal, &error),
         })?;
+        taken.map_err(|e| status(port_code(&e), &e))?;
         Ok(Response::new(v1::WriteReply { revision }))
     }
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use flowtable::entry::{Entry, EntryKey, Op, UnderlayEntry};
+use flowtable::entry::{Entry, EntryKey, NodePort, Op, UnderlayEntry};
 use flowtable::ids::Mac;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use vrouter::{Engine, WriteError};
@@ -19,6 +19,8 @@ struct State {
     vteps: BTreeSet<IpAddr>,
     /// Next hops in the tables.
     underlay: BTreeMap<IpAddr, UnderlayEntry>,
+    /// Ports of the node in the tables.
+    published: BTreeSet<NodePort>,
 }
 
 /// The only way to the engine's tables.
@@ -42,6 +44,7 @@ impl Tables {
         let gone = state.underlay.keys().filter(|ip| !vteps.contains(ip)).copied();
         let gone = gone.collect::<Vec<_>>();
         ops.extend(gone.iter().map(|ip| Op::Delete(EntryKey::Underlay(*ip))));
+        let published = published_after(&state.published, &ops);
         let written = self.engine.write(&ops);
         match written {
             // Nothing has changed.
@@ -54,6 +57,7 @@ impl Tables {
             Ok(_) | Err(WriteError::Stalled { .. }) => {
                 let new = vteps != state.vteps;
                 state.vteps = vteps;
+                state.published = published;
                 state.underlay.retain(|ip, _| !gone.contains(ip));
                 if new {
                     self.notify();
@@ -66,6 +70,11 @@ impl Tables {
     /// Tunnel end points in the tables.
     pub(crate) fn vteps(&self) -> Vec<IpAddr> {
         self.lock().vteps.iter().copied().collect()
+    }
+
+    /// Ports of the node in the tables, in order.
+    pub(crate) fn published(&self) -> Vec<NodePort> {
+        self.lock().published.iter().copied().collect()
     }
 
     /// MAC address of the next hop towards a tunnel end point, if there is one in the tables.
@@ -142,10 +151,24 @@ fn vteps_after(before: &BTreeSet<IpAddr>, ops: &[Op]) -> BTreeSet<IpAddr> {
     vteps
 }
 
+/// The ports of the node after a batch.
+fn published_after(before: &BTreeSet<NodePort>, ops: &[Op]) -> BTreeSet<NodePort> {
+    let mut published = before.clone();
+    for op in ops {
+        match op {
+            Op::Put(Entry::Published(entry)) => drop(published.insert(entry.node)),
+            Op::Delete(EntryKey::Published(node)) => drop(published.remove(node)),
+            Op::Clear => published.clear(),
+            Op::Put(_) | Op::Delete(_) => {}
+        }
+    }
+    published
+}
+
 #[cfg(test)]
 mod tests {
-    use flowtable::entry::VtepEntry;
-    use flowtable::ids::PortId;
+    use flowtable::entry::{PublishedEntry, VtepEntry};
+    use flowtable::ids::{PortId, Vrf};
     use vrouter::EngineConfig;
 
     use super::*;
@@ -192,6 +215,24 @@ mod tests {
         assert_eq!(tables.vteps(), [ip(9)]);
         tables.write(vec![Op::Delete(EntryKey::Vtep(ip(9)))]).unwrap();
         assert_eq!(underlay_of(&engine), []);
+    }
+
+    #[test]
+    fn published_ports_are_those_of_the_tables() {
+        let (_, tables) = tables();
+        let node = |port| NodePort { address: ip(1), protocol: 6, port };
+        let publish = |port| {
+            let (vrf, to) = (Vrf::MIN, [10, 0, 0, 1].into());
+            Op::Put(Entry::Published(PublishedEntry { node: node(port), vrf, to, to_port: 80 }))
+        };
+        tables.write(vec![publish(81), publish(80)]).unwrap();
+        assert_eq!(tables.published(), [node(80), node(81)]);
+        // A refused batch changes nothing.
+        tables.write(vec![Op::Clear, publish(0)]).unwrap_err();
+        tables.write(vec![Op::Delete(EntryKey::Published(node(80)))]).unwrap();
+        assert_eq!(tables.published(), [node(81)]);
+        tables.write(vec![Op::Clear, publish(82)]).unwrap();
+        assert_eq!(tables.published(), [node(82)]);
     }
 
     #[test]

@@ -9,11 +9,12 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use afxdp::Flooded;
-use flowtable::entry::Entry;
+use flowtable::entry::{Entry, NodePort};
 use flowtable::ids::{Mac, PortId, Vid};
 use netdev::ethtool::{self, Feature, State};
 use netdev::packet::{PacketSocket, Promiscuous};
 use netdev::{Carrier, Link, Netlink};
+use offload::Picked;
 use packet_io::QueueId;
 use vrouter::{Engine, Framing, PortKind, PortSpec, announcement};
 
@@ -72,6 +73,8 @@ pub(crate) struct Uplink {
     /// Place of the leg in use; it is open.
     active: usize,
     confirm_by: Option<Instant>,
+    /// A dedicated one with published ports: the tc program is on its devices too.
+    guarded: bool,
     /// Neighbours are to be told once more: the first time may have been lost with the old way.
     announce_again: bool,
 }
@@ -149,8 +152,9 @@ impl Uplink {
             Trial::None => None,
             Trial::For(time) => Some(Instant::now() + time),
         };
-        let announce_again = false;
-        let mut opened = Self { id, mode, traffic, legs, active, confirm_by, announce_again };
+        let (guarded, announce_again) = (false, false);
+        let mut opened =
+            Self { id, mode, traffic, legs, active, confirm_by, guarded, announce_again };
         match opened.start(parts) {
             Ok(()) => Ok(opened),
             Err(error) => {
@@ -177,17 +181,19 @@ impl Uplink {
         let mut closed = Ok(());
         // The programs first: what comes from now on is the host's.
         let ways = self.legs.iter_mut().filter_map(|leg| Some((leg.ifindex, leg.open.take()?)));
-        let queues = ways.filter_map(|(ifindex, way)| match way {
-            Way::Direct(Direct { program, queue }) => {
-                drop(program);
-                Some(queue)
-            }
-            Way::Shared => {
-                if let Err(error) = parts.offload.leave_uplink(self.id, ifindex) {
-                    closed = Err(error.into());
+        let queues = ways.filter_map(|(ifindex, way)| {
+            let queue = match way {
+                Way::Direct(Direct { program, queue }) => {
+                    drop(program);
+                    Some(queue)
                 }
-                None
+                Way::Shared => None,
+            };
+            // A shared one's, or a guard.
+            if let Err(error) = parts.offload.leave_uplink(self.id, ifindex) {
+                closed = Err(error.into());
             }
+            queue
         });
         let queues = queues.collect::<Vec<_>>();
         if self.has_trunk(parts) {
@@ -200,7 +206,7 @@ impl Uplink {
 
     /// Frames leave over a trunk: all of them, or those of workers without a socket.
     fn has_trunk(&self, parts: &Parts) -> bool {
-        self.mode == Mode::Shared || parts.sockets.are_shared()
+        self.mode == Mode::Shared || self.guarded || parts.sockets.are_shared()
     }
 
     /// As the engine knows it.
@@ -347,7 +353,7 @@ impl Uplink {
 
     /// Puts back tc programs that somebody removed.
     pub(crate) fn restore(&self, parts: &Parts) -> Result<(), PortsError> {
-        if self.mode == Mode::Dedicated {
+        if self.mode == Mode::Dedicated && !self.guarded {
             return Ok(());
         }
         for leg in self.legs.iter().filter(|leg| leg.open.is_some()) {
@@ -387,10 +393,46 @@ impl Uplink {
             let flooded = if is_active { Flooded::Taken } else { Flooded::Passed };
             leg.take(&self.traffic, flooded)?;
         }
+        self.publish(parts)
+    }
+
+    /// Takes what the tables publish, if there are tables.
+    pub(crate) fn publish(&mut self, parts: &Parts) -> Result<(), PortsError> {
+        let published = parts.published();
         if self.mode == Mode::Shared {
-            let UplinkTraffic { vteps, vids } = &self.traffic;
-            parts.offload.pick(self.id, vteps, vids)?;
+            let (UplinkTraffic { vteps, vids }, published) = (&self.traffic, published.as_deref());
+            let published = published.unwrap_or_default();
+            parts.offload.pick(self.id, Picked { vteps, vids, published })?;
+            return Ok(());
         }
+        let Some(published) = published else { return Ok(()) };
+        for leg in &self.legs {
+            if let Some(Way::Direct(Direct { program, .. })) = &leg.open {
+                program.set_published(&published)?;
+            }
+        }
+        self.guard(parts, &published)
+    }
+
+    /// On a dedicated uplink the XDP program goes with this process, and what it took is the host's. That
+    /// would answer packets to published ports, whose connections it does not know, with a reset:
+    /// so the tc program, which stays, drops them meanwhile.
+    fn guard(&mut self, parts: &Parts, published: &[NodePort]) -> Result<(), PortsError> {
+        let open = self.legs.iter().filter(|leg| leg.open.is_some());
+        let mut devices = open.map(|leg| leg.ifindex);
+        if published.is_empty() && !self.guarded {
+            // What the engine before this one has left.
+            devices.try_for_each(|ifindex| parts.offload.clear_uplink(ifindex))?;
+            return Ok(());
+        }
+        if !self.has_trunk(parts) {
+            parts.offload.open_uplink(self.id, self.legs[self.active].ifindex)?;
+        }
+        parts.offload.pick(self.id, Picked { vteps: &[], vids: &[], published })?;
+        for ifindex in devices {
+            parts.offload.join_uplink(self.id, ifindex)?;
+        }
+        self.guarded = true;
         Ok(())
     }
 
@@ -451,13 +493,13 @@ impl Leg {
     fn close(&mut self, parts: &Parts, port: PortId) -> Result<(), PortsError> {
         (self.carrier, self.promiscuous) = (false, None);
         tracing::warn!(%port, device = %self.name, "a device of the uplink is gone");
+        parts.offload.leave_uplink(port, self.ifindex)?;
         match self.open.take() {
             Some(Way::Direct(Direct { program, queue })) => {
                 drop(program);
                 parts.sockets.close(queue)
             }
-            Some(Way::Shared) => Ok(parts.offload.leave_uplink(port, self.ifindex)?),
-            None => Ok(()),
+            Some(Way::Shared) | None => Ok(()),
         }
     }
 

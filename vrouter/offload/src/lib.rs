@@ -28,3 +28,4 @@ pub use buckets::BUCKETS;
 pub use flows::FlowLimits;
 pub use limits::{Limits, Rate};
 pub use object::{DropCount, Offload, OffloadError, PortCounters};
+pub use uplink::Picked;

@@ -4,8 +4,10 @@
 //! engine's frames leave by one. The filters stay when this process ends, as those of containers do:
 //! what is Weir's is dropped then, what is the host's never notices.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use flowtable::entry::NodePort;
 use flowtable::ids::{PortId, Vid};
 use libbpf_rs::query::ProgInfoIter;
 use libbpf_rs::{MapCore as _, MapFlags};
@@ -24,6 +26,21 @@ struct Pick {
     address: [u8; 16],
     port: u16,
     vid: u16,
+    /// In network byte order.
+    l4_port: [u8; 2],
+    protocol: u8,
+    zero: u8,
+}
+
+/// What is taken from an uplink.
+#[derive(Debug, Clone, Copy)]
+pub struct Picked<'a> {
+    /// VXLAN to these local tunnel end points.
+    pub vteps: &'a [IpAddr],
+    /// Frames of these VLANs.
+    pub vids: &'a [Vid],
+    /// Packets to these ports of the node.
+    pub published: &'a [NodePort],
 }
 
 impl Pick {
@@ -32,11 +49,17 @@ impl Pick {
             IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
             IpAddr::V6(v6) => v6.octets(),
         };
-        Self { address, port: port.get(), vid: 0 }
+        Self { address, port: port.get(), vid: 0, l4_port: [0; 2], protocol: 0, zero: 0 }
     }
 
     const fn vlan(port: PortId, vid: Vid) -> Self {
-        Self { address: [0; 16], port: port.get(), vid: vid.get() }
+        let (port, vid) = (port.get(), vid.get());
+        Self { address: [0; 16], port, vid, l4_port: [0; 2], protocol: 0, zero: 0 }
+    }
+
+    fn published(port: PortId, node: &NodePort) -> Self {
+        let (l4_port, protocol) = (node.port.to_be_bytes(), node.protocol);
+        Self { l4_port, protocol, ..Self::address(port, node.address) }
     }
 }
 
@@ -95,21 +118,37 @@ impl Offload {
         Ok(())
     }
 
-    /// Replaces what is picked: VXLAN to these local tunnel end points, and frames of these VLANs.
+    /// Replaces what is picked.
     ///
     /// # Errors
-    /// [`OffloadError::Map`] when there are more than 4,096 on all ports.
-    pub fn pick(&self, port: PortId, vteps: &[IpAddr], vids: &[Vid]) -> Result<(), OffloadError> {
-        let addresses = vteps.iter().map(|ip| Pick::address(port, *ip));
-        let wanted = addresses.chain(vids.iter().map(|vid| Pick::vlan(port, *vid)));
-        let wanted = wanted.collect::<Vec<_>>();
-        for old in self.picks_of(port)? {
-            if !wanted.iter().any(|pick| pick.as_bytes() == old) {
-                self.delete_bytes("picks", &old)?;
-            }
+    /// [`OffloadError::Map`] when there is more than 262,144 on all ports.
+    pub fn pick(&self, port: PortId, picked: Picked<'_>) -> Result<(), OffloadError> {
+        let vteps = picked.vteps.iter().map(|ip| Pick::address(port, *ip));
+        let vids = picked.vids.iter().map(|vid| Pick::vlan(port, *vid));
+        let published = picked.published.iter().map(|node| Pick::published(port, node));
+        let wanted = vteps.chain(vids).chain(published).map(|pick| pick.as_bytes().to_vec());
+        let wanted = wanted.collect::<BTreeSet<_>>();
+        for old in self.picks_of(port)?.iter().filter(|old| !wanted.contains(*old)) {
+            self.delete_bytes("picks", old)?;
         }
-        let put = |p: &Pick| self.put_bytes("picks", p.as_bytes(), (&[1], MapFlags::ANY));
+        let put = |pick: &Vec<u8>| self.put_bytes("picks", pick, (&[1], MapFlags::ANY));
         wanted.iter().try_for_each(put)
+    }
+
+    /// Takes off device `ifindex` what an engine before this one has left there, if nothing of this
+    /// engine's is to be there.
+    ///
+    /// # Errors
+    /// [`OffloadError::Missing`] when the object does not fit.
+    pub fn clear_uplink(&self, ifindex: u32) -> Result<(), OffloadError> {
+        let mut hook = self.hook(PROGRAM, ifindex)?;
+        let Ok(id) = hook.query() else { return Ok(()) };
+        let of_hook = ProgInfoIter::default().find(|program| program.id == id);
+        if of_hook.is_some_and(|program| program.name.to_bytes() == PROGRAM.as_bytes()) {
+            // That it can't be removed is most likely the end of its device.
+            hook.detach().ok();
+        }
+        Ok(())
     }
 
     /// Puts back the program that somebody removed from device `ifindex`; returns whether it was

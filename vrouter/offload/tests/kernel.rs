@@ -31,7 +31,7 @@ fn main() {
     // Where nothing may be skipped, a test that can't run is to fail.
     let all = std::env::var_os("WEIR_REQUIRE_ALL").is_some_and(|value| value != "0");
     let runs = all || nix::unistd::geteuid().is_root();
-    let tests: [(&str, Test); 21] = [
+    let tests: [(&str, Test); 22] = [
         ("containers_reach_each_other_through_the_trunk", containers_reach_each_other),
         ("segments_of_large_packets_are_counted", segments_of_large_packets_are_counted),
         ("tags_of_containers_are_dropped", tags_of_containers_are_dropped),
@@ -43,6 +43,7 @@ fn main() {
             "a_shared_uplink_gives_only_what_is_weirs",
             uplink::a_shared_uplink_gives_only_what_is_weirs,
         ),
+        ("published_ports_of_an_uplink_are_weirs", uplink::published_ports_of_an_uplink_are_weirs),
         (
             "a_filter_of_somebody_else_on_an_uplink_stays",
             uplink::a_filter_of_somebody_else_on_an_uplink_stays,

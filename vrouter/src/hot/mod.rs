@@ -527,7 +527,7 @@ fn is_decided_the_same(
     if (standing.relation, standing.hit) != (record.relation, record.hit) {
         return false;
     }
-    let decision = pipeline::walk(snapshot, &parsed, record.relation, &mut Silent);
+    let decision = pipeline::walk(snapshot, &parsed, standing.seen(), &mut Silent);
     let actions = judge(&key, (&decision, record.hit), (shared, snapshot), now);
     actions == Ok(record.flow.actions)
         && decision.slots == record.slots

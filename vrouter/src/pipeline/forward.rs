@@ -42,9 +42,7 @@ impl<'s> Walk<'s> {
                 let target = Target { next_hop: NextHop::Vlan { port, vid }, routed: None };
                 self.output(ingress, target, None, recorder)
             }
-            (Origin::Port(_) | Origin::Tunnel | Origin::Wire, _) => {
-                Err(DropReason::ArpUnknown.into())
-            }
+            (_, _) => Err(DropReason::ArpUnknown.into()),
         }
     }
 

@@ -38,7 +38,10 @@ impl<'s> Walk<'s> {
                 checked?;
                 Ok(Ingress { vrf: binding.vrf, bd: binding.bd, origin: Origin::Port(binding) })
             }
-            PortKind::Uplink => self.classify_wire(id, recorder),
+            PortKind::Uplink => match self.published {
+                Some(published) => self.classify_outside(published, recorder),
+                None => self.classify_wire(id, recorder),
+            },
         }
     }
 

@@ -12,18 +12,24 @@
 mod forward;
 mod ingress;
 mod output;
+mod outside;
 mod policy;
 
+use std::net::IpAddr;
+
 use flowtable::action::{Exit, Pop, Punt};
+use flowtable::conn::Outside;
 use flowtable::entry::{NextHop, PortEntry};
 use flowtable::ids::{Bd, Mac, PortId, RuleId, Vid, Vni, Vrf};
-use flowtable::key::{FlowKey, Neighbor, Parsed, ethertype, icmpv6, ipproto};
+use flowtable::key::{FlowKey, Neighbor, Parsed, ethertype, flag, icmpv6, ipproto};
 use flowtable::{ActionList, DropReason, Verdict};
 
 use crate::port::PortKind;
 use crate::qos::MeterList;
-use crate::snapshot::{Network, Section, Sections, Snapshot};
+use crate::snapshot::{Network, Published, Route, Section, Sections, Snapshot};
 use crate::trace::Recorder;
+
+pub(crate) use outside::{far_side, published};
 
 /// No counter slot.
 pub(crate) const NO_SLOT: u32 = u32::MAX;
@@ -158,6 +164,11 @@ enum Origin<'s> {
     Port(&'s PortEntry),
     Tunnel,
     Wire,
+    /// A published port of the node, which leads to this address and port.
+    Outside {
+        to: (IpAddr, u16),
+        route: Route,
+    },
 }
 
 /// What the first tables say about a packet.
@@ -188,17 +199,22 @@ impl From<DropReason> for Stop {
     }
 }
 
-/// Decides a packet on one snapshot.
+/// Decides a packet on one snapshot. Of one that answers who came to a published port, `outside` says
+/// where that was; it is `None` for every other one.
 pub(crate) fn walk(
     snapshot: &Snapshot,
     parsed: &Parsed,
-    relation: Relation,
+    (relation, outside): (Relation, Option<Outside>),
     recorder: &mut impl Recorder,
 ) -> Decision {
+    let published = published(snapshot, &parsed.key);
+    let translated = published.map(|published| published.translated(&parsed.key));
     let mut walk = Walk {
         snapshot,
-        key: &parsed.key,
+        key: translated.as_ref().unwrap_or(&parsed.key),
+        published,
         relation,
+        outside,
         looked: Looked::default(),
         sections: Sections::default(),
         slots: [NO_SLOT; 2],
@@ -229,8 +245,11 @@ pub(crate) fn return_path(key: &FlowKey, in_port: PortId) -> ActionList {
 
 struct Walk<'s> {
     snapshot: &'s Snapshot,
+    /// As the tenant sees the packet: translated, if it is for a published port.
     key: &'s FlowKey,
+    published: Option<Published>,
     relation: Relation,
+    outside: Option<Outside>,
     looked: Looked,
     sections: Sections,
     slots: [u32; 2],
@@ -253,17 +272,25 @@ impl<'s> Walk<'s> {
         if self.is_for_hosts_of_a_router() {
             return Err(DropReason::NotForUs.into());
         }
-        let target = if self.key.eth_dst() == Mac::GATEWAY || self.is_moved(&ingress) {
+        if let Some(outside) = self.outside {
+            return self.answer_outside(&ingress, &outside, recorder);
+        }
+        let target = if let Origin::Outside { route, .. } = ingress.origin {
+            if self.key.flags & flag::TTL_LOW != 0 {
+                return Err(DropReason::TtlExpired.into());
+            }
+            Target { next_hop: route.next_hop, routed: Some(route.mac) }
+        } else if self.key.eth_dst() == Mac::GATEWAY || self.is_moved(&ingress) {
             self.route(&ingress, recorder)?
         } else {
             self.bridge(&ingress, recorder)?
         };
         if neighbor.is_none() {
             self.conntrack(&ingress, recorder);
-            self.policy(&ingress, target.next_hop, recorder)?;
+            self.policy(&ingress, Some(target.next_hop), recorder)?;
             self.connected()?;
         }
-        let dscp = self.qos(&ingress, target.next_hop, recorder);
+        let dscp = self.qos(&ingress, Some(target.next_hop), recorder);
         self.output(&ingress, target, dscp, recorder)
     }
 
@@ -291,7 +318,7 @@ pub(crate) fn tenant(snapshot: &Snapshot, key: &FlowKey) -> Option<Vrf> {
         PortKind::Uplink => match (Vni::new(key.vni), Vid::new(u32::from(key.vid))) {
             (Ok(vni), _) => networks.tunnels.get(&vni),
             (Err(_), Ok(vid)) => networks.vlans.get(&(id, vid)),
-            (Err(_), Err(_)) => None,
+            (Err(_), Err(_)) => return published(snapshot, key).map(|published| published.vrf),
         },
     };
     network.map(|(_, vrf)| *vrf)

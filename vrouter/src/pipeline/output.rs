@@ -1,6 +1,6 @@
 //! Tables `qos` and `output`: what the packet is charged to, and the way out.
 
-use flowtable::action::{Exit, Pop, Rewrite};
+use flowtable::action::{End, Exit, Pop, Rewrite};
 use flowtable::entry::NextHop;
 use flowtable::ids::{Bd, Dscp, Mac, PortId, Vrf};
 use flowtable::meter::MeterSlot;
@@ -13,22 +13,22 @@ use crate::snapshot::Section;
 use crate::trace::Recorder;
 
 impl<'s> Walk<'s> {
-    /// Collects the meters of both ends; returns the sender's mark.
+    /// Collects the meters of both ends; returns the sender's mark. `None`: it leaves the tenant.
     pub(super) fn qos(
         &mut self,
         ingress: &Ingress<'s>,
-        next_hop: NextHop,
+        next_hop: Option<NextHop>,
         recorder: &mut impl Recorder,
     ) -> Option<Dscp> {
         self.sections.add(Section::Qos);
         let qos = &self.snapshot.qos;
         let sender = match ingress.origin {
             Origin::Port(sender) => qos.of_port(sender.port),
-            Origin::Tunnel | Origin::Wire => None,
+            Origin::Tunnel | Origin::Wire | Origin::Outside { .. } => None,
         };
         let receiver = match next_hop {
-            NextHop::Local(port) => qos.of_port(port),
-            NextHop::Tunnel { .. } | NextHop::Vlan { .. } | NextHop::UnknownEndpoint => None,
+            Some(NextHop::Local(port)) => qos.of_port(port),
+            _ => None,
         };
         let from = sender.map_or(&[][..], |port| port.from.slots());
         let to = receiver.map_or(&[][..], |port| port.to.slots());
@@ -57,7 +57,7 @@ impl<'s> Walk<'s> {
         recorder: &mut impl Recorder,
     ) -> Result<ActionList, Stop> {
         let pop = match ingress.origin {
-            Origin::Port(_) => Pop::Nothing,
+            Origin::Port(_) | Origin::Outside { .. } => Pop::Nothing,
             Origin::Tunnel => Pop::Tunnel,
             Origin::Wire => Pop::Vlan,
         };
@@ -88,7 +88,12 @@ impl<'s> Walk<'s> {
                 if binding.vrf != ingress.vrf {
                     return Err(DropReason::NoRoute);
                 }
-                Ok(Exit::Plain(port))
+                Ok(match ingress.origin {
+                    Origin::Outside { to, .. } => {
+                        Exit::Translated { port, end: End::Destination, to }
+                    }
+                    Origin::Port(_) | Origin::Tunnel | Origin::Wire => Exit::Plain(port),
+                })
             }
             NextHop::Tunnel { .. } | NextHop::Vlan { .. } if !from_port => {
                 Err(DropReason::SplitHorizon)
@@ -117,7 +122,7 @@ impl<'s> Walk<'s> {
     }
 
     /// Tunnels and tags belong on the wire: a container must not get them.
-    fn check_uplink(&self, port: PortId) -> Result<(), DropReason> {
+    pub(super) fn check_uplink(&self, port: PortId) -> Result<(), DropReason> {
         match self.snapshot.ports.lookup(port).map(|p| p.spec.kind) {
             Some(PortKind::Uplink) => Ok(()),
             Some(PortKind::Container) | None => Err(DropReason::PortGone),

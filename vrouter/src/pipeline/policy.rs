@@ -61,10 +61,11 @@ impl<'s> Walk<'s> {
         }
     }
 
+    /// `next_hop` is `None` of what leaves the tenant.
     pub(super) fn policy(
         &mut self,
         ingress: &Ingress<'s>,
-        next_hop: NextHop,
+        next_hop: Option<NextHop>,
         recorder: &mut impl Recorder,
     ) -> Result<(), Stop> {
         if self.relation == Relation::Admitted {
@@ -78,15 +79,18 @@ impl<'s> Walk<'s> {
             Origin::Tunnel | Origin::Wire => {
                 End { local: None, group: self.group(ingress.vrf, src, recorder), ip: src }
             }
+            Origin::Outside { .. } => End { local: None, group: Group::NONE, ip: src },
         };
-        let receiver = match next_hop {
-            NextHop::Local(port) => self.binding(port),
-            NextHop::Tunnel { .. } | NextHop::Vlan { .. } | NextHop::UnknownEndpoint => None,
+        let local = match next_hop {
+            Some(NextHop::Local(port)) => self.binding(port),
+            _ => None,
         };
-        let receiver = match receiver {
-            Some(port) => End { local: receiver, group: port.group, ip: dst },
-            None => End { local: None, group: self.group(ingress.vrf, dst, recorder), ip: dst },
+        let group = match (local, next_hop) {
+            (Some(port), _) => port.group,
+            (None, Some(_)) => self.group(ingress.vrf, dst, recorder),
+            (None, None) => Group::NONE,
         };
+        let receiver = End { local, group, ip: dst };
         let (opener, answerer) = match self.relation {
             Relation::Reply => (receiver, sender),
             Relation::Untracked

@@ -11,6 +11,7 @@ use super::{Packet, Rx, Worker};
 use crate::port::Framing;
 use crate::rewrite::{self, Outer};
 use crate::snapshot::Snapshot;
+use crate::translate::{Headers, translate};
 
 /// Where the parts of a frame are while its actions are executed.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +22,11 @@ pub(super) struct View {
     pub(super) inner: usize,
     /// Source port of an outer UDP header.
     pub(super) entropy: u16,
+    /// Offset of the transport header as the frame came: only of one without a tag or a tunnel is it
+    /// looked at.
+    pub(super) l4: usize,
+    /// The IP protocol.
+    pub(super) proto: u8,
 }
 
 impl<I: PacketIo> Worker<I> {
@@ -37,6 +43,8 @@ impl<I: PacketIo> Worker<I> {
             l3: usize::from(parsed.l3),
             inner: usize::from(parsed.inner),
             entropy: (hash >> 48) as u16,
+            l4: usize::from(parsed.l4),
+            proto: parsed.key.proto,
         };
         self.execute(frame, rx, (view, actions), snapshot);
     }
@@ -83,6 +91,11 @@ impl<I: PacketIo> Worker<I> {
         }
         match actions.exit {
             Exit::Plain(_) => {}
+            Exit::Translated { end, to, .. } => {
+                let headers = Headers { l3: view.l3, l4: view.l4, proto: view.proto };
+                translate(&mut self.io, frame, headers, end, to)
+                    .map_err(|_short| DropReason::Malformed)?;
+            }
             Exit::Vlan { vid, .. } => rewrite::push_tag(&mut self.io, frame, vid.get())
                 .map_err(|_no_room| DropReason::TooBig)?,
             Exit::Tunnel { vtep, vni, .. } => {

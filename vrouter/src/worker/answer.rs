@@ -84,7 +84,9 @@ impl<I: PacketIo> Worker<I> {
             return self.end(frame, rx, DropReason::NoFrame);
         }
         self.io.bytes_mut(&mut frame).copy_from_slice(bytes);
-        let view = View { l3: ETHERNET_BYTES, inner: 0, entropy: *entropy };
+        // What the node answers is never translated.
+        let view =
+            View { l3: ETHERNET_BYTES, inner: 0, entropy: *entropy, l4: ETHERNET_BYTES, proto: 0 };
         let back = pipeline::return_path(key, rx.port);
         self.execute(frame, rx, (view, &back), snapshot);
     }

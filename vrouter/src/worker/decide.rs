@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use flowtable::cache::Slot;
 use flowtable::conn::{
-    ConnTable, Hit, Limits, Opening, Owner, Pickup, Refused, Seconds, Step, Tuple, Way,
+    ConnTable, Hit, Limits, Opening, Outside, Owner, Pickup, Refused, Seconds, Step, Tuple, Way,
 };
 use flowtable::entry::TenantEntry;
 use flowtable::ids::{PortId, Vrf};
@@ -261,7 +261,9 @@ impl<I: PacketIo> Worker<I> {
         });
         Some(if holds {
             Tier::Exact
-        } else if self.masked.knows(&parsed.key, standing.relation, &snapshot) {
+        } else if standing.outside.is_none()
+            && self.masked.knows(&parsed.key, standing.relation, &snapshot)
+        {
             Tier::Masked
         } else {
             Tier::Pipeline
@@ -281,7 +283,7 @@ impl<I: PacketIo> Worker<I> {
         if !self.may_try(packet, standing.relation, snapshot, now_ns) {
             return Decision::flow_limit(standing.relation, snapshot);
         }
-        let mut decision = self.resolve(packet, snapshot, standing.relation);
+        let mut decision = self.resolve(packet, snapshot, standing.seen());
         if self.shared.pickup.takes(&decision, &packet.parsed, now)
             && let Some(picked) = self.pick_up(packet, snapshot, now_ns)
         {
@@ -337,13 +339,21 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// T2, then T3; what T3 found for more than one flow is kept in T2.
-    fn resolve(&mut self, packet: &Packet, snapshot: &Snapshot, relation: Relation) -> Decision {
+    fn resolve(
+        &mut self,
+        packet: &Packet,
+        snapshot: &Snapshot,
+        (relation, outside): (Relation, Option<Outside>),
+    ) -> Decision {
         let key = &packet.parsed.key;
-        if let Some(decision) = self.masked.lookup(key, relation, snapshot) {
+        if outside.is_none()
+            && let Some(decision) = self.masked.lookup(key, relation, snapshot)
+        {
             self.tiers[Tier::Masked as usize] += 1;
             return decision;
         }
-        let decision = pipeline::walk(snapshot, &packet.parsed, relation, &mut Silent);
+        let seen = (relation, outside);
+        let decision = pipeline::walk(snapshot, &packet.parsed, seen, &mut Silent);
         self.tiers[Tier::Pipeline as usize] += 1;
         self.masked.insert(key, &decision, snapshot);
         decision
@@ -399,7 +409,7 @@ impl<I: PacketIo> Worker<I> {
     ) -> Result<(Option<Hit>, Seconds), DropReason> {
         let parsed = &packet.parsed;
         let vrf = pipeline::tenant(snapshot, &parsed.key).ok_or(DropReason::PortUnbound)?;
-        let tuple = connections::tuple(&parsed.key, vrf);
+        let tuple = connections::tuple_in(snapshot, &parsed.key, vrf);
         let hit = self.begin(packet, (&tuple, Pickup::No), snapshot, now_ns)?;
         let settled = parsed.key.proto != ipproto::TCP;
         let now = seconds(now_ns);
@@ -425,7 +435,8 @@ impl<I: PacketIo> Worker<I> {
             // A FIN is its sender's, who need not be the opener: it is noted afterwards.
             Pickup::Midstream => tcp_flag::ACK,
         };
-        let opening = Opening { owner: Owner { vrf, port }, tcp_flags, pickup };
+        let outside = pipeline::far_side(snapshot, &packet.parsed.key);
+        let opening = Opening { owner: Owner { vrf, port }, tcp_flags, pickup, outside };
         let limits = self.tracker.limits(kind, tenant);
         let table = &self.shared.memory.connections;
         table.open(tuple, opening, limits, seconds(now_ns)).map_err(|refused| match refused {
@@ -443,18 +454,18 @@ impl<I: PacketIo> Worker<I> {
         now_ns: u64,
     ) -> Option<(Standing, Decision)> {
         let key = &packet.parsed.key;
-        let tuple = connections::tuple(key, pipeline::tenant(snapshot, key)?);
+        let tuple = connections::tuple_in(snapshot, key, pipeline::tenant(snapshot, key)?);
         for (relation, way, tuple) in [
             (Relation::Original, Way::Original, tuple),
             (Relation::Reply, Way::Reply, tuple.reversed()),
         ] {
-            let mut decision = self.resolve(packet, snapshot, relation);
+            let mut decision = self.resolve(packet, snapshot, (relation, None));
             let Verdict::Forward(_) = decision.verdict else { continue };
             let opened = self.begin(packet, (&tuple, Pickup::Midstream), snapshot, now_ns);
             let hit = opened
                 .map(|opened| Hit { conn: opened.conn, way })
                 .inspect_err(|reason| decision.verdict = Verdict::Drop(*reason));
-            return Some((Standing { relation, hit: hit.ok() }, decision));
+            return Some((Standing { relation, hit: hit.ok(), outside: None }, decision));
         }
         None
     }

@@ -52,7 +52,7 @@ impl Short {
                 };
                 ShortExit::Tunnel { port, queue, head: snapshot.heads.position(vtep)?, vni }
             }
-            Exit::Tunnel { .. } | Exit::Vlan { .. } => return None,
+            Exit::Tunnel { .. } | Exit::Vlan { .. } | Exit::Translated { .. } => return None,
         };
         decision.meters.is_empty().then_some(Self { route, exit })
     }

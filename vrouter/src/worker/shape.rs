@@ -207,7 +207,7 @@ impl<I: PacketIo> Worker<I> {
         let mut packet = *packet;
         packet.read_flags(snapshot);
         let standing = self.stand((frame, &packet), snapshot, seconds(now_ns));
-        let decision = pipeline::walk(snapshot, &packet.parsed, standing.relation, &mut Silent);
+        let decision = pipeline::walk(snapshot, &packet.parsed, standing.seen(), &mut Silent);
         if let Some(front) = self.shaper.front_mut(slot) {
             (front.packet, front.decision) = (packet, decision);
         }

@@ -14,7 +14,7 @@ use packet_io::{Frame, PacketIo};
 use super::{Packet, Rx, Worker};
 use crate::counters::Tier;
 use crate::droplog::Dropped;
-use crate::pipeline::{self, Decision};
+use crate::pipeline::{self, Decision, Relation};
 use crate::port::PortKind;
 use crate::sample::{self, SAMPLE_HEADER_BYTES, Sample};
 use crate::snapshot::Snapshot;
@@ -77,7 +77,13 @@ impl<I: PacketIo> Worker<I> {
             return;
         }
         let mut notes = Notes::default();
-        let walked = pipeline::walk(snapshot, &packet.parsed, decision.relation, &mut notes);
+        // Whom an answer is for, its connection knows.
+        let (memory, now) = (&self.shared.memory, self.shared.seconds());
+        let standing = || memory.stand(snapshot, (&packet.parsed, &[]), now);
+        let is_answer = decision.relation == Relation::Reply;
+        let outside = is_answer.then(standing).and_then(|standing| standing.outside);
+        let seen = (decision.relation, outside);
+        let walked = pipeline::walk(snapshot, &packet.parsed, seen, &mut notes);
         let walked = Decision { verdict: decision.verdict, ..walked };
         let trace = Trace::of(&packet.parsed.key, &walked, charged, notes.0, snapshot);
         let tier = Tier::between(tiers, self.tiers);
@@ -137,7 +143,7 @@ fn ways_out(verdict: &Verdict) -> (Option<PortId>, u16) {
     let Verdict::Forward(actions) = verdict else { return (None, 0) };
     let vid = match actions.exit {
         Exit::Vlan { vid, .. } => vid.get(),
-        Exit::Plain(_) | Exit::Tunnel { .. } => 0,
+        Exit::Plain(_) | Exit::Tunnel { .. } | Exit::Translated { .. } => 0,
     };
     (Some(actions.output()), vid)
 }

@@ -16,6 +16,7 @@ mod masked;
 mod meters;
 mod moves;
 mod pickup;
+mod published;
 mod replies;
 mod shaping;
 mod tenants;

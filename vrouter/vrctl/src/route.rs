@@ -50,6 +50,7 @@ pub(crate) fn routes(entries: Vec<v1::ListedEntry>) -> Result<Vec<RouteView>, Co
         | Entry::Group(_)
         | Entry::Rule(_)
         | Entry::Mac(_)
+        | Entry::Published(_)
         | Entry::Tenant(_)
         | Entry::Meter(_)
         | Entry::Qos(_) => None,

@@ -25,8 +25,8 @@ pub(super) fn placed(ids: &[(&str, u32)], uplink: Option<u32>) -> Placement {
             .map(|(id, port)| (EndpointId::parse("x", id).unwrap(), PortId::new(*port).unwrap()))
             .collect(),
         uplink: uplink.map(|port| PortId::new(port).unwrap()),
-        limits: BTreeMap::new(),
         sample_rate: 400,
+        ..Placement::default()
     }
 }
 
@@ -298,6 +298,7 @@ fn vrf_of(entry: &Entry) -> Option<Vrf> {
         Entry::Rule(e) => Some(e.vrf),
         Entry::Route(e) => Some(e.vrf),
         Entry::Tenant(e) => Some(e.vrf),
+        Entry::Published(e) => Some(e.vrf),
         Entry::Vtep(_) | Entry::Underlay(_) | Entry::Mac(_) | Entry::Meter(_) | Entry::Qos(_) => {
             None
         }
@@ -316,6 +317,7 @@ fn named(entry: &Entry) -> (Vec<flowtable::ids::Bd>, Vec<Group>) {
         Entry::Route(e) => (vec![e.bd], vec![]),
         Entry::Mac(e) => (vec![e.bd], vec![]),
         Entry::Tenant(_)
+        | Entry::Published(_)
         | Entry::Vtep(_)
         | Entry::Underlay(_)
         | Entry::Meter(_)

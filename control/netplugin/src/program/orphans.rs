@@ -125,6 +125,7 @@ impl<'a> Local<'a> {
             | Entry::Vtep(_)
             | Entry::Underlay(_)
             | Entry::Vlan(_)
+            | Entry::Published(_)
             | Entry::Meter(_) => None,
         }
     }

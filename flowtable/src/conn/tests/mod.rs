@@ -7,7 +7,7 @@ mod scripts;
 mod time;
 
 use super::*;
-use crate::ids::{PortId, Vrf};
+use crate::ids::{Mac, PortId, Vrf};
 use crate::key::{ethertype, ipproto, mapped};
 
 const FIN: u8 = 0x01;
@@ -41,7 +41,7 @@ fn tuple(proto: u8, src_port: u16) -> Tuple {
 }
 
 fn opening(owner: Owner, tcp_flags: u8) -> Opening {
-    Opening { owner, tcp_flags, pickup: Pickup::No }
+    Opening { owner, tcp_flags, pickup: Pickup::No, outside: None }
 }
 
 /// Opens with a SYN, for tenant 1 on port 1.

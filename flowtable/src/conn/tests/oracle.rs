@@ -41,6 +41,8 @@ enum Op {
         owner: (u32, u32),
         midstream: bool,
         limits: Limits,
+        /// Number of the published port that it came to.
+        published: Option<u16>,
     },
     Lookup(Packet),
     /// The connection is one of all that ever were.
@@ -74,10 +76,13 @@ fn packet() -> impl Strategy<Value = Packet> {
 fn op() -> impl Strategy<Value = Op> {
     let limit = prop_oneof![3 => Just(u32::MAX), 2 => 0..4u32];
     let limits = (limit.clone(), limit).prop_map(|(tenant, port)| Limits { tenant, port });
-    let opening = (packet(), any::<bool>(), (0..3u32, 1..4u32), prop::bool::weighted(0.1), limits);
-    let open = opening.prop_map(|(packet, syn, owner, midstream, limits)| {
+    let published = prop::option::weighted(0.3, 1..3u16);
+    let ways = (prop::bool::weighted(0.1), published);
+    let opening = (packet(), any::<bool>(), (0..3u32, 1..4u32), ways, limits);
+    let open = opening.prop_map(|(packet, syn, owner, (midstream, published), limits)| {
         let flags = if syn { SYN } else { packet.flags };
-        Op::Open { packet: Packet { flags, ..packet }, owner, midstream, limits }
+        let packet = Packet { flags, ..packet };
+        Op::Open { packet, owner, midstream, limits, published }
     });
     let advance = (any::<prop::sample::Index>(), any::<bool>(), flags());
     prop_oneof![
@@ -89,6 +94,16 @@ fn op() -> impl Strategy<Value = Op> {
         10 => (0..4u32).prop_map(|seconds| Op::Pass { seconds }),
         5 => Just(Op::Back),
     ]
+}
+
+/// By number of the published port.
+fn outside(published: u16) -> Outside {
+    Outside {
+        uplink: PortId::new(1).unwrap(),
+        published: ([192, 0, 2, 1].into(), published),
+        node_mac: Mac([2, 0, 0, 0, 0, 1]),
+        neighbor: Mac([2, 0, 0, 0, 0, 2]),
+    }
 }
 
 fn numbered(number: usize) -> Tuple {
@@ -214,6 +229,7 @@ struct Entry {
     id: usize,
     tuple: Tuple,
     owner: Owner,
+    outside: Option<Outside>,
     facts: Facts,
     /// Of protocols other than TCP.
     replied: bool,
@@ -292,10 +308,11 @@ impl Oracle {
         original.or_else(|| is(tuple.reversed()).map(|at| (at, Way::Reply)))
     }
 
-    fn lookup(&self, tuple: &Tuple, flags: u8, now: u32) -> Option<(usize, Way)> {
+    fn lookup(&self, tuple: &Tuple, flags: u8, now: u32) -> Option<(usize, Way, Option<Outside>)> {
         let (at, way) = self.find(tuple)?;
         let entry = &self.entries[at];
-        (!entry.is_expired(now) && !entry.is_over_for(flags)).then_some((entry.id, way))
+        let lives = !entry.is_expired(now) && !entry.is_over_for(flags);
+        lives.then_some((entry.id, way, entry.outside))
     }
 
     fn open(
@@ -305,8 +322,12 @@ impl Oracle {
         limits: Limits,
         (now, is_near): Here<'_>,
     ) -> Result<(usize, Way), Refused> {
-        if let Some(found) = self.lookup(tuple, opening.tcp_flags, now) {
-            return Ok(found);
+        if let Some((id, way, outside)) = self.lookup(tuple, opening.tcp_flags, now) {
+            if outside == opening.outside {
+                return Ok((id, way));
+            }
+            self.counts.not_an_opening += 1;
+            return Err(Refused::NotAnOpening);
         }
         let begun = match tuple.proto {
             ipproto::TCP => Facts::begins(opening.tcp_flags, opening.pickup),
@@ -341,7 +362,8 @@ impl Oracle {
         let id = self.made;
         self.made += 1;
         self.counts.opened += 1;
-        self.entries.push(Entry { id, tuple: *tuple, owner, facts, replied: false, seen: now });
+        let (tuple, outside) = (*tuple, opening.outside);
+        self.entries.push(Entry { id, tuple, owner, outside, facts, replied: false, seen: now });
         Ok((id, Way::Original))
     }
 
@@ -389,10 +411,11 @@ impl Run {
     fn step(&mut self, op: &Op) {
         let now = self.clock - std::mem::take(&mut self.late);
         match *op {
-            Op::Open { packet, owner: (vrf, port), midstream, limits } => {
+            Op::Open { packet, owner: (vrf, port), midstream, limits, published } => {
                 let pickup = if midstream { Pickup::Midstream } else { Pickup::No };
                 let owner = owner(vrf, port);
-                let opening = Opening { owner, tcp_flags: packet.flags, pickup };
+                let outside = published.map(outside);
+                let opening = Opening { owner, tcp_flags: packet.flags, pickup, outside };
                 let tuple = packet.tuple();
                 let shard = self.table.shard_of_tuple(&tuple);
                 let near = |other: &Tuple| self.table.shard_of_tuple(other) == shard;
@@ -403,8 +426,10 @@ impl Run {
             }
             Op::Lookup(packet) => {
                 let expected = self.oracle.lookup(&packet.tuple(), packet.flags, now);
-                let hit = self.table.lookup(&packet.tuple(), packet.flags, Seconds(now));
-                self.same(hit, expected);
+                let found = self.table.find(&packet.tuple(), packet.flags, Seconds(now));
+                let outside = found.and_then(|(_, outside)| outside);
+                assert_eq!(outside, expected.and_then(|(_, _, outside)| outside));
+                self.same(found.map(|(hit, _)| hit), expected.map(|(id, way, _)| (id, way)));
             }
             Op::Advance { conn, reply, flags } if !self.refs.is_empty() => {
                 // Half of the time one of the latest, which is likely to live.

@@ -16,7 +16,7 @@ fn play(script: &str) {
     } else {
         (FIN | ACK, Pickup::Midstream)
     };
-    let opening = Opening { owner: owner(1, 1), tcp_flags: start, pickup };
+    let opening = Opening { owner: owner(1, 1), tcp_flags: start, pickup, outside: None };
     let conn = table.open(&tuple, opening, NO_LIMITS, Seconds(0)).unwrap().conn;
     for (number, line) in lines.enumerate() {
         let now = Seconds(number as u32 + 1);
@@ -208,7 +208,7 @@ fn only_a_syn_opens_tcp_unless_midstream_pickup_is_allowed() {
     }
     for letters in ["SA", "R", "RA", "SF", "-"] {
         let (tcp_flags, pickup) = (flags(letters), Pickup::Midstream);
-        let opening = Opening { owner: owner(1, 1), tcp_flags, pickup };
+        let opening = Opening { owner: owner(1, 1), tcp_flags, pickup, outside: None };
         let refused = table.open(&tuple, opening, NO_LIMITS, Seconds(0));
         assert_eq!(refused, Err(Refused::NotAnOpening), "{letters}");
     }

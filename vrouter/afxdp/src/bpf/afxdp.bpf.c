@@ -10,11 +10,25 @@
 #include <bpf/bpf_helpers.h>
 
 #define VXLAN_PORT 4789 // RFC 7348, section 5
+#define PUBLISHED 65536 // vrouter::validate
 #define IP_MF 0x2000
 #define IP_OFFSET 0x1fff
 
 struct address {
 	__u8 byte[16]; // IPv6, or IPv4 as ::ffff:a.b.c.d
+};
+
+// A port of the node that leads to a container.
+struct node_port {
+	struct address to;
+	__be16 port;
+	__u8 protocol;
+	__u8 zero;
+};
+
+struct l4_ports {
+	__be16 src;
+	__be16 dst;
 };
 
 struct vlan_tag {
@@ -35,6 +49,14 @@ struct {
 	__type(key, struct address);
 	__type(value, __u8);
 } vteps SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, PUBLISHED);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct node_port);
+	__type(value, __u8);
+} published SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -78,36 +100,42 @@ static __always_inline int pass(void)
 	return XDP_PASS;
 }
 
-static __always_inline int is_vxlan(struct udphdr *udp, void *end)
+// VXLAN to a tunnel end point, or a published port.
+static __always_inline int is_ours_at(struct l4_ports *l4, void *end, struct node_port *node)
 {
-	return (void *)(udp + 1) <= end && udp->dest == bpf_htons(VXLAN_PORT);
+	if (node->protocol != IPPROTO_UDP && node->protocol != IPPROTO_TCP)
+		return 0;
+	if ((void *)(l4 + 1) > end)
+		return 0;
+	if (node->protocol == IPPROTO_UDP && l4->dst == bpf_htons(VXLAN_PORT))
+		return bpf_map_lookup_elem(&vteps, &node->to) != 0;
+	node->port = l4->dst;
+	return bpf_map_lookup_elem(&published, node) != 0;
 }
 
 static __always_inline int is_ours4(struct iphdr *ip, void *end)
 {
-	struct address to = { .byte = { [10] = 0xff, [11] = 0xff } };
+	struct node_port node = { .to.byte = { [10] = 0xff, [11] = 0xff } };
 
 	// Options and fragments are the host's: the engine would need them whole.
 	if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl != 5)
 		return 0;
-	if (ip->protocol != IPPROTO_UDP || ip->frag_off & bpf_htons(IP_MF | IP_OFFSET))
+	if (ip->frag_off & bpf_htons(IP_MF | IP_OFFSET))
 		return 0;
-	if (!is_vxlan((struct udphdr *)(ip + 1), end))
-		return 0;
-	__builtin_memcpy(&to.byte[12], &ip->daddr, 4);
-	return bpf_map_lookup_elem(&vteps, &to) != 0;
+	__builtin_memcpy(&node.to.byte[12], &ip->daddr, 4);
+	node.protocol = ip->protocol;
+	return is_ours_at((struct l4_ports *)(ip + 1), end, &node);
 }
 
 static __always_inline int is_ours6(struct ipv6hdr *ip, void *end)
 {
-	struct address to;
+	struct node_port node = {};
 
-	if ((void *)(ip + 1) > end || ip->version != 6 || ip->nexthdr != IPPROTO_UDP)
+	if ((void *)(ip + 1) > end || ip->version != 6)
 		return 0;
-	if (!is_vxlan((struct udphdr *)(ip + 1), end))
-		return 0;
-	__builtin_memcpy(&to, &ip->daddr, 16);
-	return bpf_map_lookup_elem(&vteps, &to) != 0;
+	__builtin_memcpy(&node.to, &ip->daddr, 16);
+	node.protocol = ip->nexthdr;
+	return is_ours_at((struct l4_ports *)(ip + 1), end, &node);
 }
 
 static __always_inline int is_our_vlan(struct ethhdr *eth, void *end)
@@ -139,7 +167,7 @@ int all(struct xdp_md *ctx)
 	return take(ctx, XDP_PASS);
 }
 
-// A node's uplink: our VXLAN and our VLANs; everything else stays the host's.
+// A node's uplink: our VXLAN, our VLANs and published ports; everything else stays the host's.
 SEC("xdp")
 int uplink(struct xdp_md *ctx)
 {

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use flowtable::entry::{
-    Band, Direction, Entry, EntryKey, Ipv6, MeterEntry, MeterUnit, NetworkEntry, NextHop, Offload,
-    OnDeny, Permit, PortEntry, PortRange, Prefix, RuleEntry, Tracking,
+    Band, Direction, Entry, EntryKey, Ipv6, MeterEntry, MeterUnit, NetworkEntry, NextHop, NodePort,
+    Offload, OnDeny, Permit, PortEntry, PortRange, Prefix, RuleEntry, Tracking,
 };
 use flowtable::ids::MeterId;
 
@@ -24,6 +24,14 @@ pub fn ip_to_proto(ip: IpAddr) -> Vec<u8> {
 #[must_use]
 pub fn prefix_to_proto(prefix: Prefix) -> v1::Prefix {
     v1::Prefix { address: ip_to_proto(prefix.address()), length: prefix.length().into() }
+}
+
+fn node_port(node: NodePort) -> v1::NodePort {
+    v1::NodePort {
+        address: ip_to_proto(node.address),
+        protocol: node.protocol.into(),
+        port: node.port.into(),
+    }
 }
 
 /// An entry as a message.
@@ -67,6 +75,12 @@ pub fn entry_to_proto(entry: &Entry) -> v1::Entry {
             bd: e.bd.get(),
             mac: e.mac.0.to_vec(),
             next_hop: Some(next_hop(e.next_hop)),
+        }),
+        Entry::Published(e) => Kind::Published(v1::PublishedEntry {
+            node: Some(node_port(e.node)),
+            vrf: e.vrf.get(),
+            to: ip_to_proto(e.to),
+            to_port: e.to_port.into(),
         }),
         Entry::Tenant(e) => Kind::Tenant(v1::TenantEntry {
             vrf: e.vrf.get(),
@@ -127,6 +141,10 @@ pub fn key_to_proto(key: &EntryKey) -> v1::Entry {
         EntryKey::Mac(bd, mac) => {
             Kind::Mac(v1::MacEntry { bd: bd.get(), mac: mac.0.to_vec(), ..Default::default() })
         }
+        EntryKey::Published(node) => Kind::Published(v1::PublishedEntry {
+            node: Some(node_port(node)),
+            ..Default::default()
+        }),
         EntryKey::Tenant(vrf) => {
             Kind::Tenant(v1::TenantEntry { vrf: vrf.get(), ..Default::default() })
         }

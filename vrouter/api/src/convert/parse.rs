@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use flowtable::entry::{
     Band, Direction, Entry, EntryKey, GroupEntry, IcmpMatch, Ipv6, MacEntry, MeterEntry, MeterUnit,
-    NetworkEntry, NextHop, Offload, OnDeny, Permit, PortEntry, PortRange, Prefix, QosEntry,
-    RouteEntry, RuleEntry, TcpFlagsMatch, TenantEntry, Tracking, TunnelEntry, UnderlayEntry,
-    VlanEntry, VtepEntry,
+    NetworkEntry, NextHop, NodePort, Offload, OnDeny, Permit, PortEntry, PortRange, Prefix,
+    PublishedEntry, QosEntry, RouteEntry, RuleEntry, TcpFlagsMatch, TenantEntry, Tracking,
+    TunnelEntry, UnderlayEntry, VlanEntry, VtepEntry,
 };
 use flowtable::ids::{Bd, Dscp, Group, Mac, MeterId, OutOfRange, PortId, RuleId, Vid, Vni, Vrf};
 
@@ -82,6 +82,7 @@ pub fn entry_from_proto(entry: v1::Entry) -> Parsed<Entry> {
                 next_hop: m.next_hop(e.next_hop)?,
             })
         }
+        Kind::Published(e) => Entry::Published(published(&e)?),
         Kind::Tenant(e) => Entry::Tenant(tenant(&e)?),
         Kind::Meter(e) => Entry::Meter(meter(&e)?),
         Kind::Qos(e) => Entry::Qos(qos(&e)?),
@@ -116,6 +117,7 @@ pub fn key_from_proto(entry: v1::Entry) -> Parsed<EntryKey> {
             let m = Message("mac");
             EntryKey::Mac(m.bd(e.bd)?, m.mac("mac", &e.mac)?)
         }
+        Kind::Published(e) => EntryKey::Published(published_key(&e)?),
         Kind::Tenant(e) => EntryKey::Tenant(Message("tenant").vrf(e.vrf)?),
         Kind::Meter(e) => EntryKey::Meter(Message("meter").meter("meter", e.meter)?),
         Kind::Qos(e) => EntryKey::Qos(Message("qos").port("port", e.port)?),
@@ -235,6 +237,26 @@ fn meter(e: &v1::MeterEntry) -> Parsed<MeterEntry> {
         committed: e.committed.map(band).ok_or(ConvertError::Missing(m.at("committed")))?,
         peak: e.peak.map(band),
         yellow_dscp: e.yellow_dscp.map(|d| m.dscp("yellow_dscp", d)).transpose()?,
+    })
+}
+
+fn published(e: &v1::PublishedEntry) -> Parsed<PublishedEntry> {
+    let m = Message("published");
+    Ok(PublishedEntry {
+        node: published_key(e)?,
+        vrf: m.vrf(e.vrf)?,
+        to: m.ip("to", &e.to)?,
+        to_port: m.u16("to_port", e.to_port)?,
+    })
+}
+
+fn published_key(e: &v1::PublishedEntry) -> Parsed<NodePort> {
+    let m = Message("published");
+    let node = e.node.as_ref().ok_or(ConvertError::Missing(m.at("node")))?;
+    Ok(NodePort {
+        address: m.ip("node.address", &node.address)?,
+        protocol: m.u8("node.protocol", node.protocol)?,
+        port: m.u16("node.port", node.port)?,
     })
 }
 

@@ -2,9 +2,9 @@ use std::net::IpAddr;
 
 use flowtable::entry::{
     Band, Direction, Entry, EntryKey, GroupEntry, IcmpMatch, Ipv6, MacEntry, MeterEntry, MeterUnit,
-    NetworkEntry, NextHop, Offload, OnDeny, Op, Permit, PortEntry, PortRange, Prefix, QosEntry,
-    RouteEntry, RuleEntry, TcpFlagsMatch, TenantEntry, Tracking, TunnelEntry, UnderlayEntry,
-    VlanEntry, VtepEntry,
+    NetworkEntry, NextHop, NodePort, Offload, OnDeny, Op, Permit, PortEntry, PortRange, Prefix,
+    PublishedEntry, QosEntry, RouteEntry, RuleEntry, TcpFlagsMatch, TenantEntry, Tracking,
+    TunnelEntry, UnderlayEntry, VlanEntry, VtepEntry,
 };
 use flowtable::ids::{Bd, Dscp, Group, Mac, MeterId, PortId, RuleId, Vid, Vni, Vrf};
 use proptest::collection::vec;
@@ -191,10 +191,20 @@ fn entry() -> impl Strategy<Value = Entry> {
             mac,
             next_hop
         })),
+        published_entry(),
         tenant_entry(),
         meter_entry(),
         qos_entry(),
     ]
+}
+
+fn published_entry() -> impl Strategy<Value = Entry> {
+    (ip(), any::<(u8, u16, u16)>(), vrf(), ip()).prop_map(
+        |(address, (protocol, port, to_port), vrf, to)| {
+            let node = NodePort { address, protocol, port };
+            Entry::Published(PublishedEntry { node, vrf, to, to_port })
+        },
+    )
 }
 
 fn op() -> impl Strategy<Value = Op> {

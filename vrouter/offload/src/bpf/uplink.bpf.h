@@ -4,18 +4,27 @@
 // other filters and then to the host, whether an engine runs or not.
 
 #define VXLAN_PORT 4789 // RFC 7348, section 5
-#define UPLINK_PICKS 4096
+#define UPLINK_PICKS (1 << 18)
 
-// One local tunnel end point, or one VLAN, of one port.
+// One local tunnel end point, one published port of the node, or one VLAN, of one port.
 struct pick {
 	__u8 address[16]; // IPv4 as ::ffff:a.b.c.d; 0: a VLAN
 	__u16 port;
-	__u16 vid; // 0: an address
+	__u16 vid;	// 0: an address
+	__be16 l4_port; // 0: a tunnel end point
+	__u8 protocol;	// of a published port
+	__u8 zero;
+};
+
+struct l4_ports {
+	__be16 src;
+	__be16 dst;
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, UPLINK_PICKS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct pick);
 	__type(value, __u8);
 } picks SEC(".maps");
@@ -25,16 +34,23 @@ static __always_inline int is_picked(struct pick *pick)
 	return bpf_map_lookup_elem(&picks, pick) != 0;
 }
 
-static __always_inline int is_vxlan(struct __sk_buff *skb, __u32 at)
+// VXLAN to a tunnel end point, or a published port.
+static __always_inline int is_ours_at(struct __sk_buff *skb, __u32 at, struct pick *pick, __u8 protocol)
 {
-	struct udphdr udp;
+	struct l4_ports l4;
 
-	if (bpf_skb_load_bytes(skb, at, &udp, sizeof(udp)))
+	if (protocol != IPPROTO_UDP && protocol != IPPROTO_TCP)
 		return 0;
-	return udp.dest == bpf_htons(VXLAN_PORT);
+	if (bpf_skb_load_bytes(skb, at, &l4, sizeof(l4)))
+		return 0;
+	if (protocol == IPPROTO_UDP && l4.dst == bpf_htons(VXLAN_PORT))
+		return is_picked(pick);
+	pick->l4_port = l4.dst;
+	pick->protocol = protocol;
+	return l4.dst && is_picked(pick);
 }
 
-static __always_inline int is_our_vxlan4(struct __sk_buff *skb, __u32 id)
+static __always_inline int is_ours4(struct __sk_buff *skb, __u32 id)
 {
 	struct pick pick = { .address = { [10] = 0xff, [11] = 0xff }, .port = id };
 	struct iphdr ip;
@@ -42,21 +58,21 @@ static __always_inline int is_our_vxlan4(struct __sk_buff *skb, __u32 id)
 	// Options and fragments are the host's: the engine would need them whole.
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl != 5)
 		return 0;
-	if (ip.protocol != IPPROTO_UDP || ip.frag_off & bpf_htons(IP_MF | IP_OFFSET))
+	if (ip.frag_off & bpf_htons(IP_MF | IP_OFFSET))
 		return 0;
 	__builtin_memcpy(&pick.address[12], &ip.daddr, 4);
-	return is_vxlan(skb, ETH_HLEN + sizeof(ip)) && is_picked(&pick);
+	return is_ours_at(skb, ETH_HLEN + sizeof(ip), &pick, ip.protocol);
 }
 
-static __always_inline int is_our_vxlan6(struct __sk_buff *skb, __u32 id)
+static __always_inline int is_ours6(struct __sk_buff *skb, __u32 id)
 {
 	struct pick pick = { .port = id };
 	struct ipv6hdr ip;
 
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) || ip.nexthdr != IPPROTO_UDP)
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
 		return 0;
 	__builtin_memcpy(pick.address, &ip.daddr, 16);
-	return is_vxlan(skb, ETH_HLEN + sizeof(ip)) && is_picked(&pick);
+	return is_ours_at(skb, ETH_HLEN + sizeof(ip), &pick, ip.nexthdr);
 }
 
 // Of two devices of one port the second hears what is flooded a second time: that is not taken.
@@ -77,13 +93,14 @@ static __always_inline int is_ours(struct __sk_buff *skb, __u32 id, __u32 active
 	if (skb->vlan_present)
 		return is_our_vlan(skb, id, active);
 	if (skb->protocol == bpf_htons(ETH_P_IP))
-		return is_our_vxlan4(skb, id);
+		return is_ours4(skb, id);
 	if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		return is_our_vxlan6(skb, id);
+		return is_ours6(skb, id);
 	return 0;
 }
 
-// Ingress of a shared uplink.
+// Ingress of a shared uplink. On a dedicated one with published ports it is a guard: those come by here
+// only while no XDP program takes them, and then are not the host's to refuse.
 SEC("tc")
 int from_uplink(struct __sk_buff *skb)
 {

@@ -3,8 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 
+use flowtable::entry::NodePort;
 use flowtable::ids::Vid;
-use offload::OffloadError;
+use offload::{OffloadError, Picked};
 
 use crate::raw::RawSocket;
 use crate::{Node, ifindex, port, run, tagged};
@@ -55,6 +56,13 @@ fn udp6(to: Ipv6Addr, to_port: u16) -> Vec<u8> {
     frame([0x86, 0xdd], &packet)
 }
 
+/// The same over TCP.
+fn over_tcp(mut frame: Vec<u8>) -> Vec<u8> {
+    let at = if frame[12] == 0x08 { 23 } else { 20 };
+    frame[at] = 6;
+    frame
+}
+
 fn in_vlan(vid: u16) -> Vec<u8> {
     tagged(vid, &frame([0x88, 0xb5], &[]))
 }
@@ -87,7 +95,8 @@ pub(crate) fn a_shared_uplink_gives_only_what_is_weirs() {
     let (offload, wire, trunk) =
         (&node.offload, RawSocket::open("far-up0"), RawSocket::open("wr-t1.0"));
     let pick = |vteps: &[IpAddr], vid| {
-        offload.pick(port(UPLINK), vteps, &[Vid::new(vid).unwrap()]).unwrap();
+        let vids = &[Vid::new(vid).unwrap()];
+        offload.pick(port(UPLINK), Picked { vteps, vids, published: &[] }).unwrap();
     };
     // The second list replaces the first.
     pick(&[OTHER.into()], 99);
@@ -135,6 +144,54 @@ pub(crate) fn a_shared_uplink_gives_only_what_is_weirs() {
     }
     assert!(taken(&trunk).is_empty());
     assert!(!filters("up0").contains("from_uplink"), "{}", filters("up0"));
+}
+
+pub(crate) fn published_ports_of_an_uplink_are_weirs() {
+    let node = Node::new();
+    add_nic("up0");
+    open(&node, "up0");
+    let (offload, wire, trunk) =
+        (&node.offload, RawSocket::open("far-up0"), RawSocket::open("wr-t1.0"));
+    let publish = |published: &[NodePort]| {
+        offload.pick(port(UPLINK), Picked { vteps: &[], vids: &[], published }).unwrap();
+    };
+    let published = |address, protocol, port| NodePort { address, protocol, port };
+    publish(&[published(VTEP.into(), 6, 81)]);
+    publish(&[published(VTEP.into(), 6, 80), published(VTEP6.into(), 17, 53)]);
+    let web = over_tcp(udp4(VTEP, 80, 0));
+    let hosts = [
+        udp4(VTEP, 80, 0),
+        over_tcp(udp4(VTEP, 81, 0)),
+        over_tcp(udp4(OTHER, 80, 0)),
+        over_tcp(udp4(VTEP, 80, 0x2000)),
+        over_tcp(udp4(VTEP, 0, 0)),
+        udp4(VTEP, VXLAN, 0),
+        over_tcp(udp4(VTEP, VXLAN, 0)),
+        over_tcp(udp6(VTEP6, 53)),
+        tagged(7, &web),
+    ];
+    let ours = [web.clone(), udp6(VTEP6, 53)];
+    hosts.iter().chain(&ours).for_each(|frame| wire.send(frame));
+    assert_eq!(taken(&trunk), ours);
+    // Without an engine they are nobody's: the filter stays, and the trunk is gone.
+    run("ip link del wr-t0.0");
+    let before = received("up0");
+    for frame in &ours {
+        wire.send(frame);
+    }
+    assert!(filters("up0").contains("from_uplink"));
+    assert_eq!(received("up0") - before, ours.len() as u64);
+    // The next engine, which publishes nothing, takes the filter off.
+    let next = offload::Offload::load(crate::flows::LIMITS).unwrap();
+    next.clear_uplink(ifindex("up0")).unwrap();
+    assert!(!filters("up0").contains("from_uplink"), "{}", filters("up0"));
+}
+
+/// Packets that a device has received.
+fn received(nic: &str) -> u64 {
+    let all = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+    let of_nic = all.lines().find_map(|line| line.trim().strip_prefix(nic)?.strip_prefix(':'));
+    of_nic.unwrap().split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 fn filters(nic: &str) -> String {
