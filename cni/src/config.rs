@@ -1,8 +1,8 @@
 //! The network configuration on stdin, read once into values that hold.
 //!
 //! Unknown keys are ignored, as runtimes send more than a plugin declares. What the configuration
-//! asks for and this version does not do (port mappings, ranges) is
-//! refused, since a container without the limit or port it asked for looks like one that has it.
+//! asks for and this version does not do (ranges, ports of SCTP) is refused,
+//! since a container without what it asked for looks like one that has it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -63,8 +63,41 @@ pub(crate) struct Runtime {
     pub(crate) mac: String,
     dns: Option<RuntimeDns>,
     pub(crate) bandwidth: Bandwidth,
-    port_mappings: Option<Value>,
+    /// `None` also where Go has written an empty list.
+    port_mappings: Option<Vec<PortMapping>>,
     ip_ranges: Option<Value>,
+}
+
+impl Runtime {
+    /// Ports of the node that are asked for.
+    pub(crate) fn port_mappings(&self) -> impl Iterator<Item = &PortMapping> {
+        self.port_mappings.iter().flatten().filter(|mapping| mapping.host_port != 0)
+    }
+}
+
+/// One of the `portMappings` capability.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct PortMapping {
+    /// 0: none is asked for.
+    pub(crate) host_port: u32,
+    pub(crate) container_port: u32,
+    /// Empty: TCP.
+    pub(crate) protocol: String,
+    /// Empty: every address of the node.
+    #[serde(rename = "hostIP")]
+    pub(crate) host_ip: String,
+}
+
+impl PortMapping {
+    /// The IP protocol; `None`: one that the engine does not translate.
+    pub(crate) fn number(&self) -> Option<u32> {
+        match self.protocol.to_ascii_lowercase().as_str() {
+            "tcp" | "" => Some(6),
+            "udp" => Some(17),
+            _ => None,
+        }
+    }
 }
 
 /// The `bandwidth` capability: bits a second and bits; 0 is no limit.
@@ -247,15 +280,12 @@ fn args_labels(args: &Value) -> Result<Vec<String>, Failure> {
 }
 
 fn unsupported(runtime: &Runtime) -> Option<(&'static str, String)> {
-    let capabilities = [
-        ("runtimeConfig.portMappings", runtime.port_mappings.as_ref()),
-        ("runtimeConfig.ipRanges", runtime.ip_ranges.as_ref()),
-    ];
-    capabilities
-        .into_iter()
-        .filter_map(|(key, value)| Some((key, value?)))
-        .find(|(_, value)| !is_empty(value))
-        .map(|(key, value)| (key, value.to_string()))
+    let mut unknown = runtime.port_mappings().filter(|mapping| mapping.number().is_none());
+    if let Some(PortMapping { host_port, protocol, .. }) = unknown.next() {
+        return Some(("runtimeConfig.portMappings", format!("{host_port}/{protocol}")));
+    }
+    let ranges = runtime.ip_ranges.as_ref().filter(|ranges| !is_empty(ranges))?;
+    Some(("runtimeConfig.ipRanges", ranges.to_string()))
 }
 
 /// Go's encoders write the zero value of what nobody asked for.
@@ -352,13 +382,19 @@ mod tests {
             "runtimeConfig": {"portMappings": [], "bandwidth": {"ingressRate": 0}}}))
         .unwrap();
         assert_eq!(config.unsupported, None);
-        let config = parse(&json!({"cniVersion": "1.0.0", "name": "n",
-            "runtimeConfig": {"portMappings": [{"hostPort": 80}]}}))
-        .unwrap();
-        assert_eq!(
-            config.unsupported,
-            Some(("runtimeConfig.portMappings", "[{\"hostPort\":80}]".to_owned()))
-        );
+        let with = |runtime: Value| {
+            let config = json!({"cniVersion": "1.0.0", "name": "n", "runtimeConfig": runtime});
+            parse(&config).unwrap().unsupported
+        };
+        let ports = |protocol| json!({"portMappings": [{"hostPort": 80, "protocol": protocol}]});
+        for supported in ["tcp", "TCP", "udp", ""] {
+            assert_eq!(with(ports(supported)), None);
+        }
+        let sctp = ("runtimeConfig.portMappings", "80/sctp".to_owned());
+        assert_eq!(with(ports("sctp")), Some(sctp));
+        assert_eq!(with(json!({"portMappings": [{"hostPort": 0, "protocol": "sctp"}]})), None);
+        let ranges = ("runtimeConfig.ipRanges", "[[{\"subnet\":\"10.0.0.0/8\"}]]".to_owned());
+        assert_eq!(with(json!({"ipRanges": [[{"subnet": "10.0.0.0/8"}]]})), Some(ranges));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime};
 
-use cni_api::v1::{AddRequest, Bandwidth, CheckRequest, Code, DelRequest, GcRequest};
+use cni_api::v1::{AddRequest, Bandwidth, CheckRequest, Code, DelRequest, GcRequest, PortMapping};
 use serde_json::Value;
 
 use crate::call::Call;
@@ -159,7 +159,7 @@ fn add_request(env: &Environment, config: &Config) -> Result<AddRequest, Failure
     if let Some((key, value)) = &config.unsupported {
         let msg = format!("unsupported field {key}: {value}");
         return Err(Failure::new(Code::UnsupportedField, msg)
-            .details("Weir's addresses come from netmaster; it maps no ports of the host"));
+            .details("addresses come from netmaster, and published ports are TCP's or UDP's"));
     }
     let or = |key: &str, configured: &str| env.arg(key).unwrap_or(configured).to_owned();
     let network = or("WEIR_NETWORK", &config.network);
@@ -191,6 +191,7 @@ fn add_request(env: &Environment, config: &Config) -> Result<AddRequest, Failure
         labels: labels(env, config),
         config_name: config.name.clone(),
         bandwidth: wanted_bandwidth(config.runtime.bandwidth),
+        published: config.runtime.port_mappings().map(wanted_port).collect(),
     })
 }
 
@@ -231,6 +232,16 @@ fn wanted_bandwidth(wanted: config::Bandwidth) -> Option<Bandwidth> {
     let config::Bandwidth { ingress_rate, ingress_burst, egress_rate, egress_burst } = wanted;
     let is_wanted = wanted != config::Bandwidth::default();
     is_wanted.then_some(Bandwidth { ingress_rate, ingress_burst, egress_rate, egress_burst })
+}
+
+/// Of a protocol that was checked.
+fn wanted_port(wanted: &config::PortMapping) -> PortMapping {
+    PortMapping {
+        host_ip: wanted.host_ip.clone(),
+        protocol: wanted.number().unwrap_or_default(),
+        host_port: wanted.host_port,
+        container_port: wanted.container_port,
+    }
 }
 
 /// `runtimeConfig`, then `args.cni.ips`, then `CNI_ARGS`: the first that names any.

@@ -185,11 +185,42 @@ fn a_chained_add_without_an_interface_to_adopt_is_refused() {
 
 #[test]
 fn unsupported_requests_are_refused_with_key_and_value() {
-    let ports = json!({"portMappings": [{"hostPort": 8080, "containerPort": 80}]});
-    let error = refused(&env_with(&[]), &config_with("runtimeConfig", ports));
-    assert_eq!(error["code"], json!(2));
-    let msg = error["msg"].as_str().unwrap();
-    assert!(msg.starts_with("unsupported field runtimeConfig.portMappings: ["), "{msg}");
+    let sctp = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "sctp"}]);
+    for (asked, text) in [
+        (json!({"portMappings": sctp}), "runtimeConfig.portMappings: 8080/sctp"),
+        (json!({"ipRanges": [[{"subnet": "10.0.0.0/8"}]]}), "runtimeConfig.ipRanges: [["),
+    ] {
+        let error = refused(&env_with(&[]), &config_with("runtimeConfig", asked));
+        assert_eq!(error["code"], json!(2));
+        let msg = error["msg"].as_str().unwrap();
+        assert!(msg.starts_with(&format!("unsupported field {text}")), "{msg}");
+    }
+}
+
+#[test]
+fn ports_of_the_node_reach_netplugin() {
+    let ports = |asked: Value| {
+        let runtime = json!({"portMappings": asked});
+        request(&env_with(&[]), &config_with("runtimeConfig", runtime)).published
+    };
+    let web =
+        PortMapping { protocol: 6, host_port: 8080, container_port: 80, ..Default::default() };
+    assert_eq!(ports(json!(null)), []);
+    assert_eq!(ports(json!([{"hostPort": 0, "containerPort": 80}])), []);
+    assert_eq!(ports(json!([{"hostPort": 8080, "containerPort": 80}])), vec![web.clone()]);
+    let asked = json!([
+        {"hostPort": 8080, "containerPort": 80, "protocol": "TCP", "hostIP": "192.0.2.1"},
+        {"hostPort": 53, "containerPort": 53, "protocol": "udp", "hostIP": ""},
+    ]);
+    let dns = PortMapping { protocol: 17, host_port: 53, container_port: 53, ..Default::default() };
+    assert_eq!(ports(asked), [PortMapping { host_ip: "192.0.2.1".into(), ..web }, dns]);
+    for bad in [json!(-1), json!("80"), json!(1.5)] {
+        let runtime = json!({"portMappings": [{"hostPort": bad, "containerPort": 80}]});
+        assert_eq!(
+            refused(&env_with(&[]), &config_with("runtimeConfig", runtime))["code"],
+            json!(6)
+        );
+    }
 }
 
 #[test]
@@ -327,6 +358,7 @@ fn args_win_over_the_configuration_and_runtime_config_over_args() {
         request(&env_with(&args), &config_with("tenant", json!("green"))),
         AddRequest {
             bandwidth: None,
+            published: Vec::new(),
             attachment: Some(Attachment { container_id: "c1".into(), ifname: "eth0".into() }),
             netns: "/no/such/netns".into(),
             tenant: "red".into(),

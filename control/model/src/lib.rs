@@ -33,7 +33,7 @@ mod tenant;
 
 pub use app_profile::AppProfile;
 pub use bgp::{AsNumber, Bgp, Neighbor};
-pub use compile::{Placement, PortLimits, compile};
+pub use compile::{Placement, PortLimits, PublishedPort, compile};
 pub use endpoint::{
     AddressLease, Endpoint, EndpointSpec, Host, LeaseSpec, Node, Served, Ttl, WantedAddress,
     WantedAddresses, mac_for,

@@ -178,6 +178,7 @@ impl Lost<'_> {
             }),
             adopted: None,
             limits: note.limits,
+            published: note.published,
             told: Told {
                 container_name: endpoint.host.container_name.to_string(),
                 labels: endpoint.host.labels.iter().map(ToString::to_string).collect(),

@@ -9,6 +9,8 @@ use flowtable::entry::Band;
 use flowtable::ids::Mac;
 use serde::{Deserialize, Serialize};
 
+use crate::published::Mapping;
+
 const IFNAME_BYTES_MAX: usize = 15;
 const CONTAINER_ID_BYTES_MAX: usize = 255;
 
@@ -170,6 +172,9 @@ pub(crate) struct Attachment {
     pub(crate) limits: Limits,
     #[serde(default)]
     pub(crate) told: Told,
+    /// Ports of the node that lead to it.
+    #[serde(default)]
+    pub(crate) published: Vec<Mapping>,
     /// Known once netmaster has handed out the address.
     pub(crate) interface: Option<Interface>,
 }
@@ -208,6 +213,7 @@ pub(crate) mod tests {
             adopted: None,
             limits: Limits::default(),
             told: Told::default(),
+            published: Vec::new(),
             interface: Some(Interface {
                 mac: Mac([2, 2, 10, 1, 1, 5]),
                 mtu: 1450,
@@ -241,7 +247,7 @@ pub(crate) mod tests {
     fn a_row_from_before_there_were_limits_and_adopted_links_has_none() {
         let row = example("c1");
         let mut text = serde_json::to_value(&row).unwrap();
-        for key in ["limits", "adopted", "told"] {
+        for key in ["limits", "adopted", "told", "published"] {
             assert!(text.as_object_mut().unwrap().remove(key).is_some());
         }
         assert_eq!(serde_json::from_value::<Attachment>(text).unwrap(), row);

@@ -24,6 +24,7 @@ mod node;
 mod note;
 mod ports;
 mod program;
+mod published;
 mod queue;
 mod reconcile;
 mod refusal;

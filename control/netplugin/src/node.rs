@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use control_model::EndpointId;
 use flowtable::ids::PortId;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 
 use crate::attachment::{Attachment, State};
 use crate::config::Config;
@@ -30,6 +30,8 @@ pub(crate) struct Node {
     pub(crate) roster: Roster,
     pub(crate) adds: Semaphore,
     pub(crate) removals: Semaphore,
+    /// Held while ports of the node are given to an attachment.
+    pub(crate) publishing: Mutex<()>,
     pub(crate) measures: Measures,
 }
 
@@ -49,6 +51,7 @@ impl Node {
             roster,
             adds: Semaphore::new(ADDS_AT_ONCE),
             removals: Semaphore::new(REMOVALS_AT_ONCE),
+            publishing: Mutex::new(()),
             measures: Measures::default(),
         }
     }
@@ -59,6 +62,11 @@ pub(crate) fn wanted(row: &Attachment) -> Option<(PortId, Wanted)> {
     let endpoint = EndpointId::parse("endpointID", &row.id.to_string()).ok()?;
     Some((
         port_of(row)?,
-        Wanted { ifname: row.host_ifname.clone(), endpoint, limits: row.limits.into() },
+        Wanted {
+            ifname: row.host_ifname.clone(),
+            endpoint,
+            limits: row.limits.into(),
+            published: row.published.clone(),
+        },
     ))
 }

@@ -10,6 +10,7 @@ use crate::links;
 use crate::master::MasterError;
 use crate::mtu::BadMtu;
 use crate::ports::Exhausted;
+use crate::published::{self, Mapping};
 use crate::roster;
 
 /// One refused or failed operation.
@@ -31,6 +32,8 @@ pub(crate) enum Refusal {
     Master(#[from] MasterError),
     #[error(transparent)]
     Roster(#[from] roster::Error),
+    #[error("{}: {mapping} is {holder}'s", published::FIELD)]
+    Published { mapping: Mapping, holder: String },
     #[error("vrouterd refused {what}: {reason}")]
     Engine { what: &'static str, reason: String },
     #[error("ran out of time waiting for {0}")]
@@ -51,7 +54,9 @@ impl Refusal {
     fn code(&self) -> Code {
         match self {
             Self::Id(_) => Code::InvalidEnvironment,
-            Self::Request { .. } | Self::Mtu(_) | Self::Unfit(_) => Code::InvalidConfig,
+            Self::Request { .. } | Self::Mtu(_) | Self::Unfit(_) | Self::Published { .. } => {
+                Code::InvalidConfig
+            }
             Self::Links(error) => match error {
                 links::Error::Sandbox { .. } => Code::InvalidNetns,
                 links::Error::Exists { .. } => Code::InvalidEnvironment,
@@ -91,6 +96,7 @@ impl Refusal {
                 "remove containers of this node, or wait until freed ids have rested".to_owned()
             }
             Self::Engine { .. } => "look at vrouterd's log, then DEL and ADD again".to_owned(),
+            Self::Published { .. } => "choose another port of the node".to_owned(),
             Self::Unfinished(..) => "DEL again, then ADD".to_owned(),
             Self::Roster(roster::Error::Store(error)) if error.is_full() => {
                 "make room where netplugin's --state-dir is, then retry".to_owned()

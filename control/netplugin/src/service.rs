@@ -13,7 +13,7 @@ use std::time::Duration;
 use cni_api::v1::cni_server::{Cni, CniServer};
 use cni_api::v1::{
     AddReply, AddRequest, Attachment as Named, Bandwidth, CheckReply, CheckRequest, DelReply,
-    DelRequest, GcReply, GcRequest, Ip, Route, StatusReply, StatusRequest,
+    DelRequest, GcReply, GcRequest, Ip, PortMapping, Route, StatusReply, StatusRequest,
 };
 use control_model::default_burst_bytes;
 use tokio::net::UnixListener;
@@ -29,6 +29,7 @@ use crate::attach::{self, Added, Source, Wish, WishedAddress};
 use crate::attachment::{AttachmentId, Limit, Limits, Told};
 use crate::naming::host_mac;
 use crate::node::Node;
+use crate::published::{self, Mapping};
 use crate::queue::Queue;
 use crate::refusal::Refusal;
 
@@ -173,7 +174,30 @@ fn wish(request: AddRequest) -> Result<Wish, Refusal> {
         mtu: request.mtu,
         told: Told { container_name: request.container_name, labels: request.labels },
         limits: limits(request.bandwidth.unwrap_or_default())?,
+        published: request.published.iter().map(mapping).collect::<Result<_, _>>()?,
         source: if request.chained { Source::Chain } else { Source::Ours },
+    })
+}
+
+/// A port of the node, as weir-cni read it from what the runtime says.
+fn mapping(wanted: &PortMapping) -> Result<Mapping, Refusal> {
+    let PortMapping { host_ip, protocol, host_port, container_port } = wanted;
+    let refuse = |reason| Refusal::Request { field: published::FIELD, reason };
+    let port = |port: u32| {
+        let port_or_none = u16::try_from(port).ok().filter(|port| *port != 0);
+        port_or_none.ok_or_else(|| refuse(format!("{port} is no port, 1 to 65535")))
+    };
+    let address = |ip: &str| ip.parse().map_err(|_bad| refuse(format!("{ip} is no address")));
+    let protocol = match *protocol {
+        6 => 6,
+        17 => 17,
+        other => return Err(refuse(format!("protocol {other} is neither TCP (6) nor UDP (17)"))),
+    };
+    Ok(Mapping {
+        host_ip: Some(host_ip).filter(|ip| !ip.is_empty()).map(|ip| address(ip)).transpose()?,
+        protocol,
+        host_port: port(*host_port)?,
+        container_port: port(*container_port)?,
     })
 }
 

@@ -190,8 +190,8 @@ fn helpless(one: &mut OneNode) -> Result<()> {
         ("a network that is gone", |plug| plug.config["network"] = json!("nowhere")),
         ("no network", |plug| plug.config["network"] = json!("")),
         ("a file that is no namespace", |plug| plug.path = "/etc/hostname".into()),
-        ("a port of the host, which ADD refuses", |plug| {
-            let port = json!({ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" });
+        ("a port of SCTP, which ADD refuses", |plug| {
+            let port = json!({ "hostPort": 8080, "containerPort": 80, "protocol": "sctp" });
             plug.config["runtimeConfig"] = json!({ "portMappings": [port] });
         }),
         ("a result that says nothing", |plug| {

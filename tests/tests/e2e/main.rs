@@ -29,6 +29,7 @@ mod offloads;
 mod pace;
 mod packet;
 mod policy;
+mod published;
 mod qos;
 mod refusals;
 mod restart;
@@ -89,6 +90,7 @@ fn main() -> ExitCode {
         pace::tests,
         state::tests,
         qos::tests,
+        published::tests,
         wire::tests,
         hostile::tests,
         uplink::tests,

@@ -79,8 +79,8 @@ const WRONG: &[Wrong] = &[
     ("a rate of text", 6, |plug| {
         plug.config["runtimeConfig"] = json!({"bandwidth": {"egressRate": "10M"}});
     }),
-    ("a port of the host", 2, |plug| {
-        let port = json!({"hostPort": 8080, "containerPort": 80, "protocol": "tcp"});
+    ("a port of SCTP", 2, |plug| {
+        let port = json!({"hostPort": 8080, "containerPort": 80, "protocol": "sctp"});
         plug.config["runtimeConfig"] = json!({"portMappings": [port]});
     }),
     ("an ipam plugin that is not there", 7, |plug| plug.config["ipam"] = json!({"type": "x"})),

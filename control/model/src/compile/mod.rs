@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use flowtable::entry::{
-    Band, Direction, Entry, GroupEntry, Ipv6, MacEntry, NetworkEntry, NextHop, Offload, PortEntry,
-    PortRange, Prefix, RouteEntry, RuleEntry, TenantEntry, TunnelEntry, VlanEntry, VtepEntry,
+    Band, Direction, Entry, GroupEntry, Ipv6, MacEntry, NetworkEntry, NextHop, NodePort, Offload,
+    PortEntry, PortRange, Prefix, PublishedEntry, RouteEntry, RuleEntry, TenantEntry, TunnelEntry,
+    VlanEntry, VtepEntry,
 };
 use flowtable::ids::{Group, Mac, PortId, Vrf};
 
@@ -34,8 +35,19 @@ pub struct Placement {
     pub uplink: Option<PortId>,
     /// Limits that containers' runtimes ask for, beyond what intent says.
     pub limits: BTreeMap<EndpointId, PortLimits>,
+    /// Ports of the node that lead to its endpoints.
+    pub published: BTreeMap<EndpointId, Vec<PublishedPort>>,
     /// sFlow: one packet in this many is sampled; 0 leaves it to the engine's own setting.
     pub sample_rate: u32,
+}
+
+/// A port of the node that leads to one of an endpoint's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublishedPort {
+    /// The node's.
+    pub node: NodePort,
+    /// The endpoint's port, 1..=65535.
+    pub to_port: u16,
 }
 
 /// What a runtime limits one container to; `None`: not at all.
@@ -179,6 +191,20 @@ impl NodeView<'_> {
         let route = |prefix| Entry::Route(RouteEntry { vrf, prefix, bd, mac, next_hop });
         entries.extend(prefixes().map(route));
         entries.push(Entry::Mac(MacEntry { bd, mac, next_hop }));
+        if let NextHop::Local(_) = next_hop {
+            self.published(endpoint, vrf, entries);
+        }
+    }
+
+    /// Addresses lead to the endpoint's of their family.
+    fn published(&self, endpoint: &Endpoint, vrf: Vrf, entries: &mut Vec<Entry>) {
+        let published = self.placement.published.get(&endpoint.id);
+        for &PublishedPort { node, to_port } in published.into_iter().flatten() {
+            let family = |to: &IpAddr| to.is_ipv4() == node.address.is_ipv4();
+            if let Some(to) = endpoint.addresses().find(family) {
+                entries.push(Entry::Published(PublishedEntry { node, vrf, to, to_port }));
+            }
+        }
     }
 
     fn offload(&self, network: &Network) -> Offload {

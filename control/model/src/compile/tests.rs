@@ -498,3 +498,31 @@ fn a_bridge_is_the_gateway_of_no_network() {
     let entries = compile(ledger.intent(), &node("n1"), &placed(&[], None));
     assert_eq!(networks(&entries)[0].gateways, Vec::<IpAddr>::new());
 }
+
+#[test]
+fn a_published_port_leads_to_the_endpoint_in_each_family_it_has() {
+    let mut placement = placed(&[("here", 5)], Some(1));
+    let ports = |addresses: &[&str]| -> Vec<PublishedPort> {
+        let node = |ip: &&str| NodePort { address: ip.parse().unwrap(), protocol: 6, port: 8080 };
+        addresses.iter().map(|ip| PublishedPort { node: node(ip), to_port: 80 }).collect()
+    };
+    let id = |id| EndpointId::parse("x", id).unwrap();
+    placement.published.insert(id("here"), ports(&["192.0.2.1", "2001:db8::1", "192.0.2.2"]));
+    // One of another node, and one of nobody.
+    placement.published.insert(id("there"), ports(&["192.0.2.3"]));
+    placement.published.insert(id("nobody"), ports(&["192.0.2.4"]));
+    let published = |placement: &Placement| {
+        let entries = compile(small().intent(), &node("n1"), placement);
+        texts(&entries, |entry| {
+            let Entry::Published(e) = entry else { return None };
+            Some(format!("{} {}:{} {} {}", e.vrf, e.node.address, e.node.port, e.to, e.to_port))
+        })
+    };
+    assert_eq!(
+        published(&placement),
+        ["1 192.0.2.1:8080 10.1.1.1 80", "1 192.0.2.2:8080 10.1.1.1 80"]
+    );
+    // The engine has no port for it yet.
+    placement.ports.clear();
+    assert_eq!(published(&placement), Vec::<String>::new());
+}

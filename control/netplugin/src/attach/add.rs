@@ -28,6 +28,7 @@ use crate::naming::{host_ifname, host_mac};
 use crate::node::{Node, wanted};
 use crate::note::Note;
 use crate::program::Applied;
+use crate::published::{self, Mapping};
 use crate::refusal::Refusal;
 use crate::roster::Turn;
 
@@ -50,6 +51,8 @@ pub(crate) struct Wish {
     pub(crate) mtu: u32,
     pub(crate) told: Told,
     pub(crate) limits: Limits,
+    /// Ports of the node that are to lead to it.
+    pub(crate) published: Vec<Mapping>,
     pub(crate) source: Source,
 }
 
@@ -162,6 +165,7 @@ fn is_wished(row: &Attachment, wish: &Wish, sandbox: &Sandbox) -> bool {
         && row.sandbox.cookie == sandbox.cookie
         && (&row.tenant, &row.network, &row.group) == (&wish.tenant, &wish.network, &wish.group)
         && row.limits == wish.limits
+        && row.published == wish.published
         && row.told.labels == wish.told.labels
         && row.adopted.is_some() == (wish.source == Source::Chain)
         && wish.ips.iter().all(is_held)
@@ -212,13 +216,31 @@ async fn begin(
         adopted: given.as_ref().map(|given| given.host_index),
         limits: wish.limits,
         told: wish.told.clone(),
+        published: wish.published.clone(),
         interface: None,
     };
-    if let Err(error) = node.roster.put(row.clone()).await {
+    if let Err(refusal) = enrol(node, &row).await {
         node.roster.free_port(port);
-        return Err(error.into());
+        return Err(refusal);
     }
     Ok((row, given))
+}
+
+/// Writes the row, whose ports of the node are nobody else's.
+async fn enrol(node: &Arc<Node>, row: &Attachment) -> Result<(), Refusal> {
+    if row.published.is_empty() {
+        return Ok(node.roster.put(row.clone()).await?);
+    }
+    let uplink = node.config.uplink.clone();
+    let addresses = blocking(move || {
+        let addresses = uplink.map(|uplink| published::node_addresses(&uplink.devices));
+        Ok(addresses.transpose()?)
+    });
+    published::check(&row.published, addresses.await?.as_deref())?;
+    // One at a time, so that no two find the same port free.
+    let _publishing = node.publishing.lock().await;
+    published::check_free(row, &node.roster.rows())?;
+    Ok(node.roster.put(row.clone()).await?)
 }
 
 async fn build(
@@ -339,6 +361,9 @@ async fn plan(node: &Arc<Node>, wish: &Wish) -> Result<Interface, Refusal> {
     let gone = || Refusal::Differs(format!("endpoint {id} was deleted while it was attached"));
     let (mac, addresses, tag) = found.ok_or_else(gone)?;
     check_lengths(&wish.ips, &addresses)?;
+    if !wish.published.is_empty() {
+        node.mirror.read(|intent| published::check_network(intent, &id))?;
+    }
     let underlay = match node.config.uplink.clone() {
         Some(uplink) => blocking(move || links::uplink_mtu(&uplink.devices)).await?,
         None => MTU_WITHOUT_UPLINK,
@@ -450,6 +475,7 @@ mod tests {
             mtu: 0,
             told: Told::default(),
             limits: Limits::default(),
+            published: Vec::new(),
             source: Source::Ours,
         }
     }
@@ -468,6 +494,7 @@ mod tests {
             assert!(same(&alike), "{alike:?}");
         }
         let limit = Some(Limit { rate: 1_000_000, burst: 15_180 });
+        let mapping = Mapping { host_ip: None, protocol: 6, host_port: 8080, container_port: 80 };
         for other in [
             Wish { group: "web".into(), ..wish() },
             Wish { ips: at("10.1.1.6", None), ..wish() },
@@ -475,6 +502,7 @@ mod tests {
             Wish { mac: "02:02:0a:01:01:06".into(), ..wish() },
             Wish { mtu: 1400, ..wish() },
             Wish { limits: Limits { from: limit, to: None }, ..wish() },
+            Wish { published: vec![mapping], ..wish() },
             Wish { source: Source::Chain, ..wish() },
             Wish { told: Told { labels: vec!["app=web".into()], ..Told::default() }, ..wish() },
         ] {

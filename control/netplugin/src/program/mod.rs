@@ -12,7 +12,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use control_model::{EndpointId, Placement, PortLimits};
+use control_model::{EndpointId, Placement, PortLimits, PublishedPort};
 use datapath_api::convert::ip_to_proto;
 use datapath_api::v1::{self, AddPortRequest, Port, PortKind};
 use flowtable::ids::PortId;
@@ -25,6 +25,7 @@ use crate::diff::{Tables, delta, replacement, tables};
 use crate::engine::{Engine, EngineError};
 use crate::mirror::{Compiled, Mirror, Stamp};
 use crate::ports::UPLINK;
+use crate::published::{self, Mapping};
 use crate::refusal::Refusal;
 use orphans::Orphans;
 
@@ -41,6 +42,7 @@ pub(crate) struct Wanted {
     pub(crate) ifname: String,
     pub(crate) endpoint: EndpointId,
     pub(crate) limits: PortLimits,
+    pub(crate) published: Vec<Mapping>,
 }
 
 #[derive(Debug, Default)]
@@ -242,7 +244,7 @@ impl Task<'_> {
         changes.0.mark_unchanged();
         changes.1.mark_unchanged();
         let placed = self.programmer.lock().ports.clone();
-        let placement = placement(&placed, |_| true, orphans.uplink);
+        let placement = self.placement(&placed, |_| true, orphans.uplink);
         let Some(compiled) = self.mirror.compile(&self.config.node, &placement) else { return };
         let outdated = orphans.outdated(&tables(compiled.entries), &placed);
         let count = outdated.len();
@@ -307,7 +309,7 @@ impl Task<'_> {
         self.programmer.applied.send_modify(|applied| applied.fenced = generation);
         let failed_ports = self.add_missing(engine, held, &wanted).await?;
         let uplink = held.ports.contains_key(&UPLINK).then_some(UPLINK);
-        let placement = placement(&wanted, |port| held.ports.contains_key(port), uplink);
+        let placement = self.placement(&wanted, |port| held.ports.contains_key(port), uplink);
         let (stamp, refused) = match self.mirror.compile(&self.config.node, &placement) {
             Some(Compiled { stamp, entries }) => {
                 (stamp, self.write(engine, tables(entries)).await?)
@@ -432,6 +434,45 @@ impl Task<'_> {
         Ok(settled)
     }
 
+    /// Where `wanted` ports are that the engine has.
+    fn placement(
+        &self,
+        wanted: &BTreeMap<PortId, Wanted>,
+        has: impl Fn(&PortId) -> bool,
+        uplink: Option<PortId>,
+    ) -> Placement {
+        let ports = wanted.iter().filter(|(port, _)| has(port));
+        let limited = wanted.values().filter(|wanted| wanted.limits != PortLimits::default());
+        Placement {
+            ports: ports.map(|(port, wanted)| (wanted.endpoint.clone(), *port)).collect(),
+            limits: limited.map(|wanted| (wanted.endpoint.clone(), wanted.limits)).collect(),
+            published: self.published(wanted),
+            uplink,
+            // 0 leaves the choice to the engine's own setting.
+            sample_rate: 0,
+        }
+    }
+
+    /// Ports of the node that lead to containers, at the addresses that it has now.
+    fn published(
+        &self,
+        wanted: &BTreeMap<PortId, Wanted>,
+    ) -> BTreeMap<EndpointId, Vec<PublishedPort>> {
+        let publishing = wanted.values().filter(|wanted| !wanted.published.is_empty());
+        let mut mappings = publishing.map(|w| (&w.endpoint, &w.published[..])).peekable();
+        let Some(uplink) = self.config.uplink.as_ref().filter(|_| mappings.peek().is_some()) else {
+            return BTreeMap::new();
+        };
+        match published::node_addresses(&uplink.devices) {
+            Ok(addresses) => published::expand(mappings, &addresses),
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                warn!(error, "the uplink's addresses; no port is published until the next pass");
+                BTreeMap::new()
+            }
+        }
+    }
+
     /// Whether any netmaster takes a connection of this host's.
     async fn master_answers(&self) -> bool {
         for master in &self.config.netmasters {
@@ -502,23 +543,6 @@ impl Task<'_> {
         // A refused batch changed nothing: the engine still holds the tables from before.
         let stamp = if applied.refused.is_some() { before.stamp } else { applied.stamp };
         self.programmer.applied.send_replace(Applied { stamp, ..applied });
-    }
-}
-
-/// Where `wanted` ports are that the engine has.
-fn placement(
-    wanted: &BTreeMap<PortId, Wanted>,
-    has: impl Fn(&PortId) -> bool,
-    uplink: Option<PortId>,
-) -> Placement {
-    let ports = wanted.iter().filter(|(port, _)| has(port));
-    let limited = wanted.values().filter(|wanted| wanted.limits != PortLimits::default());
-    Placement {
-        ports: ports.map(|(port, wanted)| (wanted.endpoint.clone(), *port)).collect(),
-        limits: limited.map(|wanted| (wanted.endpoint.clone(), wanted.limits)).collect(),
-        uplink,
-        // 0 leaves the choice to the engine's own setting.
-        sample_rate: 0,
     }
 }
 

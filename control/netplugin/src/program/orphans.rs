@@ -227,6 +227,7 @@ mod tests {
             ifname: format!("h{number}"),
             endpoint: EndpointId::parse("x", "e").unwrap(),
             limits: PortLimits::default(),
+            published: Vec::new(),
         };
         ports.iter().map(|number| (port(*number), wanted(number))).collect()
     }

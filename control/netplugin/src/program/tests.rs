@@ -298,7 +298,8 @@ fn port(n: u32) -> PortId {
 
 fn wanted(ifname: &str, id: &str) -> Wanted {
     let endpoint = EndpointId::parse("endpointID", id).unwrap();
-    Wanted { ifname: ifname.to_owned(), endpoint, limits: PortLimits::default() }
+    let (limits, published) = (PortLimits::default(), Vec::new());
+    Wanted { ifname: ifname.to_owned(), endpoint, limits, published }
 }
 
 /// Keys a batch puts and deletes.

@@ -116,7 +116,7 @@ impl Site {
             fs::create_dir_all(root.join(sub))?;
         }
         fs::copy(BUSYBOX, root.join("bin/busybox")).context("copying busybox")?;
-        for applet in ["sh", "ip", "ping", "sleep", "cat", "grep", "test"] {
+        for applet in ["sh", "ip", "ping", "sleep", "cat", "grep", "test", "nc"] {
             symlink("busybox", root.join("bin").join(applet))?;
         }
         Ok(root)

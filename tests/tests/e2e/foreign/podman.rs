@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use kit::{Finished, run, wait_until};
+use kit::{FABRIC_PORT, Finished, run, tcp_echo, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ pub(super) fn tests() -> Vec<Test> {
             ("cni_1_podman_restarts_a_container_in_a_new_namespace", restart),
             ("cni_1_podman_runs_six_containers_at_once", six_at_once),
             ("cni_1_a_container_killed_under_podman_is_detached", killed),
-            ("cni_1_a_published_port_is_refused_by_name", published_port),
+            ("cni_1_podman_publishes_a_port_until_the_container_is_gone", published_port),
             ("cni_1_podman_users_read_what_to_do_when_an_address_is_taken", taken),
         ],
     )
@@ -245,11 +245,27 @@ fn killed(site: &mut Site) -> Result<()> {
 
 fn published_port(site: &mut Site) -> Result<()> {
     leaving_nothing(site, || {
-        let line = "run --rm --network ports -p 18080:80 --rootfs ROOTFS /bin/ip addr";
-        let refused = podman(site, line)?;
-        ensure!(refused.code == Some(126), "{refused:?}");
-        ensure!(refused.stderr.contains("runtimeConfig.portMappings"), "{refused:?}");
-        Ok(())
+        // A veth hands on what its sender has not finished; a cable would not.
+        let mut finish = Command::new("ethtool");
+        finish.args(["-K", FABRIC_PORT, "tx", "off"]);
+        run(site.one.fabric.namespace(), finish)?.success()?;
+        let echo = "--rootfs ROOTFS /bin/nc -ll -p 80 -e /bin/cat";
+        done(site, &format!("run -d --name a --network ports -p 18080:80 {echo}"))?;
+        let reaches = |port: u16| {
+            let node = (site.node().vtep(), port).into();
+            let answered = || tcp_echo(site.one.fabric.namespace(), node, b"published").ok();
+            wait_until(BOUND, format!("port {port} to be the container's"), answered)
+        };
+        reaches(18_080)?;
+        // A range, and a port that is taken: by a container, which is named.
+        let taken = podman(site, &format!("run --rm --network ports -p 18080:80 {echo}"))?;
+        ensure!(taken.code == Some(126), "{taken:?}");
+        ensure!(taken.stderr.contains("port 18080/tcp is "), "{taken:?}");
+        done(site, &format!("run -d --name b --network ports -p 18081-18082:80-81 {echo}"))?;
+        reaches(18_081)?;
+        done(site, "restart -t 0 a")?;
+        reaches(18_080)?;
+        done(site, "rm -f -t 0 a b").map(drop)
     })
 }
 
