@@ -294,6 +294,10 @@ fn pol_5_no_packet_of_an_offloaded_flow_is_late() {
     pair.engine.write(&[rule(ALLOW, Permit::Allow, PORT)]);
     let (from, to) = talkers(&pair);
     let flood = Flood::default();
+    // The sender opens the connection: of one that the other opened the rule says nothing.
+    from.send(&0_u64.to_be_bytes()).unwrap();
+    flood.sent.fetch_add(1, Ordering::Relaxed);
+    to.recv(&mut [0; 8]).unwrap();
     std::thread::scope(|scope| {
         let _stop = StopOnDrop(&flood, &pair);
         scope.spawn(|| flood.send(&from));
