@@ -1,21 +1,16 @@
 //! Addresses end to end: kept for a name over nodes and restarts, never had by two, never lost, also
 //! when a node loses its state or anything is killed at any moment.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::net::Ipv4Addr;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
-use control_api::v1;
+use anyhow::{Context as _, Result, ensure};
 use kit::{Container, ContainerSpec, Daemon, Flow, Node, Purpose, Topology, TwoNodes, wait_until};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::control::{create_endpoint, register};
+use crate::kills;
 use crate::runtime::{Plug, Traces};
 use crate::shared::sharing;
 use crate::site::{
@@ -25,25 +20,28 @@ use crate::site::{
 const INTERVAL: Duration = Duration::from_millis(5);
 
 pub(crate) fn tests() -> Vec<Test> {
-    sharing(
+    let mut tests = sharing(
         build,
         &[
             ("ipam_3_a_reserved_address_follows_its_name_over_nodes_and_restarts", follows),
             ("ipam_3_a_reservation_without_owner_is_taken_up_or_ends", ends),
-            ("ipam_4_a_machine_that_is_gone_gives_its_addresses_back", gone),
             ("svc_containers_with_a_services_labels_are_its_providers", providers),
             ("ipam_4_a_node_that_lost_its_state_keeps_its_containers_and_its_order", lost_state),
-            ("ipam_4_kills_at_random_moments_leave_just_the_addresses_that_live", kills),
+            ("ipam_4_kills_at_random_moments_leave_just_the_addresses_that_live", kills::kills),
         ],
-    )
+    );
+    // Of its two nodes one is lost.
+    let gone_for_ever = "ipam_4_a_machine_that_is_gone_gives_its_addresses_back";
+    tests.push((gone_for_ever.to_owned(), Box::new(gone)));
+    tests
 }
 
 /// Containers that must never notice anything: a on node 1, c on node 2.
 #[derive(Debug)]
-struct Scene {
+pub(crate) struct Scene {
     a: Container,
     c: Container,
-    nodes: TwoNodes,
+    pub(crate) nodes: TwoNodes,
 }
 
 fn build() -> Result<Scene> {
@@ -61,12 +59,12 @@ fn build() -> Result<Scene> {
 }
 
 impl Scene {
-    fn traces(&self) -> Result<Traces> {
+    pub(crate) fn traces(&self) -> Result<Traces> {
         Traces::of(&self.nodes.one, &["front"])
     }
 
     /// Waits until there is just what was before.
-    fn settled(&self, before: &Traces) -> Result<()> {
+    pub(crate) fn settled(&self, before: &Traces) -> Result<()> {
         wait_until(BOUND * 3, "everything to be as before", || {
             self.traces().ok().filter(|now| now == before)
         })
@@ -128,29 +126,37 @@ fn ends(scene: &mut Scene) -> Result<()> {
     scene.settled(&before)
 }
 
-/// An operator says so, after which nothing of it is left.
-fn gone(scene: &mut Scene) -> Result<()> {
-    let before = scene.traces()?;
-    let node = &scene.nodes.one;
-    register(node, "ghost", "10.250.0.9")?;
-    for id in ["one:eth0", "two:eth0"] {
-        let endpoint = v1::Endpoint {
-            endpoint_id: id.into(),
-            tenant_name: "blue".into(),
-            network_name: "front".into(),
-            homing_host: "ghost".into(),
-            ..v1::Endpoint::default()
-        };
-        create_endpoint(node, endpoint)?;
+/// A machine that never comes back: its daemons are killed, and nobody sends DELs for its containers. An
+/// operator says so, after which nothing of it is left.
+fn gone() -> Result<()> {
+    let Scene { a, c, mut nodes } = build()?;
+    let lost = [pod(&nodes.two, "lost-1", "")?, pod(&nodes.two, "lost-2", "")?];
+    reach_soon(&a, lost[0].address())?;
+    for daemon in [Daemon::Vrouterd, Daemon::Netplugin] {
+        nodes.two.kill(daemon)?;
     }
-    let used = node.netctl_run(&["node", "rm", "ghost"])?;
+    let node = &nodes.one;
+    wait_until(BOUND, "netmaster to notice", || {
+        let nodes = netctl_json(node, "node ls").ok()?;
+        nodes.as_array()?.iter().any(|node| node["connected"] == false).then_some(())
+    })?;
+    // Until somebody says so its addresses are its containers', which may run still.
+    let used = node.netctl_run(&["node", "rm", "node2"])?;
     ensure!(used.code == Some(3), "{used:?}");
     ensure!(used.stderr.contains("netctl node rm --with-endpoints"), "{used:?}");
+    let held = lost[0].address().to_string();
+    let taken = node.netctl_run(&["ip", "reserve", "-t", "blue", "--ip", &held, "front", "x"])?;
+    ensure!(taken.code == Some(3), "{taken:?}");
     let here = node.netctl_run(&["node", "rm", "--with-endpoints", "node1"])?;
     ensure!(here.code == Some(3) && here.stderr.contains("the node is connected"), "{here:?}");
-    let said = netctl(node, "node rm --with-endpoints ghost")?;
-    ensure!(said == "Deleting 2 endpoints of node ghost\nDeleting node ghost\n", "{said}");
-    scene.settled(&before)
+    let said = netctl(node, "node rm --with-endpoints node2")?;
+    ensure!(said == "Deleting 3 endpoints of node node2\nDeleting node node2\n", "{said}");
+    let own = format!("{}:eth0", a.id());
+    ensure!(endpoints(node)? == [own], "{:?}", endpoints(node)?);
+    let free = || netctl(node, &format!("ip reserve -t blue --ip {held} front x")).ok();
+    wait_until(BOUND, "its addresses to be free", free)?;
+    drop((c, lost));
+    Ok(())
 }
 
 fn providers(scene: &mut Scene) -> Result<()> {
@@ -235,165 +241,4 @@ fn lost_state(scene: &mut Scene) -> Result<()> {
 fn limits(meters: &Value) -> Vec<[Value; 2]> {
     let rows = meters.as_array().into_iter().flatten();
     rows.map(|row| [row["rate"].clone(), row["burst"].clone()]).collect()
-}
-
-/// Numbers that follow from a seed (Knuth's MMIX generator).
-struct Draw(u64);
-
-impl Draw {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound
-    }
-}
-
-/// How many kills, and how many attachments in all.
-fn size() -> (u64, u64) {
-    if std::env::var_os("WEIR_SOAK").is_some() { (200, 200) } else { (8, 24) }
-}
-
-/// Attachments come and go in waves; in each wave one of netmaster, netplugin and the CNI plugins is
-/// killed at a moment drawn by lot.
-fn kills(scene: &mut Scene) -> Result<()> {
-    let seed = match std::env::var("WEIR_SEED") {
-        Ok(text) => text.parse().context("WEIR_SEED")?,
-        Err(_) => u64::from(std::process::id()),
-    };
-    let mut draw = Draw(seed);
-    let (points, attachments) = size();
-    let before = scene.traces()?;
-    let began = Instant::now();
-    let mut living = Vec::new();
-    let mut slowest = Duration::ZERO;
-    // Two at least: of one alone nothing is under way beside it.
-    let wave = attachments.div_ceil(points).max(2);
-    for point in 0..points {
-        let said = || format!("WEIR_SEED={seed}, kill {point}");
-        let (more, took) = wave_with_kill(scene, &mut draw, living, wave).with_context(said)?;
-        living = more;
-        slowest = slowest.max(took);
-    }
-    for plug in living {
-        wait_until(BOUND, "DEL", || plug.del(&scene.nodes.one).ok())?;
-    }
-    scene.settled(&before).with_context(|| format!("WEIR_SEED={seed}"))?;
-    let took = began.elapsed();
-    eprintln!(
-        "{points} kills over {} attachments in {took:.1?}, reconciled within {slowest:.1?} (WEIR_SEED={seed})",
-        points * wave
-    );
-    Ok(())
-}
-
-/// ADDs of a wave and DELs of some that live, with one kill amid them. Returns what lives, and how long
-/// it took until netmaster's addresses were just that.
-fn wave_with_kill(
-    scene: &mut Scene,
-    draw: &mut Draw,
-    living: Vec<Plug>,
-    wave: u64,
-) -> Result<(Vec<Plug>, Duration)> {
-    let victim = draw.below(3);
-    let after = Duration::from_millis(draw.below(250));
-    let (ending, staying): (Vec<_>, Vec<_>) = living.into_iter().partition(|_| draw.below(2) == 0);
-    let fresh = (0..wave).map(|_| plug(&scene.nodes.one)).collect::<Result<Vec<_>>>()?;
-    let daemon = if victim == 0 { Daemon::Netmaster } else { Daemon::Netplugin };
-    let pid = scene.nodes.one.process(daemon)?.pid();
-    let node = &scene.nodes.one;
-    let added = thread::scope(|scope| {
-        let adds: Vec<_> =
-            fresh.iter().map(|p| scope.spawn(|| p.call(node, "ADD", &Value::Null))).collect();
-        let dels: Vec<_> =
-            ending.iter().map(|p| scope.spawn(|| p.call(node, "DEL", &Value::Null))).collect();
-        let start = Instant::now();
-        wait_until(BOUND, "the moment", || (start.elapsed() >= after).then_some(()))?;
-        if victim == 2 {
-            kill_plugins();
-        } else {
-            kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL)?;
-        }
-        let joined = adds.into_iter().map(|add| add.join().map_err(|_panic| anyhow!("a panic"))?);
-        let added = joined.collect::<Result<Vec<_>>>()?;
-        dels.into_iter()
-            .try_for_each(|del| del.join().map_err(|_panic| anyhow!("a panic"))?.map(drop))?;
-        anyhow::Ok(added)
-    })?;
-    if victim != 2 {
-        scene.nodes.one.kill(daemon)?;
-        scene.nodes.one.start_unready(daemon)?;
-    }
-    let node = &scene.nodes.one;
-    // As a runtime: an ADD that failed or was killed is followed by DEL, a DEL is repeated.
-    let (mut lives, mut over) = (staying, ending);
-    for (plug, finished) in fresh.into_iter().zip(added) {
-        if finished.code == Some(0) { lives.push(plug) } else { over.push(plug) }
-    }
-    for plug in &over {
-        wait_until(BOUND, "DEL", || plug.del(node).ok())?;
-    }
-    let start = Instant::now();
-    wait_until(BOUND * 3, "the addresses of netmaster to be those that live", || {
-        just_these(scene, &lives).ok()
-    })
-    .with_context(|| format!("{:?}", just_these(scene, &lives)))?;
-    Ok((lives, start.elapsed()))
-}
-
-fn plug(node: &Node) -> Result<Plug> {
-    let mut plug = Plug::new(node, "front")?;
-    plug.config["timeoutSeconds"] = json!(5);
-    Ok(plug)
-}
-
-/// Kills every CNI plugin of this run that is at work. They are children of this process.
-fn kill_plugins() {
-    let own = std::process::id().to_string();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        let Some((name, rest)) = stat.rsplit_once(')') else { continue };
-        let parent = rest.split_whitespace().nth(1);
-        let pid = entry.file_name().to_string_lossy().parse();
-        if name.ends_with("(weir-cni")
-            && parent == Some(own.as_str())
-            && let Ok(pid) = pid
-        {
-            // One that has just ended is as good as killed.
-            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap_or_default();
-        }
-    }
-}
-
-/// netmaster has endpoints for a, c and `lives`, each with the two addresses that its container has, no
-/// address twice, and nothing else is used or leaving.
-fn just_these(scene: &Scene, lives: &[Plug]) -> Result<()> {
-    let node = &scene.nodes.one;
-    let rows = netctl_json(node, "ip ls -a")?;
-    let rows = rows.as_array().context("ip ls is no list")?;
-    let mut used = BTreeMap::new();
-    for row in rows {
-        ensure!(row["state"] == "used", "{row}");
-        let id = row["endpointID"].as_str().context("no endpoint")?.to_owned();
-        let address = row["ipAddress"].as_str().context("no address")?.to_owned();
-        ensure!(used.insert(address, id).is_none(), "an address twice: {rows:?}");
-    }
-    let living = lives.len() + 2;
-    ensure!(used.len() == 2 * living, "{} used, {living} live", used.len());
-    for plug in lives {
-        let netlink = plug.netns().netlink()?;
-        let link = netlink.link_by_name(kit::CONTAINER_IFNAME)?.context("no device")?;
-        let held: Vec<IpAddr> = netlink.addresses(link.index)?.iter().map(|a| a.ip).collect();
-        let is_link_local =
-            |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
-        let held: Vec<_> = held.into_iter().filter(|ip| !is_link_local(ip)).collect();
-        ensure!(held.len() == 2 && held[0].is_ipv4() != held[1].is_ipv4(), "{held:?} inside");
-        for ip in held {
-            let id = used.get(&ip.to_string()).with_context(|| format!("{ip} is free"))?;
-            let own = format!("{}:{}", plug.id, plug.ifname);
-            ensure!(*id == own, "{id} has {ip} of {own}");
-        }
-    }
-    let ids = endpoints(node)?;
-    ensure!(ids.len() == living, "{ids:?}");
-    Ok(())
 }

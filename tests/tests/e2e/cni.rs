@@ -40,7 +40,7 @@ pub(crate) fn tests() -> Vec<Test> {
                 fixed_address,
             ),
             ("cni_1_a_second_interface_keeps_the_default_route_of_the_first", second_interface),
-            ("ha_1_del_succeeds_without_netmaster_and_frees_the_address_later", del_alone),
+            ("d13_del_succeeds_without_netmaster_and_frees_the_address_later", del_alone),
         ],
     )
 }
@@ -323,6 +323,7 @@ fn second_interface(one: &mut OneNode) -> Result<()> {
     again(one, &before)
 }
 
+/// Contiv's DEL asks the API server, and says that all is well whatever happens.
 fn del_alone(one: &mut OneNode) -> Result<()> {
     let before = traces(one)?;
     let plug = Plug::new(&one.node, "front")?;

@@ -22,6 +22,7 @@ mod foreign;
 mod ha;
 mod hostile;
 mod job;
+mod kills;
 mod lessons;
 mod metrics;
 mod offloading;

@@ -13,12 +13,14 @@ use kit::{
     Topology, capture, tcp_connect, wait_until,
 };
 use netdev::packet::PacketSocket;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 
 use crate::Test;
 use crate::shared::sharing;
 use crate::site::{
-    BOUND, Trio, attach, configure, endpoints, links, netctl_json, port_of, ports, reach,
-    reach_soon,
+    BOUND, Trio, all_connected, attach, configure, endpoints, links, netctl, netctl_json, port_of,
+    ports, reach, reach_soon,
 };
 
 const INTERVAL: Duration = Duration::from_millis(2);
@@ -31,6 +33,7 @@ pub(crate) fn tests() -> Vec<Test> {
             ("ha_2_netplugin_stopped_and_started_loses_no_packet", agent_stopped),
             ("ha_2_netplugin_killed_and_started_loses_no_packet", agent_killed),
             ("ha_1_netplugin_restarted_without_netmaster_loses_no_packet", agent_alone),
+            ("d15_netplugin_outlives_netmaster_and_goes_on_with_the_next", master_killed),
             ("ha_3_a_killed_vrouterd_comes_back_with_the_same_ports", engine_killed),
             ("ha_5_both_restarted_without_netmaster_work_once_it_is_back", both_alone),
             ("ipam_4_a_container_that_vanished_while_netplugin_was_down_is_cleaned_up", vanished),
@@ -111,6 +114,31 @@ fn agent_killed(scene: &mut Trio) -> Result<()> {
     reach_soon(&d, scene.c.address())?;
     scene.a.check(&scene.nodes.one)?;
     d.detach(&scene.nodes.one)
+}
+
+/// Contiv's agent ends when the store's watch does, and with it what it would have done.
+fn master_killed(trio: &mut Trio) -> Result<()> {
+    let pids = |node: &mut Node| anyhow::Ok(node.process(Daemon::Netplugin)?.pid());
+    let pid = pids(&mut trio.nodes.one)?;
+    trio.without_loss(|node| {
+        for _ in 0..2 {
+            node.kill(Daemon::Netmaster)?;
+            node.start(Daemon::Netmaster)?;
+        }
+        Ok(())
+    })?;
+    all_connected(&trio.nodes.one)?;
+    ensure!(pids(&mut trio.nodes.one)? == pid, "another netplugin");
+    kill(Pid::from_raw(pid.cast_signed()), None).context("netplugin has ended")?;
+    // What comes next reaches it: a container, and what intent says of one.
+    let next = attach(&trio.nodes.one, "next", "front")?;
+    reach_soon(&trio.c, next.address())?;
+    netctl(&trio.nodes.one, "tenant update blue --default-verdict deny")?;
+    let cut = || reach(&trio.c, next.address()).is_err().then_some(());
+    wait_until(BOUND, "the verdict to reach both nodes", cut)?;
+    netctl(&trio.nodes.one, "tenant update blue --default-verdict allow")?;
+    reach_soon(&trio.c, next.address())?;
+    next.detach(&trio.nodes.one)
 }
 
 fn agent_alone(scene: &mut Trio) -> Result<()> {
