@@ -27,6 +27,15 @@ const BACKLOG: usize = 1024;
 /// Lines in any second.
 const LINES_PER_SECOND: usize = 10;
 
+/// When a packet is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Read {
+    /// As it is dropped.
+    AtOnce,
+    /// It was in the log when its reader came.
+    Later,
+}
+
 /// A dropped packet, with the time at which it was taken from the worker.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Logged {
@@ -37,7 +46,7 @@ pub(crate) struct Logged {
 }
 
 impl Logged {
-    pub(crate) fn message(&self) -> v1::DroppedPacket {
+    pub(crate) fn message(&self, read: Read) -> v1::DroppedPacket {
         let Dropped { reason, rule, in_port, vrf, src_group, key, suppressed, .. } = &self.dropped;
         v1::DroppedPacket {
             unix_ns: self.unix_ns,
@@ -48,6 +57,8 @@ impl Logged {
             src_group: src_group.get(),
             flow: key.to_string(),
             suppressed: *suppressed,
+            number: self.number + 1,
+            history: read == Read::Later,
         }
     }
 
@@ -243,7 +254,10 @@ mod tests {
         log.take(dropped(1, 5));
         let next = follow.try_recv().unwrap();
         assert_eq!((history.len(), next.number, next.dropped.suppressed), (1, 1, 5));
-        let message = next.message();
+        let message = next.message(Read::AtOnce);
+        assert_eq!((message.number, message.history), (2, false));
+        let kept = history[0].message(Read::Later);
+        assert_eq!((kept.number, kept.history), (1, true));
         assert_eq!((message.reason.as_str(), message.rule, message.vrf), ("policy-deny", 7, 1));
         assert!(follow.try_recv().is_err());
     }

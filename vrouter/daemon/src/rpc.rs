@@ -20,7 +20,7 @@ use tonic::{Code, Request, Response, Status};
 use vrouter::{Engine, Offloading, PortSpec};
 
 use crate::crew::Crew;
-use crate::droplog::DropLog;
+use crate::droplog::{DropLog, Read};
 use crate::events::Events;
 use crate::explain;
 use crate::flows::{self, CachedFlow, FlowFilter};
@@ -202,12 +202,12 @@ impl Datapath for Service {
     ) -> Result<Response<Self::DropLogStream>, Status> {
         let v1::DropLogRequest { follow, vrf } = request.into_inner();
         let (history, later) = self.drops.subscribe(vrf);
-        let history = tokio_stream::iter(history).map(|logged| Ok(logged.message()));
+        let history = tokio_stream::iter(history).map(|logged| Ok(logged.message(Read::Later)));
         if !follow {
             return Ok(Response::new(Box::pin(history)));
         }
         let later = BroadcastStream::new(later).filter_map(move |logged| match logged {
-            Ok(logged) => logged.is_of(vrf).then(|| Ok(logged.message())),
+            Ok(logged) => logged.is_of(vrf).then(|| Ok(logged.message(Read::AtOnce))),
             Err(BroadcastStreamRecvError::Lagged(count)) => Some(Err(Status::data_loss(format!(
                 "the reader is too slow and missed {count} dropped packets: follow the log again"
             )))),

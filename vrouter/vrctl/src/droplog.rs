@@ -123,6 +123,7 @@ mod tests {
             src_group: 5,
             flow: "in_port=3,tcp,nw_dst=10.1.1.2,tp_dst=8001".into(),
             suppressed: 12,
+            ..Default::default()
         };
         packet.into()
     }

@@ -66,6 +66,62 @@ async fn bytes_that_are_no_protocol_end_their_connection_alone() {
     still_serves(&server).await;
 }
 
+/// What a client of a later version sends: the messages of this one, with fields that it does not know.
+mod later {
+    #[derive(Clone, PartialEq, Eq, prost::Message)]
+    pub(super) struct Create {
+        #[prost(message, optional, tag = "1")]
+        pub(super) object: Option<Object>,
+        #[prost(string, tag = "900")]
+        pub(super) reason: String,
+    }
+
+    #[derive(Clone, PartialEq, Eq, prost::Message)]
+    pub(super) struct Object {
+        #[prost(message, optional, tag = "1")]
+        pub(super) tenant: Option<Tenant>,
+        #[prost(uint64, tag = "901")]
+        pub(super) generation: u64,
+    }
+
+    #[derive(Clone, PartialEq, Eq, prost::Message)]
+    pub(super) struct Tenant {
+        #[prost(string, tag = "1")]
+        pub(super) tenant_name: String,
+        #[prost(string, tag = "3")]
+        pub(super) default_verdict: String,
+        #[prost(string, repeated, tag = "902")]
+        pub(super) owners: Vec<String>,
+    }
+}
+
+#[tokio::test]
+async fn fields_of_a_later_version_are_ignored_and_those_beside_them_hold() {
+    let (server, mut client) = Server::memory().await;
+    let tenant = later::Tenant {
+        tenant_name: "red".into(),
+        default_verdict: "deny".into(),
+        owners: vec!["ops".into(), "x".repeat(100_000)],
+    };
+    let object = later::Object { tenant: Some(tenant), generation: u64::MAX };
+    let create = later::Create { object: Some(object), reason: "a later version".into() };
+    let mut raw = tonic::client::Grpc::new(client.channel.clone());
+    raw.ready().await.unwrap();
+    let codec = tonic_prost::ProstCodec::<later::Create, v1::WriteReply>::default();
+    let path = "/control.v1.NetMaster/Create".parse().unwrap();
+    let reply = raw.unary(tonic::Request::new(create), path, codec).await.unwrap().into_inner();
+    let Some(Wire::Tenant(made)) = reply.object.and_then(|object| object.kind) else {
+        panic!("no tenant")
+    };
+    assert_eq!((made.tenant_name.as_str(), made.default_verdict.as_str()), ("red", "deny"));
+    let (Wire::Tenant(stored), _) = client.get(v1::Kind::Tenant, "red").await.unwrap() else {
+        panic!("no tenant")
+    };
+    assert_eq!(stored, made);
+    client.delete(v1::Kind::Tenant, "red").await.unwrap();
+    still_serves(&server).await;
+}
+
 #[tokio::test]
 async fn a_request_that_is_too_large_is_refused_whole() {
     let (server, mut client) = Server::memory().await;

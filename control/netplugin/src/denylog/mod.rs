@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use control_model::{Intent, Tenant};
 use datapath_api::v1::DroppedPacket;
@@ -49,12 +49,7 @@ struct Denial {
 #[expect(clippy::infinite_loop, reason = "a task for the life of the process")]
 pub(crate) async fn run(mirror: &Mirror, programmer: &Programmer) -> Infallible {
     let mut applied = programmer.watch();
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "packets in the engine's log have the time of day"
-    )]
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut log = Log { mirror, seen_ns: since.as_nanos() as u64, lines: Lines::default() };
+    let mut log = Log { mirror, seen: None, lines: Lines::default() };
     let mut reported = String::new();
     loop {
         // It only fails without a programmer, which lives as long as this task.
@@ -85,8 +80,9 @@ pub(crate) async fn run(mirror: &Mirror, programmer: &Programmer) -> Infallible 
 
 struct Log<'a> {
     mirror: &'a Mirror,
-    /// Packets up to this time are written or not to be.
-    seen_ns: u64,
+    /// Up to this number of this engine, packets are written or not to be; `None`: no engine was
+    /// followed yet. Times are not compared: clocks are set back.
+    seen: Option<(String, u64)>,
     lines: Lines,
 }
 
@@ -96,24 +92,43 @@ impl Log<'_> {
             Ok(stream) => stream,
             Err(error) => return error,
         };
-        // Only the history is compared: a clock that is set back must not silence the log.
-        let mut is_history = true;
-        loop {
+        let before = self.seen.clone();
+        let mut seen = 0;
+        let error = loop {
             let dropped = match stream.message().await {
                 Ok(Some(dropped)) => dropped,
-                Ok(None) => return tonic::Status::unavailable("the engine went away").into(),
-                Err(status) => return status.into(),
+                Ok(None) => break tonic::Status::unavailable("the engine went away").into(),
+                Err(status) => break status.into(),
             };
-            is_history &= dropped.unix_ns <= self.seen_ns;
-            if is_history {
+            seen = seen.max(dropped.number);
+            if !is_news(&before, engine.instance(), &dropped) {
                 continue;
             }
-            self.seen_ns = dropped.unix_ns;
             if let Some(suppressed) = self.lines.admit(&dropped, Instant::now()) {
                 let denial = self.mirror.read(|intent| denial(intent, &dropped, suppressed));
                 denial.log();
             }
+        };
+        self.note(engine.instance(), seen);
+        error
+    }
+
+    fn note(&mut self, instance: &str, seen: u64) {
+        match &mut self.seen {
+            Some((known, last)) if known == instance => *last = seen.max(*last),
+            other => *other = Some((instance.to_owned(), seen)),
         }
+    }
+}
+
+/// Whether a packet has no line yet and is to have one, by the engine and the number of the last one.
+fn is_news(seen: &Option<(String, u64)>, instance: &str, dropped: &DroppedPacket) -> bool {
+    match seen {
+        None => !dropped.history,
+        // Engines of before have no numbers.
+        Some((known, last)) if known == instance => dropped.number > *last || dropped.number == 0,
+        // It began while its predecessor was followed.
+        Some(_) => true,
     }
 }
 

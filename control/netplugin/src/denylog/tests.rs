@@ -51,6 +51,8 @@ fn dropped() -> DroppedPacket {
         src_group: 3,
         flow: FLOW.into(),
         suppressed: 0,
+        number: 1,
+        history: false,
     }
 }
 
@@ -170,11 +172,10 @@ async fn the_log_follows_one_engine_after_the_other_and_repeats_nothing() {
     fill(&bench.mirror);
     let (mirror, programmer) = (Arc::clone(&bench.mirror), Arc::clone(&bench.programmer));
     let task = tokio::spawn(async move { run(&mirror, &programmer).await });
-    #[expect(clippy::disallowed_methods, reason = "as the engine stamps its packets")]
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
-    let at = |unix_ns, tp_dst| {
+    // What the clock says when it is set back plays no part.
+    let packet = |number: u64, history, tp_dst| {
         let flow = FLOW.replace("tp_dst=443", &format!("tp_dst={tp_dst}"));
-        DroppedPacket { unix_ns, flow, ..dropped() }
+        DroppedPacket { unix_ns: 1000 - number, number, history, flow, ..dropped() }
     };
     let written = async |tp_dst: u16| {
         let (line, start) = (format!("dst_port={tp_dst} "), Instant::now());
@@ -183,25 +184,30 @@ async fn the_log_follows_one_engine_after_the_other_and_repeats_nothing() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    let hour = 3_600_000_000_000;
     let first = Process::start(&bench.socket(), "a", &[]);
     // From before this process began.
-    first.drop_packet(at(now - hour, 1)).await;
-    first.drop_packet(at(now + hour, 2)).await;
-    // The clock was set back since.
-    first.drop_packet(at(now, 3)).await;
+    first.drop_packet(packet(1, true, 1)).await;
+    first.drop_packet(packet(2, false, 2)).await;
+    first.drop_packet(packet(3, false, 3)).await;
     written(3).await;
     drop(first);
+    // The same engine tells again what it has, and what was dropped meanwhile.
+    let again = Process::start(&bench.socket(), "a", &[]);
+    again.drop_packet(packet(3, true, 3)).await;
+    again.drop_packet(packet(4, true, 4)).await;
+    written(4).await;
+    drop(again);
+    // All that another one has is from since.
     let second = Process::start(&bench.socket(), "b", &[]);
-    second.drop_packet(at(now, 4)).await;
-    second.drop_packet(at(now + 1, 5)).await;
-    written(5).await;
+    second.drop_packet(packet(1, true, 5)).await;
+    second.drop_packet(packet(2, false, 6)).await;
+    written(6).await;
     task.abort();
     let text = sink.text();
     let lines = text.lines().filter(|line| line.contains("packet denied"));
-    let wanted = [2, 3, 5].map(|tp_dst| format!("dst_port={tp_dst} "));
+    let wanted = [2, 3, 4, 5, 6].map(|tp_dst| format!("dst_port={tp_dst} "));
     let lines: Vec<&str> = lines.collect();
-    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert_eq!(lines.len(), 5, "{lines:?}");
     assert!(lines.iter().zip(&wanted).all(|(line, port)| line.contains(port)), "{lines:?}");
     assert!(lines[0].contains("tenant=\"red\""), "{lines:?}");
 }
