@@ -13,6 +13,8 @@ packages=(
     iproute2 ethtool iputils-ping iperf3 tcpdump netsniff-ng busybox-static
     # instruction counts
     valgrind
+    # clocks that jump, of one program alone
+    faketime
     # sFlow collectors
     pmacct nfdump nfdump-sflow tshark
 )

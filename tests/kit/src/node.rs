@@ -63,6 +63,8 @@ pub struct Node {
     netmaster: Ipv4Addr,
     netmasters: Vec<String>,
     extra_args: DaemonArgs,
+    /// Variables of daemons' environments.
+    environment: BTreeMap<Daemon, Vec<(String, String)>>,
 }
 
 impl Node {
@@ -89,6 +91,7 @@ impl Node {
             netmaster,
             netmasters: vec![format!("http://{netmaster}:{NETMASTER_PORT}")],
             extra_args,
+            environment: BTreeMap::new(),
         })
     }
 
@@ -184,6 +187,25 @@ impl Node {
     /// Flags of a daemon beside its own, from its next start on, instead of those given before.
     pub fn set_args(&mut self, daemon: Daemon, args: &[&str]) {
         self.extra_args.insert(daemon, args.iter().map(|arg| (*arg).to_owned()).collect());
+    }
+
+    /// Gives a daemon a clock of its own, from its next start on: that of the machine, moved by what the file
+    /// says (`+2d`, `-1h`). Only the time of day moves, and it does so while the daemon runs.
+    ///
+    /// # Errors
+    /// Without libfaketime.
+    pub fn set_clock(&mut self, daemon: Daemon, file: &Path) -> Result<()> {
+        let library = glob_one("/usr/lib", "faketime/libfaketimeMT.so.1")?;
+        let file = file.display().to_string();
+        let own = [
+            ("LD_PRELOAD", library.as_str()),
+            ("FAKETIME_TIMESTAMP_FILE", &file),
+            ("FAKETIME_NO_CACHE", "1"),
+            ("DONT_FAKE_MONOTONIC", "1"),
+        ];
+        let own = own.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        self.environment.insert(daemon, own.into());
+        Ok(())
     }
 
     fn launch(&mut self, daemon: Daemon, probe: impl Fn(&Self) -> Result<()>) -> Result<()> {
@@ -312,6 +334,7 @@ impl Node {
             }
         }
         command.args(self.extra_args.get(&daemon).into_iter().flatten());
+        command.envs(self.environment.get(&daemon).into_iter().flatten().cloned());
         Ok(command)
     }
 
@@ -337,4 +360,13 @@ fn parse_json(text: &str) -> Result<Value> {
         return Ok(Value::Null);
     }
     serde_json::from_str(text).with_context(|| format!("not JSON: {text}"))
+}
+
+/// The file `inside` of the one directory of `parent` that has it: Debian's name for the machine's kind.
+fn glob_one(parent: &str, inside: &str) -> Result<String> {
+    let entries = fs::read_dir(parent).with_context(|| parent.to_owned())?;
+    let mut found = entries.flatten().map(|entry| entry.path().join(inside));
+    let found = found.find(|path| path.exists());
+    let found = found.with_context(|| format!("no {parent}/*/{inside}: install faketime"))?;
+    Ok(found.display().to_string())
 }

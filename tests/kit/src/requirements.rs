@@ -11,7 +11,7 @@ const CAPABILITIES: [(&str, u32); 3] =
     [("CAP_NET_ADMIN", 12), ("CAP_NET_RAW", 13), ("CAP_SYS_ADMIN", 21)];
 
 /// The Debian package of each program that tests use.
-const PACKAGES: [(&str, &str); 22] = [
+const PACKAGES: [(&str, &str); 23] = [
     ("/usr/lib/cni/portmap", "containernetworking-plugins"),
     ("/usr/share/gocode/src/github.com/containernetworking/cni", "golang-github-appc-cni-dev"),
     ("bpftool", "bpftool"),
@@ -22,6 +22,7 @@ const PACKAGES: [(&str, &str); 22] = [
     ("etcd", "etcd-server"),
     ("etcdctl", "etcd-client"),
     ("ethtool", "ethtool"),
+    ("faketime", "faketime"),
     ("go", "golang-go"),
     ("ip", "iproute2"),
     ("iperf3", "iperf3"),

@@ -8,6 +8,7 @@ mod addresses;
 mod api;
 mod atomic;
 mod checksums;
+mod clocks;
 mod cni;
 mod control;
 mod crew;
@@ -112,7 +113,7 @@ fn main() -> ExitCode {
     ];
     let ours =
         modules.into_iter().flat_map(|tests| tests()).map(|test| trial(test, missing.as_deref()));
-    let suites = foreign::SUITES.into_iter().chain([ha::SUITE]);
+    let suites = foreign::SUITES.into_iter().chain([ha::SUITE, clocks::SUITE]);
     let more = suites.flat_map(|(programs, tests)| {
         let needs = Needs { programs, ..Needs::default() };
         let absent = requirements(&needs).err().map(|missing| missing.to_string());

@@ -79,13 +79,13 @@ mod later {
     #[derive(Clone, PartialEq, Eq, prost::Message)]
     pub(super) struct Object {
         #[prost(message, optional, tag = "1")]
-        pub(super) tenant: Option<Tenant>,
+        pub(super) tenant: Option<Named>,
         #[prost(uint64, tag = "901")]
         pub(super) generation: u64,
     }
 
     #[derive(Clone, PartialEq, Eq, prost::Message)]
-    pub(super) struct Tenant {
+    pub(super) struct Named {
         #[prost(string, tag = "1")]
         pub(super) tenant_name: String,
         #[prost(string, tag = "3")]
@@ -98,7 +98,7 @@ mod later {
 #[tokio::test]
 async fn fields_of_a_later_version_are_ignored_and_those_beside_them_hold() {
     let (server, mut client) = Server::memory().await;
-    let tenant = later::Tenant {
+    let tenant = later::Named {
         tenant_name: "red".into(),
         default_verdict: "deny".into(),
         owners: vec!["ops".into(), "x".repeat(100_000)],

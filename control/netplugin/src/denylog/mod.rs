@@ -101,7 +101,7 @@ impl Log<'_> {
                 Err(status) => break status.into(),
             };
             seen = seen.max(dropped.number);
-            if !is_news(&before, engine.instance(), &dropped) {
+            if !is_news(before.as_ref(), engine.instance(), &dropped) {
                 continue;
             }
             if let Some(suppressed) = self.lines.admit(&dropped, Instant::now()) {
@@ -122,7 +122,7 @@ impl Log<'_> {
 }
 
 /// Whether a packet has no line yet and is to have one, by the engine and the number of the last one.
-fn is_news(seen: &Option<(String, u64)>, instance: &str, dropped: &DroppedPacket) -> bool {
+fn is_news(seen: Option<&(String, u64)>, instance: &str, dropped: &DroppedPacket) -> bool {
     match seen {
         None => !dropped.history,
         // Engines of before have no numbers.
