@@ -49,8 +49,8 @@ pub use key::{
     ServiceKey,
 };
 pub use ledger::{
-    Action, Applied, Batch, CLOCK_STEP_SECONDS, Change, Counters, Damaged, Holdings, Ledger,
-    Outcome, RefusedObject,
+    AT_ONCE, Action, Applied, Batch, CLOCK_STEP_SECONDS, Change, Counters, Damaged, Holdings,
+    Ledger, Outcome, RefusedObject,
 };
 pub use name::{
     AppProfileName, CfgdTag, EndpointId, GroupName, HostName, Label, NetworkName, NodeName, Owner,

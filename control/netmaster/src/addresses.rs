@@ -1,10 +1,11 @@
 //! Which addresses are not free, who or what keeps each, and which look leaked.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use control_api::v1;
 use control_model::{
-    AddressLease, Endpoint, LeaseKey, NetworkKey, NetworkName, Refused, TenantName,
+    AddressLease, Endpoint, Intent, LeaseKey, NetworkKey, NetworkName, Refused, TenantName,
 };
 
 use crate::master::State;
@@ -45,6 +46,8 @@ impl Selection {
             address.owner = lease.claim.owner.as_ref().map(ToString::to_string).unwrap_or_default();
             address.ttl_seconds = oper::time_left(lease, &state.ledger);
         }
+        let fixed = services(intent).chain(gateways(intent));
+        found.extend(fixed.filter(|(key, _)| self.has(&key.network)));
         let mut addresses: Vec<_> = found.into_values().collect();
         addresses.retain(|address| !self.leaks_only || !address.leak.is_empty());
         addresses
@@ -54,6 +57,26 @@ impl Selection {
         self.tenant.as_ref().is_none_or(|tenant| *tenant == network.tenant)
             && self.network.as_ref().is_none_or(|name| *name == network.network)
     }
+}
+
+fn services(intent: &Intent) -> impl Iterator<Item = (LeaseKey, v1::Address)> {
+    intent.services().map(|service| {
+        let key = LeaseKey { network: service.spec.network_key(), address: service.vip.into() };
+        let owner = service.spec.key.service.to_string();
+        let shown = v1::Address { state: "service".to_owned(), owner, ..named(&key) };
+        (key, shown)
+    })
+}
+
+fn gateways(intent: &Intent) -> impl Iterator<Item = (LeaseKey, v1::Address)> {
+    intent.networks().flat_map(|network| {
+        let both = [network.gateway.map(IpAddr::from), network.gateway6.map(IpAddr::from)];
+        both.into_iter().flatten().map(|address| {
+            let key = LeaseKey { network: network.key.clone(), address };
+            let shown = v1::Address { state: "gateway".to_owned(), ..named(&key) };
+            (key, shown)
+        })
+    })
 }
 
 fn used(key: &LeaseKey, endpoint: &Endpoint, reclaim: &Reclaim) -> v1::Address {

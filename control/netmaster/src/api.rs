@@ -89,8 +89,12 @@ impl NetMaster for Api {
         }
         let reply = self.reply(written, no_wait.into()).await?;
         // Whoever waited for the nodes may use the address again at once.
-        if !no_wait && reply.get_ref().late_nodes.is_empty() {
-            self.reclaim.sweep().await?;
+        if !no_wait
+            && reply.get_ref().late_nodes.is_empty()
+            && let Err(error) = self.reclaim.sweep().await
+        {
+            // What was asked for is done; the addresses are swept again with the clock.
+            tracing::warn!(error = &error as &dyn std::error::Error, "not reclaimed yet");
         }
         Ok(reply)
     }

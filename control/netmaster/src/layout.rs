@@ -2,10 +2,12 @@
 //! message, whose rules of growth make old stores readable. `meta/schema` is the number of this
 //! layout, `meta/counters` the identifiers given last, and the rest of `meta/` whose history it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use control_api::{convert, v1};
-use control_model::{Change, Counters, Key, Kind, LeaseKey, Ledger, Object, Refused};
+use control_model::{
+    Change, Counters, EndpointId, Key, Kind, LeaseKey, Ledger, Object, Refused, TenantName,
+};
 use control_store::{Listing, Op};
 use prost::Message as _;
 
@@ -14,6 +16,7 @@ use crate::history::History;
 /// Every object's key starts with this.
 pub(crate) const OBJECTS: &[u8] = b"object/";
 const LEASES: &[u8] = b"object/lease/";
+const ENDPOINTS: &[u8] = b"object/endpoint/";
 const SCHEMA: &[u8] = b"meta/schema";
 const COUNTERS: &[u8] = b"meta/counters";
 const SCHEMA_NUMBER: &[u8] = b"1";
@@ -37,6 +40,9 @@ pub(crate) enum Unreadable {
 
 /// When addresses were left that nodes may still know an endpoint of: the revision that says so.
 pub(crate) type LeftAt = BTreeMap<LeaseKey, u64>;
+
+/// Endpoints that went, each with its tenant.
+pub(crate) type Departures = Vec<(EndpointId, TenantName)>;
 
 /// What a store holds.
 #[derive(Debug)]
@@ -145,6 +151,33 @@ fn store_key(key: &Key) -> Vec<u8> {
 pub(crate) fn is_for_nodes(op: &Op) -> bool {
     let (Op::Put(key, _) | Op::Delete(key)) = op;
     !key.starts_with(LEASES)
+}
+
+/// Endpoints that a write removes, with their tenant; `None` when it removes those of several, and so
+/// does not say whose each is. The removal names the endpoint alone, but its addresses, which are on
+/// their way back, are written with it.
+pub(crate) fn departures(ops: &[Op]) -> Result<Option<Departures>, Unreadable> {
+    let (mut gone, mut tenants) = (Vec::new(), BTreeSet::new());
+    for op in ops {
+        match op {
+            Op::Delete(key) if key.starts_with(ENDPOINTS) => {
+                let id = text(&key[ENDPOINTS.len()..]);
+                gone.extend(EndpointId::parse("key", &id));
+            }
+            Op::Put(key, bytes) if key.starts_with(LEASES) => {
+                let lease = leaving(&read_object(key, bytes)?);
+                tenants.extend(lease.map(|key| key.network.tenant));
+            }
+            Op::Put(..) | Op::Delete(_) => {}
+        }
+    }
+    Ok(match (gone.as_slice(), tenants.first()) {
+        ([], _) => Some(Vec::new()),
+        (_, Some(tenant)) if tenants.len() == 1 => {
+            Some(gone.into_iter().map(|id| (id, tenant.clone())).collect())
+        }
+        (_, _) => None,
+    })
 }
 
 /// A stored object, or a step of a write, as a node receives it.

@@ -63,6 +63,7 @@ impl Transactions {
 }
 
 /// What the pages look at: state where this process leads, else little.
+#[derive(Clone)]
 pub(crate) struct Standpoint {
     pub(crate) role: watch::Receiver<Role>,
 }

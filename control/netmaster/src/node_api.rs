@@ -10,14 +10,16 @@ use std::convert::Infallible;
 use control_api::v1::node_server::Node as NodeService;
 use control_api::v1::watch_event::Kind as Event;
 use control_api::{convert, v1};
-use control_model::{Change, EndpointId, Key, Ledger, Node, NodeName, Reason, Refused, Spec};
+use control_model::{
+    Change, EndpointId, Key, Ledger, Node, NodeName, Reason, Refused, Spec, TenantName,
+};
 use control_store::{AnyStore, Op, Watch, WatchEvent};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::history::{Cluster, Known};
-use crate::layout;
+use crate::layout::{self, Unreadable};
 use crate::master::{Failure, Master, State};
 use crate::scope::Scope;
 use crate::sessions::{Session, Sessions};
@@ -27,6 +29,8 @@ use crate::status::status;
 const API_VERSION: u32 = 1;
 /// Events on their way to one node beyond what its connection holds.
 const EVENTS_MAX: usize = 64;
+/// Revisions that pass a node by before it is told that they have: far fewer than the log keeps.
+const MARK_EVERY: u64 = control_store::LOG_REVISIONS / 10;
 
 /// The service.
 #[derive(Debug)]
@@ -80,24 +84,27 @@ impl NodeService for NodeApi {
         &self,
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let v1::WatchRequest { node_name, from_revision, scoped } = request.into_inner();
+        let v1::WatchRequest { node_name, from_revision, scoped, holding } = request.into_inner();
         let node = self.known(&node_name).await?;
         let (events, stream) = mpsc::channel(EVENTS_MAX);
-        let mut concern = if scoped { Concern::Unknown } else { Concern::All };
-        let mut start = from_revision;
-        if scoped {
-            // Only what is known to be the node's concern can be added to.
-            start = 0;
-            if let Some((scope, position)) = self.sessions.resumed(&node, from_revision) {
-                (concern, start) = (Concern::Scope(scope), position);
+        let (concern, start) = match holding {
+            _ if !scoped => (Concern::All, from_revision),
+            Some(holding) if from_revision > 0 => {
+                let names = holding.tenant_names.iter();
+                let names = names.map(|name| TenantName::parse("tenantNames", name));
+                let held: Result<_, _> = names.collect();
+                (Concern::Held(held.map_err(Failure::Refused)?), from_revision)
             }
-        }
+            // Only what is known to be there can be added to.
+            Some(_) | None => (Concern::Unknown, 0),
+        };
         let follower = Follower {
             master: self.master.clone(),
             session: self.sessions.open(node, start),
             stopping: self.stopping.clone(),
             events,
-            sent: from_revision.min(start),
+            sent: start,
+            catching_up_to: 0,
             concern,
         };
         tokio::spawn(follower.run(start));
@@ -135,8 +142,12 @@ impl NodeService for NodeApi {
         }
         let deleted: Vec<String> = leaked.iter().map(ToString::to_string).collect();
         tracing::info!(%node, ?deleted, "deleting endpoints that their node does not have");
-        let delete = move |ledger: &mut Ledger| Ok(((), delete_leaked(ledger, &node, &leaked)?));
-        self.master.write(Box::new(delete)).await?;
+        // One at a time: however many there are, each is a write that every store takes.
+        for id in leaked {
+            let node = node.clone();
+            let delete = move |ledger: &mut Ledger| Ok(((), delete_leaked(ledger, &node, &id)?));
+            self.master.write(Box::new(delete)).await?;
+        }
         Ok(Response::new(v1::InventoryReply { deleted }))
     }
 }
@@ -145,15 +156,12 @@ impl NodeService for NodeApi {
 fn delete_leaked(
     ledger: &mut Ledger,
     node: &NodeName,
-    leaked: &BTreeSet<EndpointId>,
+    id: &EndpointId,
 ) -> Result<Vec<Change>, Refused> {
-    let mut changes = Vec::new();
-    for id in leaked {
-        if ledger.intent().endpoint(id).is_some_and(|endpoint| endpoint.host.node == *node) {
-            changes.extend(ledger.delete(&Key::Endpoint(id.clone()))?);
-        }
+    if ledger.intent().endpoint(id).is_some_and(|endpoint| endpoint.host.node == *node) {
+        return ledger.delete(&Key::Endpoint(id.clone()));
     }
-    Ok(changes)
+    Ok(Vec::new())
 }
 
 fn registration(request: v1::RegisterRequest) -> Result<Node, Status> {
@@ -210,6 +218,8 @@ struct Follower {
     events: mpsc::Sender<Result<v1::WatchEvent, Status>>,
     /// The last revision of which anything was sent.
     sent: u64,
+    /// What comes before is one write to the node, so that nothing is in force of the time between.
+    catching_up_to: u64,
     concern: Concern,
 }
 
@@ -219,6 +229,8 @@ enum Concern {
     All,
     /// What it needs, which its snapshot will tell.
     Unknown,
+    /// What it needs, of which it has these tenants.
+    Held(BTreeSet<TenantName>),
     /// What it needs.
     Scope(Scope),
 }
@@ -248,9 +260,6 @@ impl From<Failure> for End {
 impl Follower {
     async fn run(mut self, from_revision: u64) {
         let Err(end) = self.follow(from_revision).await;
-        if let Concern::Scope(scope) = self.concern {
-            self.session.keep(scope);
-        }
         match end {
             End::Gone => {}
             // A full queue belongs to a node that does not read: closing says it as well.
@@ -260,12 +269,71 @@ impl Follower {
 
     async fn follow(&mut self, from_revision: u64) -> Result<Infallible, End> {
         let mut position = from_revision;
-        if position == 0 {
+        if position == 0 || !self.resume(from_revision).await? {
             position = self.snapshot().await?;
         }
         loop {
             position = self.deltas(position).await?;
         }
+    }
+
+    /// Begins where the node has left off; false if the store's log no longer says what the node has
+    /// missed.
+    async fn resume(&mut self, from_revision: u64) -> Result<bool, End> {
+        let Concern::Held(held) = &self.concern else { return Ok(true) };
+        let node = self.session.node().clone();
+        let read = self.master.read(|state| {
+            let (scope, events) = Scope::resumed(node, held, from_revision, state);
+            (scope, events, state.revision)
+        });
+        let (mut scope, events, newest) = read.await?;
+        if !self.find_departed(&mut scope, from_revision, newest).await? {
+            return Ok(false);
+        }
+        self.concern = Concern::Scope(scope);
+        self.catching_up_to = newest;
+        if !events.is_empty() {
+            // The node has not got the end of it before it acknowledges something later.
+            self.sent = from_revision + 1;
+            self.session.advance(from_revision, self.sent);
+        }
+        for event in events {
+            let (revision, more, kind) = (from_revision, true, Some(event));
+            self.send_event(v1::WatchEvent { revision, more, kind }).await?;
+        }
+        self.mark(from_revision).await?;
+        Ok(true)
+    }
+
+    /// Lets `scope` know of the endpoints that went away between two revisions; false if the log does
+    /// not say.
+    async fn find_departed(&self, scope: &mut Scope, from: u64, to: u64) -> Result<bool, End> {
+        let mut watch = self.master.watch(from);
+        let mut position = from;
+        while position < to {
+            let event = watch.next().await.map_err(Failure::Store)?;
+            let WatchEvent::Batches { batches, up_to } = event else { return Ok(false) };
+            if !note_departed(scope, &batches).map_err(Failure::Unreadable)? {
+                return Ok(false);
+            }
+            position = up_to;
+        }
+        Ok(from <= to)
+    }
+
+    /// Tells the node where the stream is, when that ends the write that brings it up to date, or
+    /// when little was its concern: it comes back to there, however long the log is.
+    async fn mark(&mut self, position: u64) -> Result<(), End> {
+        let is_behind = position < self.catching_up_to;
+        let is_near = position.saturating_sub(self.sent) < MARK_EVERY;
+        if is_behind || (self.catching_up_to == 0 && is_near) {
+            return Ok(());
+        }
+        self.catching_up_to = 0;
+        self.send_event(v1::WatchEvent { revision: position, more: false, kind: None }).await?;
+        self.sent = position;
+        self.session.advance(position, self.sent);
+        Ok(())
     }
 
     /// Sends what happens after `position`, until a new snapshot was necessary; its revision.
@@ -280,6 +348,7 @@ impl Follower {
                 Next::Events(WatchEvent::Batches { batches, up_to }) => {
                     position = self.writes(batches, position).await?.max(up_to);
                     self.session.advance(position, self.sent);
+                    self.mark(position).await?;
                 }
             }
         }
@@ -311,7 +380,7 @@ impl Follower {
 
     async fn write(&mut self, events: Vec<Event>, before: u64, revision: u64) -> Result<(), End> {
         for (left, event) in (0..events.len()).rev().zip(events) {
-            let (more, kind) = (left > 0, Some(event));
+            let (more, kind) = (left > 0 || self.catching_up_to > 0, Some(event));
             let shown = if more { before } else { revision };
             self.send_event(v1::WatchEvent { revision: shown, more, kind }).await?;
             self.sent = revision;
@@ -333,8 +402,9 @@ impl Follower {
     async fn snapshot(&mut self) -> Result<u64, End> {
         let (puts, revision) = match self.concern {
             Concern::All => self.everything().await?,
-            Concern::Unknown | Concern::Scope(_) => self.needed().await?,
+            Concern::Unknown | Concern::Held(_) | Concern::Scope(_) => self.needed().await?,
         };
+        self.catching_up_to = 0;
         self.send(0, Event::SnapshotBegin(v1::SnapshotBegin {})).await?;
         for put in puts {
             // Before the end of the snapshot nothing is complete.
@@ -372,4 +442,15 @@ impl Follower {
     async fn send_event(&self, event: v1::WatchEvent) -> Result<(), End> {
         self.events.send(Ok(event)).await.map_err(|_closed| End::Gone)
     }
+}
+
+/// As [`Follower::find_departed`], for some writes.
+fn note_departed(scope: &mut Scope, batches: &[(u64, Vec<Op>)]) -> Result<bool, Unreadable> {
+    for (revision, ops) in batches {
+        let Some(departures) = layout::departures(ops)? else { return Ok(false) };
+        for (id, tenant) in departures {
+            scope.departed(id, tenant, *revision);
+        }
+    }
+    Ok(true)
 }

@@ -50,7 +50,12 @@ pub(crate) fn oper(object: &Object, ledger: &Ledger) -> v1::Oper {
     match object {
         Object::Tenant(tenant) => {
             let members = endpoints(intent, |e| e.network.tenant == tenant.name);
+            let named = tenant.default_network.is_some();
             v1::Oper {
+                not_in_force: joined(&[(
+                    named,
+                    "defaultNetwork: every container names the network it is attached to",
+                )]),
                 total_networks: count(intent.networks_of(&tenant.name)),
                 total_epgs: count(intent.groups().filter(|g| g.spec.key.tenant == tenant.name)),
                 total_policies: count(intent.policies().filter(|p| p.tenant == tenant.name)),

@@ -5,7 +5,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use control_model::{CLOCK_STEP_SECONDS, LeaseKey, Reason};
+use control_model::{AT_ONCE, CLOCK_STEP_SECONDS, LeaseKey, Ledger, Reason};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
@@ -62,23 +62,35 @@ impl Reclaim {
             .master
             .read(|state| state.ledger.intent().leases().any(|lease| lease.expires.is_some()));
         if ends.await? {
-            let pass =
-                |ledger: &mut control_model::Ledger| Ok(((), ledger.pass(CLOCK_STEP_SECONDS)));
-            self.master.write(Box::new(pass)).await?;
+            let mut passed = CLOCK_STEP_SECONDS;
+            while self.pass(passed).await? > 0 {
+                passed = 0;
+            }
         }
         self.sweep().await
+    }
+
+    /// How many reservations end.
+    async fn pass(&self, seconds: u64) -> Result<usize, Failure> {
+        let pass = move |ledger: &mut Ledger| {
+            let ended = ledger.pass(seconds);
+            Ok((ended.len(), ended))
+        };
+        Ok(self.master.write(Box::new(pass)).await?.object)
     }
 
     /// Frees what every living node has forgotten; how many addresses.
     pub(crate) async fn sweep(&self) -> Result<usize, Failure> {
         let free = self.master.read(|state| self.forgotten(state)).await?;
-        let count = free.len();
-        if count > 0 {
-            tracing::debug!(count, "addresses are free again");
-            let let_go = move |ledger: &mut control_model::Ledger| Ok(((), ledger.let_go(&free)));
+        for some in free.chunks(AT_ONCE) {
+            let some = some.to_vec();
+            let let_go = move |ledger: &mut Ledger| Ok(((), ledger.let_go(&some)));
             self.master.write(Box::new(let_go)).await?;
         }
-        Ok(count)
+        if !free.is_empty() {
+            tracing::debug!(count = free.len(), "addresses are free again");
+        }
+        Ok(free.len())
     }
 
     fn forgotten(&self, state: &State) -> Vec<LeaseKey> {

@@ -4,7 +4,8 @@
 //!
 //! Writes are followed in the order of the log, at its pace. A tenant that comes is sent as it is when
 //! that is noticed, which may be later than the write that brought it; of its writes up to there
-//! nothing is sent again.
+//! nothing is sent again. A node that comes back, to whichever netmaster, says which tenants it has,
+//! and is told what has happened to them since.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,8 +25,6 @@ pub(crate) struct Scope {
     endpoints: BTreeMap<EndpointId, TenantName>,
     /// Those on the node.
     local: BTreeMap<EndpointId, TenantName>,
-    /// The last revision that took something away from the node or brought it a tenant.
-    touched: u64,
 }
 
 /// Of a tenant, in the order in which a node may take it in one by one: rules before what they hold
@@ -53,7 +52,37 @@ impl Scope {
         let tenants: BTreeMap<_, _> =
             names.into_iter().map(|name| (name.clone(), state.revision)).collect();
         let endpoints = endpoints(intent, |tenant| tenants.contains_key(tenant));
-        Self { node, tenants, endpoints, local, touched: state.revision }
+        Self { node, tenants, endpoints, local }
+    }
+
+    /// The node's concern when it has the tenants `held` as of `revision`, and what brings these up to
+    /// those of `state`: whole ones that it lacks, and the ends of others. What happened to the rest
+    /// since is for [`Self::step`], which needs to know of every endpoint that has gone
+    /// ([`Self::departed`]). What it claims to have gets it nothing that is not its concern.
+    pub(crate) fn resumed(
+        node: NodeName,
+        held: &BTreeSet<TenantName>,
+        revision: u64,
+        state: &State,
+    ) -> (Self, Vec<Event>) {
+        let mut scope = Self::of(node, state);
+        let lost = held.iter().filter(|name| !scope.tenants.contains_key(*name));
+        let mut events: Vec<Event> = lost.map(left).collect();
+        for (name, sent) in &mut scope.tenants {
+            if held.contains(name) {
+                *sent = revision;
+            } else {
+                events.extend(contents(state.ledger.intent(), name));
+            }
+        }
+        (scope, events)
+    }
+
+    /// An endpoint that the write of `revision` removed is not in the state that this began with.
+    pub(crate) fn departed(&mut self, id: EndpointId, tenant: TenantName, revision: u64) {
+        if self.is_news(Some(&tenant), revision) {
+            self.endpoints.insert(id, tenant);
+        }
     }
 
     /// Everything of its concern.
@@ -65,12 +94,6 @@ impl Scope {
             all.extend(objects.filter(|object| self.has(object.tenant())));
         }
         all.iter().map(convert::from_model).collect()
-    }
-
-    /// Whether a node that has everything up to `revision`, when this was at `position`, can go on from
-    /// there: nothing was taken from it since that it may not have heard of.
-    pub(crate) const fn can_resume(&self, revision: u64, position: u64) -> bool {
-        self.touched <= revision && revision <= position
     }
 
     /// What a step of the write of `revision` is to the node. `newest` is the state as it is now.
@@ -93,9 +116,14 @@ impl Scope {
             && endpoint.host.node == self.node
         {
             let tenant = &endpoint.network.tenant;
-            self.local.insert(endpoint.id.clone(), tenant.clone());
-            if !self.tenants.contains_key(tenant) {
-                events.extend(self.join(tenant.clone(), revision, newest));
+            let is_known = self.tenants.contains_key(tenant);
+            // One that has gone again meanwhile brings nothing.
+            let is_there = newest.ledger.intent().endpoint(&endpoint.id).is_some();
+            if is_known || is_there {
+                self.local.insert(endpoint.id.clone(), tenant.clone());
+            }
+            if !is_known && is_there {
+                events.extend(self.join(tenant.clone(), newest));
             }
         }
         if !self.is_news(object.tenant(), revision) {
@@ -108,14 +136,11 @@ impl Scope {
         events
     }
 
-    fn join(&mut self, tenant: TenantName, revision: u64, newest: &State) -> Vec<Event> {
+    fn join(&mut self, tenant: TenantName, newest: &State) -> Vec<Event> {
         let intent = newest.ledger.intent();
-        let of_tenant = OF_TENANTS.into_iter().flat_map(|kind| intent.objects(kind));
-        let of_tenant = of_tenant.filter(|object| object.tenant() == Some(&tenant));
-        let puts = of_tenant.map(|object| Event::Put(convert::from_model(&object))).collect();
+        let puts = contents(intent, &tenant).collect();
         self.endpoints.extend(endpoints(intent, |name| *name == tenant));
         self.tenants.insert(tenant, newest.revision);
-        self.touched = revision;
         puts
     }
 
@@ -131,22 +156,20 @@ impl Scope {
             && self.is_news(Some(tenant), revision)
         {
             self.endpoints.remove(&id);
-            self.touched = revision;
             events.push(Event::Removed(removed));
         }
         if let Some(tenant) = self.local.remove(&id)
             && !self.local.values().any(|other| *other == tenant)
         {
-            events = vec![self.leave(&tenant, revision)];
+            events = vec![self.leave(&tenant)];
         }
         events
     }
 
-    fn leave(&mut self, tenant: &TenantName, revision: u64) -> Event {
+    fn leave(&mut self, tenant: &TenantName) -> Event {
         self.tenants.remove(tenant);
         self.endpoints.retain(|_, of| of != tenant);
-        self.touched = revision;
-        Event::TenantLeft(v1::TenantLeft { tenant_name: tenant.to_string() })
+        left(tenant)
     }
 
     fn has(&self, tenant: Option<&TenantName>) -> bool {
@@ -157,6 +180,17 @@ impl Scope {
     fn is_news(&self, tenant: Option<&TenantName>, revision: u64) -> bool {
         tenant.is_none_or(|tenant| self.tenants.get(tenant).is_some_and(|sent| revision > *sent))
     }
+}
+
+fn left(tenant: &TenantName) -> Event {
+    Event::TenantLeft(v1::TenantLeft { tenant_name: tenant.to_string() })
+}
+
+/// All of a tenant.
+fn contents<'a>(intent: &'a Intent, tenant: &'a TenantName) -> impl Iterator<Item = Event> + 'a {
+    let of_tenant = OF_TENANTS.into_iter().flat_map(|kind| intent.objects(kind));
+    let of_tenant = of_tenant.filter(move |object| object.tenant() == Some(tenant));
+    of_tenant.map(|object| Event::Put(convert::from_model(&object)))
 }
 
 /// Endpoints of some tenants.

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use control_api::v1::net_master_server::NetMasterServer;
 use control_api::v1::node_server::NodeServer;
-use telemetry::Requests;
+use telemetry::{Health, Requests};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
+use tonic::server::NamedService as _;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -103,8 +104,6 @@ pub(crate) async fn serve(
     stopping: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<NetMasterServer<Api>>().await;
-    reporter.set_serving::<NodeServer<NodeApi>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(control_api::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -118,16 +117,24 @@ pub(crate) async fn serve(
         .add_service(reflection)
         .add_service(Gate::<NetMasterServer<Api>>::new(role.clone(), stopping.clone()))
         .add_service(Gate::<NodeServer<NodeApi>>::new(role, stopping.clone()));
+    let names = [NetMasterServer::<Api>::NAME, NodeServer::<NodeApi>::NAME];
+    let health_told = Health::new(reporter, names, observed.clone()).await;
     let pages = telemetry::pages(observed, counted);
     let routes = Routes::from(requests.observe(services.into_axum_router()).merge(pages)).prepare();
     let mut servers = JoinSet::new();
     for address in bound {
         servers.spawn(serve_one(address, routes.clone(), stopping.clone()));
     }
-    while let Some(ended) = servers.join_next().await {
-        ended??;
+    let ended = async {
+        while let Some(ended) = servers.join_next().await {
+            ended??;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        never = health_told.report() => match never {},
+        ended = ended => ended,
     }
-    Ok(())
 }
 
 async fn serve_one(

@@ -10,8 +10,6 @@ use control_model::{EndpointId, NodeName};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::scope::Scope;
-
 /// How long a write or a list waits for nodes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// A node that has not been connected for so long is dead: addresses are given out again without its
@@ -73,8 +71,6 @@ struct Node {
     stream: Option<OpenStream>,
     /// When it was heard of last, unless it is connected.
     seen: Instant,
-    /// What its last stream was about, at `position`.
-    scope: Option<Scope>,
     /// Endpoints that its last inventory did not list.
     missing: BTreeSet<EndpointId>,
 }
@@ -87,7 +83,6 @@ impl Node {
             position: 0,
             stream: None,
             seen: Instant::now(),
-            scope: None,
             missing: BTreeSet::new(),
         }
     }
@@ -142,17 +137,6 @@ impl Session {
     /// Whose stream it is.
     pub(crate) const fn node(&self) -> &NodeName {
         &self.node
-    }
-
-    /// Keeps what the stream was about, for the next of the node, unless that has begun.
-    pub(crate) fn keep(&self, scope: Scope) {
-        let mut table = self.sessions.lock();
-        let ours = |stream: &OpenStream| stream.id == self.id;
-        if let Some(node) = table.nodes.get_mut(&self.node)
-            && node.stream.as_ref().is_some_and(ours)
-        {
-            node.scope = Some(scope);
-        }
     }
 
     /// The stream has sent everything up to `position`; `sent` is the last revision with something to
@@ -219,17 +203,6 @@ impl Sessions {
         }
         drop(table);
         self.shared.changed.send_replace(());
-    }
-
-    /// What the last stream of a node was about, and where the next can go on that has everything up
-    /// to `revision`.
-    pub(crate) fn resumed(&self, node: &NodeName, revision: u64) -> Option<(Scope, u64)> {
-        let mut table = self.lock();
-        let known = table.nodes.get_mut(node)?;
-        let scope = known.scope.take()?;
-        // Nothing of its concern came after what was sent last.
-        let start = if known.sent <= revision { known.position } else { revision };
-        scope.can_resume(revision, known.position).then_some((scope, start))
     }
 
     /// What a node's inventory lacks; what the one before lacked, too.

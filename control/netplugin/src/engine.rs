@@ -124,9 +124,7 @@ impl Engine {
 }
 
 fn bounded<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(CALL_TIMEOUT);
-    request
+    telemetry::call(message, CALL_TIMEOUT)
 }
 
 #[cfg(test)]

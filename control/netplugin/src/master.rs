@@ -14,9 +14,10 @@ use control_api::v1::net_master_client::NetMasterClient;
 use control_api::v1::node_client::NodeClient;
 use control_api::v1::{
     AckRequest, ApplyRequest, CreateRequest, DeleteRequest, Endpoint as EndpointObject,
-    ErrorDetail, InventoryRequest, Kind, Object, ObjectKey, RegisterReply, RegisterRequest,
-    RuleCounter, WatchEvent, WatchRequest, WriteReply, object,
+    ErrorDetail, Holding, InventoryRequest, Kind, Object, ObjectKey, RegisterReply,
+    RegisterRequest, RuleCounter, WatchEvent, WatchRequest, WriteReply, object,
 };
+use control_model::Intent;
 use prost::Message as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -326,7 +327,10 @@ impl Session<'_> {
         let from_revision = if reply.resumes { ours.revision } else { 0 };
         let least_epoch = if reply.resumes { ours.epoch } else { ours.epoch + 1 };
         let node_name = self.config.node.to_string();
-        let request = WatchRequest { node_name, from_revision, scoped: true };
+        let tenants = |intent: &Intent| intent.tenants().map(|t| t.name.to_string()).collect();
+        let holding = Holding { tenant_names: self.mirror.read(tenants) };
+        let request =
+            WatchRequest { node_name, from_revision, scoped: true, holding: Some(holding) };
         let stream = node.watch(request).await?.into_inner();
         info!(
             netmaster = netmaster.url,
@@ -468,9 +472,7 @@ const fn counter(rule: datapath_api::v1::RuleCounter) -> RuleCounter {
 }
 
 fn bounded<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(CALL_TIMEOUT);
-    request
+    telemetry::call(message, CALL_TIMEOUT)
 }
 
 /// The last error of the chain: the transport's own text is only "transport error".

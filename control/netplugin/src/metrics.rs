@@ -133,8 +133,8 @@ const fn result<T, E>(done: &Result<T, E>) -> &'static str {
 }
 
 /// What the pages look at.
-struct Observer {
-    node: Arc<Node>,
+pub(crate) struct Observer {
+    pub(crate) node: Arc<Node>,
 }
 
 impl Observed for Observer {

@@ -16,7 +16,7 @@ use control_model::{
 };
 use flowtable::entry::Entry;
 use tokio::sync::watch;
-use tracing::debug;
+use tracing::{debug, info};
 
 /// What became of one event of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +116,7 @@ impl Mirror {
         let mut known = self.lock();
         match kind {
             Some(Event::SnapshotBegin(_)) => {
+                info!("netmaster sends everything");
                 known.begun.clear();
                 known.collecting = Some(Collected::default());
                 return Ok(Heard::Collecting);

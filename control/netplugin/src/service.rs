@@ -16,17 +16,19 @@ use cni_api::v1::{
     DelRequest, GcReply, GcRequest, Ip, PortMapping, Route, StatusReply, StatusRequest,
 };
 use control_model::default_burst_bytes;
+use telemetry::Health;
 use tokio::net::UnixListener;
 use tokio::time::Instant;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::metadata::MetadataMap;
+use tonic::server::NamedService as _;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
-use tracing::Instrument as _;
 
 use crate::attach::{self, Added, Source, Wish, WishedAddress};
 use crate::attachment::{AttachmentId, Limit, Limits, Told};
+use crate::metrics::Observer;
 use crate::naming::host_mac;
 use crate::node::Node;
 use crate::published::{self, Mapping};
@@ -60,7 +62,8 @@ pub(crate) async fn serve(
     let listener = listen(&path).map_err(|source| Error::Listen { path: path.clone(), source })?;
     drop(queue);
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<CniServer<Service>>().await;
+    let observed = Observer { node: Arc::clone(&node) };
+    let health_told = Health::new(reporter, [CniServer::<Service>::NAME], observed).await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(cni_api::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -69,10 +72,13 @@ pub(crate) async fn serve(
     let services =
         Routes::new(health).add_service(reflection).add_service(CniServer::new(Service { node }));
     let routes = Routes::from(requests.observe(services.into_axum_router())).prepare();
-    Server::builder()
+    let served = Server::builder()
         .add_routes(routes)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
-        .await?;
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);
+    tokio::select! {
+        never = health_told.report() => match never {},
+        served = served => served?,
+    }
     // A plugin that finds no socket says so at once, one that finds a dead one has to try it.
     std::fs::remove_file(&path).map_err(|source| Error::Listen { path, source })
 }
@@ -148,7 +154,7 @@ impl Service {
     ) -> Result<T, Refusal> {
         let measures = self.node.measures.clone();
         let measured = async move { measures.operation(name, operation).await };
-        tokio::spawn(measured.in_current_span()).await?
+        tokio::spawn(telemetry::detached(measured)).await?
     }
 }
 

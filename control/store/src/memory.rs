@@ -11,6 +11,7 @@ pub struct MemoryStore {
     state: Arc<Mutex<State>>,
     revisions: Arc<tokio::sync::watch::Sender<u64>>,
     log_revisions: u64,
+    ops_max: usize,
 }
 
 #[derive(Debug, Default)]
@@ -31,7 +32,13 @@ impl MemoryStore {
     #[must_use]
     pub fn with_log(log_revisions: u64) -> Self {
         let revisions = Arc::new(tokio::sync::watch::Sender::new(0));
-        Self { state: Arc::default(), revisions, log_revisions }
+        Self { state: Arc::default(), revisions, log_revisions, ops_max: usize::MAX }
+    }
+
+    /// Refuses transactions of more operations, as etcd does (128 unless it is told otherwise).
+    #[must_use]
+    pub fn taking_at_once(self, ops_max: usize) -> Self {
+        Self { ops_max, ..self }
     }
 
     // A panic while it is held can leave nothing half done: a transaction is checked before it is
@@ -86,6 +93,9 @@ impl Store for MemoryStore {
     }
 
     async fn txn(&self, compares: Vec<Compare>, ops: Vec<Op>) -> Result<Commit, StoreError> {
+        if ops.len() > self.ops_max {
+            return Err(StoreError::TooLarge(format!("{} operations", ops.len())));
+        }
         let mut state = self.lock();
         if !compares.iter().all(|compare| state.holds(compare)) {
             return Ok(Commit::Conflict);

@@ -6,6 +6,7 @@
 //! scrape, so that it cannot differ from what it is about and nothing of a removed object is left
 //! behind. Series are named `weir_*`, in `OpenMetrics` text.
 
+mod health;
 mod log;
 mod pages;
 mod requests;
@@ -16,9 +17,10 @@ use std::time::Duration;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+pub use health::Health;
 pub use log::{LevelSwitch, LogFormat, start_log};
 pub use pages::{Observed, Readiness, ServeError, pages, serve};
-pub use requests::{REQUEST_ID, Requests};
+pub use requests::{REQUEST_ID, Requests, call, detached};
 pub use samples::{Labels, sample, sample_each};
 
 /// Every series starts with this and an underscore.

@@ -2,11 +2,12 @@
 //!
 //! The id is the client's `x-request-id` if it sent a usable one, else a new one. It goes back in
 //! the answer's metadata and stands on every line that the request's handling logs, so that what a
-//! user sees can be found in the log. A client's `traceparent` is logged beside it, as `trace`.
+//! user sees can be found in the log. What is asked of other daemons meanwhile ([`call`]) carries it
+//! too. A client's `traceparent` is logged beside it, as `trace`.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -33,6 +34,38 @@ const UNKNOWN: &str = "unknown";
 struct Call {
     method: String,
     code: String,
+}
+
+tokio::task_local! {
+    static CURRENT: HeaderValue;
+}
+
+/// A request to another daemon that is to be answered within `patience`, with the id of the request
+/// that is being handled, if it is one.
+pub fn call<T>(message: T, patience: Duration) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(patience);
+    // An id that was taken over is plain text.
+    if let Some(id) = current().and_then(|id| id.to_str().ok()?.parse().ok()) {
+        request.metadata_mut().insert(REQUEST_ID, id);
+    }
+    request
+}
+
+/// Work that is still that of the request being handled when it becomes a task of its own.
+pub fn detached<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    let id = current();
+    async move {
+        match id {
+            Some(id) => CURRENT.scope(id, work).await,
+            None => work.await,
+        }
+    }
+    .in_current_span()
+}
+
+fn current() -> Option<HeaderValue> {
+    CURRENT.try_with(HeaderValue::clone).ok()
 }
 
 /// The requests of a daemon.
@@ -79,7 +112,7 @@ impl Requests {
     }
 }
 
-async fn handle(State(requests): State<Requests>, request: Request, next: Next) -> Response {
+async fn handle(State(requests): State<Requests>, mut request: Request, next: Next) -> Response {
     if !is_grpc(request.headers()) {
         // gRPC over HTTP/2: "Servers should respond with HTTP status 415".
         let is_call = request.method() == Method::POST;
@@ -91,18 +124,19 @@ async fn handle(State(requests): State<Requests>, request: Request, next: Next) 
     let id = request_id(request.headers());
     let path = request.uri().path().to_owned();
     let method = path.get(..path.len().min(ID_BYTES_MAX)).unwrap_or(UNKNOWN);
-    let span = info_span!("request", id, method, trace = trace_id(request.headers()));
+    let shown = id.to_str().unwrap_or(UNKNOWN);
+    let span = info_span!("request", id = shown, method, trace = trace_id(request.headers()));
+    // A request that goes on to another daemon as it is takes its id along.
+    request.headers_mut().insert(HeaderName::from_static(REQUEST_ID), id.clone());
     let work = async {
         let mut response = next.run(request).await;
         // An answer that is no error has its status behind the message.
         let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code());
-        if let Ok(value) = HeaderValue::from_str(&id) {
-            response.headers_mut().insert(HeaderName::from_static(REQUEST_ID), value);
-        }
+        response.headers_mut().insert(HeaderName::from_static(REQUEST_ID), id.clone());
         requests.took(&path, code, started);
         response
     };
-    work.instrument(span).await
+    CURRENT.scope(id.clone(), work.instrument(span)).await
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {
@@ -119,14 +153,17 @@ fn trace_id(headers: &HeaderMap) -> Option<&str> {
     (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
 }
 
-fn request_id(headers: &HeaderMap) -> String {
-    let sent = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
-    let usable = |id: &&str| {
-        let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-        !id.is_empty() && id.len() <= ID_BYTES_MAX && id.bytes().all(is_plain)
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let usable = |id: &&HeaderValue| {
+        let is_plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        !id.is_empty() && id.len() <= ID_BYTES_MAX && id.as_bytes().iter().all(is_plain)
     };
-    let fresh = || format!("{:016x}", RandomState::new().build_hasher().finish());
-    sent.filter(usable).map_or_else(fresh, str::to_owned)
+    let fresh = || {
+        let id = format!("{:016x}", RandomState::new().build_hasher().finish());
+        // Digits are a value that a header may have.
+        HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static(UNKNOWN))
+    };
+    headers.get(REQUEST_ID).filter(usable).map_or_else(fresh, HeaderValue::clone)
 }
 
 #[cfg(test)]
@@ -140,10 +177,10 @@ mod tests {
     fn id_for(sent: &str) -> String {
         let mut headers = HeaderMap::new();
         headers.insert(REQUEST_ID, HeaderValue::from_str(sent).unwrap());
-        request_id(&headers)
+        request_id(&headers).to_str().unwrap().to_owned()
     }
 
-    async fn call(router: &mut Router, path: &str, kind: &str) -> Response {
+    async fn post(router: &mut Router, path: &str, kind: &str) -> Response {
         let request = Request::post(path).header(header::CONTENT_TYPE, kind);
         router.call(request.body(Body::empty()).unwrap()).await.unwrap()
     }
@@ -152,9 +189,9 @@ mod tests {
     async fn what_is_not_grpc_never_reaches_a_service() {
         let services = Router::new().route("/a.B/C", axum::routing::post(|| async { "done" }));
         let mut router = Requests::new(&[]).observe(services);
-        let refused = call(&mut router, "/a.B/C", "text/plain").await;
+        let refused = post(&mut router, "/a.B/C", "text/plain").await;
         assert_eq!(refused.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
-        assert_eq!(call(&mut router, "/a.B/C", "application/grpc").await.status(), StatusCode::OK);
+        assert_eq!(post(&mut router, "/a.B/C", "application/grpc").await.status(), StatusCode::OK);
     }
 
     #[tokio::test]
@@ -163,7 +200,7 @@ mod tests {
         let services = tonic::service::Routes::builder().routes().into_axum_router();
         let mut router = requests.clone().observe(services);
         for path in ["/a.B/C", "/d.E/F", "/d.E/G"] {
-            let response = call(&mut router, path, "application/grpc").await;
+            let response = post(&mut router, path, "application/grpc").await;
             assert_eq!(response.headers()["grpc-status"], "12");
             assert_eq!(response.headers()[REQUEST_ID].len(), 16);
         }
@@ -177,6 +214,29 @@ mod tests {
                 "weir_api_request_duration_seconds_count{method=\"unknown\",code=\"Unimplemented\"} 3"
             ]
         );
+    }
+
+    /// The ids that a handler sees: in its request, in what it asks others, in a task of its own.
+    async fn seen(request: Request) -> String {
+        let asks = || call((), Duration::from_secs(1)).metadata().clone();
+        let header = request.headers()[REQUEST_ID].clone();
+        let (asked, later) = (asks(), tokio::spawn(detached(async move { asks() })).await.unwrap());
+        let [asked, later] = [asked, later].map(|sent| sent.get(REQUEST_ID).unwrap().clone());
+        format!("{header:?} {asked:?} {later:?}")
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_of_others_for_a_request_has_its_id() {
+        let services = Router::new().route("/a.B/C", axum::routing::post(seen));
+        let mut router = Requests::new(&[]).observe(services);
+        let request = Request::post("/a.B/C")
+            .header(header::CONTENT_TYPE, "application/grpc")
+            .header(REQUEST_ID, "deploy-7");
+        let response = router.call(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.headers()[REQUEST_ID], "deploy-7");
+        let body = axum::body::to_bytes(response.into_body(), 1024).await.unwrap();
+        assert_eq!(body, r#""deploy-7" "deploy-7" "deploy-7""#);
+        assert!(call((), Duration::from_secs(1)).metadata().get(REQUEST_ID).is_none());
     }
 
     #[test]

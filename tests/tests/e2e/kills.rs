@@ -228,7 +228,7 @@ fn just_these(scene: &Scene, lives: &[Plug]) -> Result<()> {
     let rows = netctl_json(node, "ip ls -a")?;
     let rows = rows.as_array().context("ip ls is no list")?;
     let mut used = BTreeMap::new();
-    for row in rows {
+    for row in rows.iter().filter(|row| row["state"] != "gateway") {
         ensure!(row["state"] == "used", "{row}");
         let id = row["endpointID"].as_str().context("no endpoint")?.to_owned();
         let address = row["ipAddress"].as_str().context("no address")?.to_owned();

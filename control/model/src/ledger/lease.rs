@@ -20,6 +20,10 @@ use crate::refusal::{Reason, Refused};
 /// longer: never shorter than asked.
 pub const CLOCK_STEP_SECONDS: u64 = 5;
 
+/// Addresses that one write gives back, far from the 128 keys that an etcd takes at once
+/// (`--max-txn-ops`): housekeeping that a store refuses would be refused for ever.
+pub const AT_ONCE: usize = 64;
+
 impl Ledger {
     /// Reserves an address; the same request of an owner gives the same address.
     pub(super) fn reserve(&mut self, spec: &LeaseSpec) -> Result<Outcome, Refused> {
@@ -155,8 +159,9 @@ impl Ledger {
         }
     }
 
-    /// The clock goes on: ends every reservation whose time is up and that no endpoint uses. At most
-    /// [`CLOCK_STEP_SECONDS`] at a time. While no reservation ends, the clock need not go.
+    /// The clock goes on: ends reservations whose time is up and that no endpoint uses, at most
+    /// [`AT_ONCE`]; none when there are no more. At most [`CLOCK_STEP_SECONDS`] at a time. While no
+    /// reservation ends, the clock need not go.
     pub fn pass(&mut self, seconds: u64) -> Vec<Change> {
         if !self.intent.leases.values().any(|lease| lease.expires.is_some()) {
             return Vec::new();
@@ -168,7 +173,7 @@ impl Ledger {
             let used = matches!(self.holder_of(&lease.key()), Some(Holder::Endpoint(_)));
             !used && lease.expires.is_some_and(|end| end <= now)
         });
-        let over: Vec<AddressLease> = over.cloned().collect();
+        let over: Vec<AddressLease> = over.take(AT_ONCE).cloned().collect();
         let changes = over.iter().map(|lease| self.ended(lease)).collect();
         self.commit(changes)
     }

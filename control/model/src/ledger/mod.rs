@@ -25,7 +25,7 @@ use flowtable::ids::{Bd, Group, RuleId, Vrf};
 
 pub use batch::{Action, Applied, Batch, RefusedObject};
 pub use holdings::Holdings;
-pub use lease::CLOCK_STEP_SECONDS;
+pub use lease::{AT_ONCE, CLOCK_STEP_SECONDS};
 pub use rebuild::Damaged;
 
 use crate::compile::GROUP_MAX;

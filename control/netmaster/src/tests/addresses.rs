@@ -31,8 +31,10 @@ async fn addresses(client: &mut Client) -> Vec<v1::Address> {
 }
 
 /// Address and state of what is not free.
+/// Addresses that come and go.
 async fn states(client: &mut Client) -> Vec<(String, String)> {
-    addresses(client).await.into_iter().map(|a| (a.address, a.state)).collect()
+    let all = addresses(client).await.into_iter().map(|a| (a.address, a.state));
+    all.filter(|(_, state)| state != "gateway").collect()
 }
 
 fn pod(id: &str, name: &str, node: &str, address: &str) -> Wire {
@@ -107,7 +109,7 @@ async fn ipam_3_a_reservation_outlives_containers_nodes_and_netmaster() {
     let mut client = server.client().await;
     let web = client.create(pod("c3:eth0", "web-1", "n1", "")).await.unwrap();
     assert_eq!(ip(&web), "10.1.1.7", "after a restart");
-    let [listed] = addresses(&mut client).await.try_into().unwrap();
+    let [listed, _gateway] = addresses(&mut client).await.try_into().unwrap();
     assert_eq!((listed.owner.as_str(), listed.endpoint_id.as_str()), ("web-1", "c3:eth0"));
     assert_eq!((listed.state.as_str(), listed.homing_host.as_str()), ("used", "n1"));
 }
@@ -123,7 +125,7 @@ async fn an_address_waits_for_every_living_node_and_is_named_with_those_that_are
     no_wait(&mut client, "c1").await;
     let refused = refusal(client.create(pod("c2", "", "n1", "10.1.1.1")).await);
     assert_eq!((refused.0, refused.1.as_str()), (Code::FailedPrecondition, "ipAddress"));
-    let [listed] = addresses(&mut client).await.try_into().unwrap();
+    let [listed, _gateway] = addresses(&mut client).await.try_into().unwrap();
     assert_eq!(listed.waiting_for, ["n2"]);
     assert_eq!(ip(&client.create(pod("c3", "", "n1", "")).await.unwrap()), "10.1.1.2");
     // As soon as the last node knows, whoever waits gets it.
@@ -244,7 +246,7 @@ async fn a_reservation_without_owner_ends_by_served_time() {
     reserve(&mut client, "10.1.1.7", "", 1).await.unwrap();
     reserve(&mut client, "10.1.1.8", "", 3600).await.unwrap();
     let listed = addresses(&mut client).await;
-    assert_eq!(listed.iter().map(|a| a.ttl_seconds).collect::<Vec<_>>(), [6, 3605]);
+    assert_eq!(listed.iter().map(|a| a.ttl_seconds).collect::<Vec<_>>(), [6, 3605, 0]);
     let bad = refusal(reserve(&mut client, "10.1.1.9", "", u64::MAX).await);
     assert_eq!((bad.0, bad.1.as_str()), (Code::InvalidArgument, "ttlSeconds"));
     let ended = async {
@@ -254,5 +256,62 @@ async fn a_reservation_without_owner_ends_by_served_time() {
     };
     tokio::time::timeout(Duration::from_secs(30), ended).await.unwrap();
     assert_eq!(states(&mut client).await, [("10.1.1.8".to_owned(), "reserved".to_owned())]);
+    drop(server);
+}
+
+#[tokio::test]
+async fn every_address_that_is_not_free_is_listed_with_what_has_it() {
+    let (_server, mut client) = Server::memory().await;
+    populate(&mut client).await;
+    reserve(&mut client, "10.1.1.7", "db", 0).await.unwrap();
+    client.create(Wire::Endpoint(endpoint("c1", "red", "net", "n1"))).await.unwrap();
+    let shop = v1::ServiceLb {
+        service_name: "shop".into(),
+        tenant_name: "red".into(),
+        network_name: "net".into(),
+        ip_address: "10.1.1.9".into(),
+        selectors: vec!["app=shop".into()],
+        ports: vec!["80:8080:TCP".into()],
+        ..Default::default()
+    };
+    client.create(Wire::ServiceLb(shop)).await.unwrap();
+    let listed = addresses(&mut client).await.into_iter();
+    let listed: Vec<_> = listed.map(|a| format!("{} {} {}", a.address, a.state, a.owner)).collect();
+    let expected =
+        ["10.1.1.1 used ", "10.1.1.7 reserved db", "10.1.1.9 service shop", "10.1.1.254 gateway "];
+    assert_eq!(listed, expected);
+}
+
+/// As an etcd does that nobody has told otherwise.
+const OPS_MAX: usize = 128;
+
+#[tokio::test]
+async fn ipam_4_more_endpoints_than_a_store_takes_at_once_are_given_back() {
+    let store = MemoryStore::default().taking_at_once(OPS_MAX);
+    let server = Server::start(AnyStore::Memory(store)).await;
+    let mut client = server.client().await;
+    populate(&mut client).await;
+    let count = OPS_MAX + 20;
+    for number in 0..count {
+        let object = Wire::Endpoint(endpoint(&format!("e{number}"), "red", "net", "n1"));
+        client.create(object).await.unwrap();
+    }
+    assert_eq!(states(&mut client).await.len(), count);
+    // The node has lost them all, and knows nothing of any since it lives without a stream.
+    for deleted in [0, count] {
+        let endpoint_ids = Vec::new();
+        let request = v1::InventoryRequest { node_name: "n1".into(), endpoint_ids };
+        let reply = client.node.inventory(request).await.unwrap().into_inner();
+        assert_eq!(reply.deleted.len(), deleted);
+    }
+    let leaving = states(&mut client).await;
+    assert!(leaving.iter().all(|(_, state)| state == "leaving"), "{leaving:?}");
+    client.delete(v1::Kind::Node, "n1").await.unwrap();
+    let freed = async {
+        while !states(&mut client).await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), freed).await.unwrap();
     drop(server);
 }

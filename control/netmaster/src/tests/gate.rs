@@ -1,5 +1,10 @@
 //! What a netmaster that does not lead does with requests.
 
+use control_store::{Op, Store as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
 use super::*;
 use crate::gate::Peer;
 
@@ -67,4 +72,41 @@ async fn what_was_passed_on_once_is_not_passed_on_again() {
         (refused.0, refused.2.as_str()),
         (Code::Unavailable, "no netmaster leads at the moment")
     );
+}
+
+/// What `/readyz` answers.
+async fn readyz(server: &Server) -> String {
+    let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    let request = "GET /readyz HTTP/1.1\r\nhost: it\r\nconnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn health_and_readiness_say_whether_there_is_a_leader_and_a_store() {
+    let (stop, stopping) = watch::channel(false);
+    let role = watch::Sender::new(Role::Follows(None));
+    let server = Server::serve(role.clone(), stop, stopping.clone()).await;
+    let mut health = HealthClient::new(server.client().await.channel);
+    let service = String::from("control.v1.NetMaster");
+    let mut told = health.watch(HealthCheckRequest { service }).await.unwrap().into_inner();
+    let mut next = async || told.message().await.unwrap().unwrap().status().as_str_name();
+    assert_eq!(next().await, "NOT_SERVING");
+    let answer = readyz(&server).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 503") && answer.contains("no netmaster leads"),
+        "{answer}"
+    );
+    let store = MemoryStore::default();
+    let basics = reign::Basics::default();
+    let leads = reign::lead(AnyStore::Memory(store.clone()), None, &basics, stopping).await;
+    role.send_replace(leads.unwrap());
+    assert_eq!(next().await, "SERVING");
+    assert!(readyz(&server).await.starts_with("HTTP/1.1 200"));
+    store.txn(Vec::new(), vec![Op::Put(b"other".to_vec(), Vec::new())]).await.unwrap();
+    assert_eq!(next().await, "NOT_SERVING");
+    let answer = readyz(&server).await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("cannot be read"), "{answer}");
 }

@@ -22,13 +22,27 @@ impl Follower {
     /// As an earlier version: it is told of everything.
     pub(super) async fn start(server: &Server, name: &str, from_revision: u64) -> Self {
         let node_name = name.into();
-        Self::follow(server, v1::WatchRequest { node_name, from_revision, scoped: false }).await
+        let request = v1::WatchRequest { node_name, from_revision, ..Default::default() };
+        Self::follow(server, request).await
     }
 
     /// It is told of its concern.
-    pub(super) async fn scoped(server: &Server, name: &str, from_revision: u64) -> Self {
+    pub(super) async fn scoped(server: &Server, name: &str) -> Self {
         let node_name = name.into();
-        Self::follow(server, v1::WatchRequest { node_name, from_revision, scoped: true }).await
+        let request = v1::WatchRequest { node_name, scoped: true, ..Default::default() };
+        Self::follow(server, request).await
+    }
+
+    /// It comes back with what it has.
+    pub(super) async fn back(server: &Server, name: &str, intent: Intent, revision: u64) -> Self {
+        let tenant_names = intent.tenants().map(|tenant| tenant.name.to_string()).collect();
+        let request = v1::WatchRequest {
+            node_name: name.into(),
+            from_revision: revision,
+            scoped: true,
+            holding: Some(v1::Holding { tenant_names }),
+        };
+        Self { intent, ..Self::follow(server, request).await }
     }
 
     async fn follow(server: &Server, request: v1::WatchRequest) -> Self {
@@ -49,8 +63,11 @@ impl Follower {
     /// Takes one event in; its kind as a word.
     pub(super) async fn hear(&mut self) -> &'static str {
         let event = self.stream.message().await.unwrap().unwrap();
-        self.revision = event.revision.max(self.revision);
-        match event.kind.unwrap() {
+        if !event.more {
+            self.revision = event.revision.max(self.revision);
+        }
+        let Some(kind) = event.kind else { return "mark" };
+        match kind {
             Event::SnapshotBegin(_) => {
                 self.intent = Intent::default();
                 "begin"
@@ -315,7 +332,7 @@ async fn a_stream_that_is_not_read_does_not_hold_up_writes() {
     assert_eq!(node.intent.groups().next().unwrap().shown_tag(), "t199");
 }
 
-async fn write_on(client: &mut Client, kind: Wire) -> u64 {
+pub(super) async fn write_on(client: &mut Client, kind: Wire) -> u64 {
     let object = Some(v1::Object { kind: Some(kind) });
     let request = v1::CreateRequest { object, no_wait: true };
     client.master.create(request).await.unwrap().into_inner().revision

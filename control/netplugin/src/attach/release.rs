@@ -129,12 +129,12 @@ async fn release_behind(
     }
     for ((turn, row), freed) in turns.into_iter().zip(rows).zip(freed) {
         let node = Arc::clone(node);
-        tokio::spawn(async move {
+        tokio::spawn(telemetry::detached(async move {
             let _turn = turn;
             if let Err(error) = finish(&node, &row, freed).await {
                 warn!(id = %row.id, %error, "cannot release to the end yet; trying again later");
             }
-        });
+        }));
     }
     Ok(())
 }

@@ -27,7 +27,9 @@ const NETMASTER_PORT: u16 = 9999;
 const READY: Duration = Duration::from_secs(30);
 const STOP: Duration = Duration::from_secs(10);
 /// Kinds whose lists are a configuration, as netctl names them.
-const LISTS: [&str; 7] = [
+const LISTS: [&str; 9] = [
+    "get",
+    "ip ls -a",
     "tenant ls",
     "network ls -a",
     "group ls -a",
@@ -169,6 +171,16 @@ impl Sites {
             seen = Some(lists);
         }
         seen.context("no sites")
+    }
+
+    /// Every object as a site shows it, and every address.
+    pub(crate) fn objects(&self, site: usize) -> Result<Vec<Value>> {
+        let mut all = Vec::new();
+        for line in ["get", "ip ls -a"] {
+            let list = self.all[site].netctl_json(line)?;
+            all.extend(list.as_array().with_context(|| format!("no list: {list}"))?.clone());
+        }
+        Ok(all)
     }
 
     /// Sends a signal to every etcd.

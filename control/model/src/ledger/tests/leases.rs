@@ -207,6 +207,18 @@ fn the_clock_goes_only_while_a_reservation_ends_and_never_jumps() {
 }
 
 #[test]
+fn reservations_that_end_together_end_in_writes_that_every_store_takes() {
+    let mut ledger = one_network();
+    for host in 1..=AT_ONCE + 9 {
+        let address = format!("10.1.1.{host}");
+        ledger.create(with_ttl(lease(NET, "", &address, ""), 1)).unwrap();
+    }
+    let mut ended = [CLOCK_STEP_SECONDS; 2].map(|step| ledger.pass(step).len()).to_vec();
+    ended.extend([0; 3].map(|step| ledger.pass(step).len()));
+    assert_eq!(ended, [0, AT_ONCE, 9, 0, 0]);
+}
+
+#[test]
 fn an_owner_is_needed_to_end_what_an_owner_has() {
     let mut ledger = one_network();
     ledger.create(lease(NET, "", "10.1.1.7", "db")).unwrap();
