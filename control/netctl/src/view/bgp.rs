@@ -18,18 +18,11 @@ pub(crate) struct BgpView {
     neighbor_as: String,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct BgpOper {
-    /// What of it does nothing yet.
-    not_in_force: String,
-}
-
 impl View for BgpView {
     const KIND: v1::Kind = v1::Kind::Bgp;
     const COLUMNS: &'static [Column] =
         &[("HostName", 9), ("RouterIP", 8), ("AS", 7), ("Neighbor", 8), ("NeighborAS", 7)];
-    type Oper = BgpOper;
+    type Oper = ();
 
     fn from_kind(kind: v1::object::Kind) -> Option<Self> {
         let v1::object::Kind::Bgp(b) = kind else { return None };
@@ -57,7 +50,5 @@ impl View for BgpView {
         ]
     }
 
-    fn oper(&self, oper: v1::Oper) -> BgpOper {
-        BgpOper { not_in_force: oper.not_in_force }
-    }
+    fn oper(&self, _oper: v1::Oper) {}
 }

@@ -60,7 +60,7 @@ pub(crate) trait View: Clone + Serialize + Sized {
     fn watch_row(&self) -> Vec<String> {
         self.row()
     }
-    /// Its state.
+    /// Its state, but for what of it is not in force: every kind may say that.
     fn oper(&self, oper: v1::Oper) -> Self::Oper;
 }
 
@@ -97,9 +97,19 @@ pub(crate) fn inspect<V: View>(view: &V, oper: v1::Oper, data: Data) -> Result<S
     #[serde(rename_all = "PascalCase")]
     struct Inspected<'a, V: View> {
         config: &'a V,
-        oper: V::Oper,
+        oper: State<V::Oper>,
     }
-    data.text(&Inspected { config: view, oper: view.oper(oper) })
+    /// Here and not in the views, so that none can leave it out.
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct State<O> {
+        #[serde(flatten)]
+        of_its_kind: O,
+        not_in_force: String,
+    }
+    let not_in_force = oper.not_in_force.clone();
+    let oper = State { of_its_kind: view.oper(oper), not_in_force };
+    data.text(&Inspected { config: view, oper })
 }
 
 #[cfg(test)]

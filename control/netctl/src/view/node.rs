@@ -3,7 +3,7 @@
 use control_api::v1;
 use serde::Serialize;
 
-use super::View;
+use super::{EndpointView, View};
 use crate::table::Column;
 
 #[derive(Debug, Clone, Serialize)]
@@ -20,11 +20,18 @@ pub(crate) struct NodeView {
     dead: bool,
 }
 
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct NodeOper {
+    num_endpoints: u32,
+    endpoints: Vec<EndpointView>,
+}
+
 impl View for NodeView {
     const KIND: v1::Kind = v1::Kind::Node;
     const COLUMNS: &'static [Column] =
         &[("Node", 4), ("VTEP", 4), ("Version", 7), ("Connected", 9), ("Revision", 8), ("Lag", 3)];
-    type Oper = ();
+    type Oper = NodeOper;
 
     fn from_kind(kind: v1::object::Kind) -> Option<Self> {
         let v1::object::Kind::Node(n) = kind else { return None };
@@ -60,5 +67,10 @@ impl View for NodeView {
         ]
     }
 
-    fn oper(&self, _oper: v1::Oper) {}
+    fn oper(&self, oper: v1::Oper) -> NodeOper {
+        NodeOper {
+            num_endpoints: oper.num_endpoints,
+            endpoints: oper.endpoints.into_iter().map(EndpointView::from).collect(),
+        }
+    }
 }

@@ -26,8 +26,6 @@ pub(crate) struct ServiceOper {
     service_vip: String,
     num_providers: u32,
     providers: Vec<EndpointView>,
-    /// What of it does nothing yet.
-    not_in_force: String,
 }
 
 impl View for ServiceView {
@@ -68,7 +66,6 @@ impl View for ServiceView {
             service_vip: self.service_vip.clone(),
             num_providers: oper.num_providers,
             providers: oper.providers.into_iter().map(EndpointView::from).collect(),
-            not_in_force: oper.not_in_force,
         }
     }
 }

@@ -38,8 +38,6 @@ pub(crate) struct TenantOper {
     endpoints: Vec<EndpointView>,
     /// The tenant's routing instance in the data plane: `vrctl route ls --vrf`.
     vrf: u32,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    not_in_force: String,
 }
 
 impl View for TenantView {
@@ -84,7 +82,6 @@ impl View for TenantView {
             total_endpoints: oper.total_endpoints,
             endpoints: oper.endpoints.into_iter().map(EndpointView::from).collect(),
             vrf: self.vrf,
-            not_in_force: oper.not_in_force,
         }
     }
 }

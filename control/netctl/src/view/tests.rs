@@ -1,3 +1,4 @@
+use clap::ValueEnum as _;
 use control_api::v1;
 use control_api::v1::object::Kind;
 
@@ -6,7 +7,9 @@ use super::{
     PolicyView, ProfileView, RuleView, ServiceView, Stats, TenantView, View, inspect, list,
     rule_tables,
 };
+use crate::args::KindName;
 use crate::data::Data;
+use crate::manifest;
 
 fn views<V: View>(kinds: Vec<Kind>) -> Vec<V> {
     kinds.into_iter().map(|kind| V::from_kind(kind).unwrap()).collect()
@@ -312,6 +315,50 @@ fn cli_1_services_are_printed_with_contivs_columns_and_say_what_is_not_in_force(
     };
     let text = inspect(&services[0], oper, Data::Json).unwrap();
     assert_eq!(text, include_str!("golden/service-inspect.json"));
+}
+
+#[test]
+fn cli_1_every_kind_says_what_of_it_is_not_in_force() {
+    fn says<V: View>(kind: Kind) {
+        let oper = v1::Oper { not_in_force: "half of it".into(), ..Default::default() };
+        let view = V::from_kind(kind).unwrap();
+        for data in [Data::Json, Data::Yaml] {
+            let text = inspect(&view, oper.clone(), data).unwrap();
+            let shown: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+            assert_eq!(shown["Oper"]["notInForce"], "half of it", "{text}");
+        }
+    }
+    // A new kind is a compile error here, and gets a line.
+    let every = |kind: Kind| match kind {
+        Kind::Tenant(_) => says::<TenantView>(kind),
+        Kind::Network(_) => says::<NetworkView>(kind),
+        Kind::EndpointGroup(_) => says::<GroupView>(kind),
+        Kind::Policy(_) => says::<PolicyView>(kind),
+        Kind::Rule(_) => says::<RuleView>(kind),
+        Kind::Global(_) => says::<GlobalView>(kind),
+        Kind::Endpoint(_) => says::<EndpointView>(kind),
+        Kind::Node(_) => says::<NodeView>(kind),
+        Kind::NetProfile(_) => says::<ProfileView>(kind),
+        Kind::ServiceLb(_) => says::<ServiceView>(kind),
+        Kind::AppProfile(_) => says::<AppProfileView>(kind),
+        Kind::Bgp(_) => says::<BgpView>(kind),
+        // Leases have no view: `ip ls` lists addresses.
+        Kind::AddressLease(_) => {}
+    };
+    for name in KindName::value_variants() {
+        let text = format!("kind: {}\n", name.noun());
+        let blank = manifest::read(&text).unwrap().remove(0).kind.unwrap();
+        every(blank);
+    }
+}
+
+#[test]
+fn cli_1_a_node_is_inspected_with_its_endpoints() {
+    let node = v1::NodeInfo { node_name: "node-a".into(), ..Default::default() };
+    let oper = v1::Oper { num_endpoints: 1, endpoints: vec![endpoint()], ..Default::default() };
+    let text = inspect(&NodeView::from_kind(Kind::Node(node)).unwrap(), oper, Data::Json).unwrap();
+    assert!(text.contains("\"Oper\": {\n    \"numEndpoints\": 1,"), "{text}");
+    assert!(text.contains("\"endpointID\": \"3f2a9c:eth0\""), "{text}");
 }
 
 #[test]
