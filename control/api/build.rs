@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Objects have a form for people: `kind` and Contiv's field names. What only netmaster hands out is
-/// no part of it, an unknown field is an error, and an absent one is the default.
+/// no part of it, an unknown field is an error, and an absent one is the message's: 0, empty, or none.
 fn written_form(mut builder: Builder) -> Builder {
     builder = builder.type_attribute(
         ".control.v1.Object.kind",

@@ -1,9 +1,10 @@
 //! Objects in files: YAML documents or JSON, each an object or a list of them. An object has a
-//! `kind`, netctl's noun for it, and Contiv's field names; fields that are absent have their default.
+//! `kind`, netctl's noun for it, and Contiv's field names. Applied, a file that was written here restores
+//! what it was written of: a field is left out only where its absence says the same.
 
 use control_api::v1;
 use control_api::v1::object::Kind as Object;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use serde_saphyr::{Budget, Options};
 
 use crate::data::{Data, DataError};
@@ -73,23 +74,27 @@ pub(crate) fn write(objects: &[v1::Object], data: Data) -> Result<String, DataEr
     }
 }
 
-/// An object as it is written: without the fields that have their default.
+/// An object as it is written: without the fields that read the same when they are absent. A bound of a
+/// tenant is written also when it is 0, since an absent one leaves the bound as it is.
 pub(crate) fn value(object: &v1::Object) -> Result<Value, DataError> {
+    const KIND: &str = "kind";
     let mut value = serde_json::to_value(&object.kind)?;
     if let Value::Object(fields) = &mut value {
-        fields.retain(|_, value| !is_default(value));
+        let only_kind =
+            Map::from_iter(fields.get_key_value(KIND).map(|(k, v)| (k.clone(), v.clone())));
+        let blank: Object = serde_json::from_value(Value::Object(only_kind))?;
+        let blank = serde_json::to_value(blank)?;
+        fields.retain(|name, value| name == KIND || blank.get(name) != Some(value));
     }
     Ok(value)
 }
 
-fn is_default(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Bool(flag) => !flag,
-        Value::Number(number) => number.as_u64() == Some(0),
-        Value::String(text) => text.is_empty(),
-        Value::Array(items) => items.is_empty(),
-        Value::Object(fields) => fields.is_empty(),
+/// Whether it is an address that nobody has reserved and that nodes may still know. It is in no file:
+/// applied, it would be a reservation.
+pub(crate) fn is_on_its_way_back(object: &v1::Object) -> bool {
+    match &object.kind {
+        Some(Object::AddressLease(o)) => o.leaving && o.owner.is_empty() && o.ttl_seconds == 0,
+        Some(_) | None => false,
     }
 }
 
@@ -143,6 +148,8 @@ mod tests {
         let text = r#"
             { "kind": "global", "name": "global", "networkInfraType": "default", "vlans": "1-10",
               "vxlans": "1-100", "fwdMode": "routing", "arpMode": "proxy", "pvtSubnet": "172.19.0.0/16" },
+            { "kind": "tenant", "tenantName": "red", "maxConnections": 0, "maxNewFlows": 0, "bandwidth": "",
+              "burst": 0 },
             { "kind": "tenant", "tenantName": "blue", "defaultNetwork": "web", "defaultVerdict": "deny",
               "tracking": "stateless", "onDeny": "finish", "maxConnections": 9, "maxNewFlows": 8,
               "bandwidth": "1 Gbps", "burst": 100, "offload": "off" },
@@ -174,12 +181,23 @@ mod tests {
     }
 
     #[test]
-    fn cli_1_a_document_has_kind_and_contivs_field_names_and_no_defaults() {
+    fn cli_1_a_document_has_kind_and_contivs_field_names_and_nothing_that_says_nothing() {
         assert_eq!(
             write(&[network()], Data::Yaml).unwrap(),
             "---\nkind: network\ntenantName: blue\nnetworkName: web\nencap: vxlan\npktTag: 7\n\
              subnet: 10.1.1.0/24\nipv6Subnet: 2001:db8::/64\n"
         );
+    }
+
+    #[test]
+    fn an_address_on_its_way_back_is_no_reservation() {
+        let leaving = v1::AddressLease { leaving: true, ..v1::AddressLease::default() };
+        let owned = v1::AddressLease { owner: "db-1".into(), ..leaving.clone() };
+        let ending = v1::AddressLease { ttl_seconds: 9, ..leaving.clone() };
+        let reserved = v1::AddressLease { owner: "db-1".into(), ..v1::AddressLease::default() };
+        let back = [leaving, owned, ending, reserved]
+            .map(|lease| is_on_its_way_back(&v1::Object { kind: Some(Kind::AddressLease(lease)) }));
+        assert_eq!(back, [true, false, false, false]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub(crate) fn tests() -> Vec<Test> {
         &[
             ("cli_1_what_get_prints_applies_unchanged_in_yaml_and_json", round_trip),
             ("cli_1_a_file_is_applied_whole_or_not_at_all", atomic),
+            ("cli_1_a_saved_file_restores_what_was_default_then", restored),
             ("cli_1_diff_says_what_apply_would_do_and_does_nothing", diff),
             ("cli_1_files_that_are_none_end_with_the_right_exit_code", exit_codes),
         ],
@@ -172,6 +173,26 @@ fn diff(one: &mut OneNode) -> Result<()> {
     ensure!(rows[1]["action"] == "created" && rows[1]["before"].is_null(), "{rows}");
     ensure!(netctl(node, "get -o yaml")? == before, "a diff changed something");
     configure(node, &["policy rm -t red p", "tenant rm red"])
+}
+
+fn restored(one: &mut OneNode) -> Result<()> {
+    let node = &one.node;
+    configure(node, &["tenant create green"])?;
+    let saved = netctl(node, "get tenant green -o yaml")?;
+    configure(
+        node,
+        &["tenant update green --stateless --max-connections 9 --max-new-flows 8 -b 1gbps -s 100"],
+    )?;
+    let text = fed_well(node, "diff -f -", &saved)?;
+    for part in ["-   tracking: stateless\n", "-   burst: 100\n", "+   maxConnections: 0\n"] {
+        ensure!(text.contains(part), "no {part:?}: {text}");
+    }
+    let applied = fed_well(node, "apply -f -", &saved)?;
+    ensure!(applied.ends_with("0 created, 1 updated, 0 unchanged\n"), "{applied}");
+    let again = netctl(node, "get tenant green -o yaml")?;
+    ensure!(again == saved, "{again}");
+    ensure!(fed_well(node, "diff -f -", &saved)?.is_empty(), "a difference is left");
+    configure(node, &["tenant rm green"])
 }
 
 fn exit_codes(one: &mut OneNode) -> Result<()> {

@@ -47,8 +47,7 @@ impl Ledger {
         if let Some(other) = spec.address.filter(|address| *address != known.vip) {
             return Err(Refused::new("ipAddress", &other, Reason::ServiceImmutable));
         }
-        let address = spec.address.or(known.spec.address);
-        let changed = Service { spec: ServiceSpec { address, ..spec }, vip: known.vip };
+        let changed = Service { spec, vip: known.vip };
         if changed == known {
             return Ok(unchanged(Object::Service(known)));
         }

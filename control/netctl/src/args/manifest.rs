@@ -97,7 +97,8 @@ pub(crate) struct GetArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ApplyArgs {
-    /// YAML or JSON with objects, as `get -o yaml` prints them; - is standard input
+    /// YAML or JSON with objects, as `get -o yaml` prints them; - is standard input. Settings of tenants and
+    /// of the cluster that are not in it stay, what else is not in it has its default
     #[arg(short, long, value_name = "FILE")]
     pub(crate) filename: String,
     /// Check everything and change nothing
