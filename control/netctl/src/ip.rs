@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use control_api::v1;
 use serde::Serialize;
 
-use crate::args::{Format, GlobalArgs, ListArgs, OutputArgs};
+use crate::args::{Format, GlobalArgs, ListFormArgs, OutputArgs};
 use crate::data::DataError;
 use crate::failure::Failure;
 use crate::run::Outcome;
@@ -41,7 +41,7 @@ pub(crate) struct IpListArgs {
     #[arg(short, long)]
     all: bool,
     #[command(flatten)]
-    list: ListArgs,
+    list: ListFormArgs,
 }
 
 #[derive(Debug, Args)]

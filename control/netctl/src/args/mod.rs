@@ -207,20 +207,17 @@ impl ScopedArgs {
     }
 }
 
-/// A list of objects without a tenant above them.
+/// How a list is printed. Of its own for lists that netmaster tells no changes of: they have no `--watch`.
 #[derive(Debug, Args)]
-pub(crate) struct ListArgs {
+pub(crate) struct ListFormArgs {
     /// Only names
     #[arg(short, long)]
     quiet: bool,
-    /// Then also every change, until interrupted
-    #[arg(short, long)]
-    pub(crate) watch: bool,
     #[command(flatten)]
     output: OutputArgs,
 }
 
-impl ListArgs {
+impl ListFormArgs {
     /// What to print of each object; data goes before names, as in Contiv.
     pub(crate) fn form(&self, outer: &OutputArgs) -> ListForm {
         match (self.output.format(outer), self.quiet) {
@@ -228,6 +225,22 @@ impl ListArgs {
             (Format::Table, true) => ListForm::Names,
             (Format::Table, false) => ListForm::Table,
         }
+    }
+}
+
+/// A list of objects without a tenant above them.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Then also every change, until interrupted
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+    #[command(flatten)]
+    form: ListFormArgs,
+}
+
+impl ListArgs {
+    pub(crate) fn form(&self, outer: &OutputArgs) -> ListForm {
+        self.form.form(outer)
     }
 }
 
@@ -283,6 +296,46 @@ mod tests {
         assert_eq!(form("netctl -o json net ls"), ListForm::Data(Data::Json));
         assert_eq!(form("netctl -o json net ls -o table"), ListForm::Table);
         assert_eq!(form("netctl net ls -o yaml"), ListForm::Data(Data::Yaml));
+    }
+
+    /// Every command with the flag prints changes; the others refuse it.
+    #[test]
+    fn cli_1_watch_is_taken_where_netmaster_tells_changes_and_refused_elsewhere() {
+        let nouns = [
+            "tenant",
+            "network",
+            "group",
+            "netprofile",
+            "policy",
+            "service",
+            "app-profile",
+            "bgp",
+            "endpoint",
+            "node",
+        ];
+        let watched: Vec<String> = nouns.iter().map(|noun| format!("{noun} ls")).collect();
+        let cli = Cli::command();
+        let verbs = cli
+            .get_subcommands()
+            .flat_map(|noun| noun.get_subcommands().map(move |verb| (noun.get_name(), verb)));
+        let takes = |verb: &clap::Command| verb.get_arguments().any(|arg| arg.get_id() == "watch");
+        let taken = verbs.filter(|(_, verb)| takes(verb));
+        let mut taken: Vec<_> =
+            taken.map(|(noun, verb)| format!("{noun} {}", verb.get_name())).collect();
+        let mut expected = [watched, vec!["policy rule-ls".to_owned()]].concat();
+        expected.sort();
+        taken.sort();
+        assert_eq!(taken, expected);
+        for line in [
+            "netctl ip ls --watch",
+            "netctl ip leaks -w",
+            "netctl app-profile group-ls --watch shop",
+            "netctl policy rule-ls --stats --watch guard",
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.use_stderr(), "{line}: {error}");
+            assert!(error.to_string().contains("-w"), "{line}: {error}");
+        }
     }
 
     #[test]

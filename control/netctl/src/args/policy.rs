@@ -33,8 +33,9 @@ pub(crate) struct RuleListArgs {
     /// Name of the tenant
     #[arg(short, long, default_value = "default")]
     pub(crate) tenant: String,
-    /// Also the packets and bytes each rule has decided, summed over the nodes
-    #[arg(long)]
+    /// Also the packets and bytes each rule has decided, summed over the nodes; not with --watch, where
+    /// they are 0 also in JSON
+    #[arg(long, conflicts_with = "watch")]
     pub(crate) stats: bool,
     #[command(flatten)]
     pub(crate) list: ListArgs,

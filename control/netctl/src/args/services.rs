@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::{ListArgs, NameArgs, OutputArgs, ScopedArgs, ScopedListArgs};
+use super::{ListArgs, ListFormArgs, NameArgs, OutputArgs, ScopedArgs, ScopedListArgs};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ServiceVerb {
@@ -75,7 +75,7 @@ pub(crate) struct AppProfileGroupsArgs {
     #[arg(short, long, hide = true)]
     pub(crate) all: bool,
     #[command(flatten)]
-    pub(crate) list: ListArgs,
+    pub(crate) list: ListFormArgs,
 }
 
 #[derive(Debug, Subcommand)]
