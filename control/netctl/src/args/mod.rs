@@ -12,7 +12,8 @@ mod services;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::builder::FalseyValueParser;
+use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::data::Data;
 use crate::ip::IpVerb;
@@ -52,6 +53,11 @@ pub(crate) struct GlobalArgs {
     /// Return when the change is stored, without waiting for the nodes
     #[arg(long, global = true, help_heading = CONNECTION)]
     pub(crate) no_wait: bool,
+    /// Without effect: there is no certificate to check; Contiv has it
+    #[arg(long, env = "INSECURE", default_value_t = false, default_missing_value = "true")]
+    #[arg(num_args = 0..=1, require_equals = true, value_parser = FalseyValueParser::new())]
+    #[arg(action = ArgAction::Set, global = true, hide = true)]
+    pub(crate) insecure: bool,
 }
 
 /// How a result is printed.
@@ -364,11 +370,30 @@ mod tests {
         assert!(error.contains("built without TLS"), "{error}");
     }
 
+    #[test]
+    fn cli_1_insecure_is_taken_in_every_spelling_of_contivs_and_from_its_variable() {
+        for (line, insecure) in [
+            ("netctl --insecure net ls", true),
+            ("netctl net ls --insecure", true),
+            ("netctl --insecure=false net ls", false),
+            // The variable's values are read the same way: none may end a script.
+            ("netctl --insecure=whatever net ls", true),
+            ("netctl net ls", false),
+        ] {
+            assert_eq!(parse(line).unwrap().global.insecure, insecure, "{line}");
+        }
+        let cli = Cli::command();
+        let flag = cli.get_arguments().find(|arg| arg.get_id() == "insecure").unwrap();
+        assert_eq!(flag.get_env(), Some("INSECURE".as_ref()));
+    }
+
     /// Reference section 2, without the commands of ACI.
     #[test]
     fn cli_1_every_command_of_the_reference_is_taken() {
         for line in [
             "version",
+            "--insecure version",
+            "--netmaster http://netmaster:9999 --insecure=true net ls",
             "login",
             "tenant create blue",
             "tenant rm blue",
