@@ -29,12 +29,12 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Rule(#[from] RuleError),
     /// No connection.
-    #[error("cannot reach netmaster at {target}: {cause}", cause = root_cause(.source))]
+    #[error("cannot reach netmaster at {target}: {cause}", cause = root_cause(&**.source))]
     Unreachable {
         /// Where it should be.
         target: Target,
-        /// What the transport says.
-        source: tonic::transport::Error,
+        /// What the transport or the system says.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// An answer with an error status.
     #[error("{}", .0.message())]

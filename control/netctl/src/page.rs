@@ -1,17 +1,45 @@
-//! One page of a daemon over HTTP/1.0, for the support bundle.
+//! One page of a daemon over HTTP/1.0, for `version` and the support bundle.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use crate::target::Target;
 
 /// Longest page that is kept, in bytes.
 const PAGE_BYTES_MAX: u64 = 16 << 20;
 
-/// Status line and body of a page, each wait bounded by `timeout`.
-pub(crate) fn page(target: &Target, name: &str, timeout: Duration) -> io::Result<String> {
+/// What a daemon answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Page {
+    /// The first line.
+    status: String,
+    body: String,
+}
+
+impl Page {
+    /// Both, for whoever reads the bundle.
+    pub(crate) fn text(self) -> String {
+        format!("{}\n{}", self.status, self.body)
+    }
+
+    /// What it says if it is the page `version`.
+    pub(crate) fn version(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Versions {
+            version: String,
+        }
+        let versions: Versions = serde_json::from_str(&self.body).ok()?;
+        Some(versions.version)
+    }
+}
+
+/// A page of the first address of `target`, each wait bounded by `timeout`.
+pub(crate) fn page(target: &Target, name: &str, timeout: Duration) -> io::Result<Page> {
     if let Some(path) = target.socket() {
         let stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(timeout))?;
@@ -24,12 +52,13 @@ pub(crate) fn page(target: &Target, name: &str, timeout: Duration) -> io::Result
     get(stream, &authority, name)
 }
 
-fn get(mut stream: impl Read + Write, host: &str, name: &str) -> io::Result<String> {
-    write!(stream, "GET /{name} HTTP/1.0\r\nHost: {host}\r\n\r\n")?;
+fn get(mut stream: impl Read + Write, host: &str, name: &str) -> io::Result<Page> {
+    let request = format!("GET /{name} HTTP/1.0\r\nHost: {host}\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut bytes = Vec::new();
     stream.take(PAGE_BYTES_MAX).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
     let (head, body) = text.split_once("\r\n\r\n").ok_or(io::ErrorKind::InvalidData)?;
     let status = head.lines().next().unwrap_or_default();
-    Ok(format!("{status}\n{body}"))
+    Ok(Page { status: status.to_owned(), body: body.to_owned() })
 }

@@ -61,11 +61,9 @@ pub(crate) struct Listed<V> {
 
 impl Session {
     pub(crate) async fn open(args: &GlobalArgs) -> Result<Self, Failure> {
-        let channel = args
-            .netmaster
-            .connect(args.timeout)
-            .await
-            .map_err(|source| Failure::Unreachable { target: args.netmaster.clone(), source })?;
+        let channel = args.netmaster.connect(args.timeout).await.map_err(|source| {
+            Failure::Unreachable { target: args.netmaster.clone(), source: Box::new(source) }
+        })?;
         let client = NetMasterClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX);
         Ok(Self { client, no_wait: args.no_wait })
     }

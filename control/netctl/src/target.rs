@@ -32,6 +32,11 @@ pub(crate) enum TargetError {
 }
 
 impl Target {
+    /// Each address by itself.
+    pub(crate) fn each(&self) -> impl Iterator<Item = Self> {
+        self.0.iter().map(|address| Self(vec![address.clone()]))
+    }
+
     /// The socket's path, if the first address is one's.
     pub(crate) fn socket(&self) -> Option<&str> {
         self.0.first()?.strip_prefix("unix:")

@@ -1,5 +1,5 @@
-//! Serving `control.v1`, health and reflection, and the pages `/metrics`, `/healthz` and `/readyz`, on
-//! every address asked for.
+//! Serving `control.v1`, health and reflection, and the pages `/metrics`, `/healthz`, `/readyz` and
+//! `/version`, on every address asked for.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;

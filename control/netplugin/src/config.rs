@@ -64,7 +64,7 @@ struct Options {
     /// vrouterd's socket [default: vrouterd.sock in the run directory]
     #[arg(long, env = "WEIR_DATAPATH", value_name = "SOCKET")]
     datapath: Option<PathBuf>,
-    /// Where /metrics, /healthz and /readyz are served over HTTP [default: 127.0.0.1:9090]
+    /// Where /metrics, /healthz, /readyz and /version are served over HTTP [default: 127.0.0.1:9090]
     #[arg(long, env = "WEIR_METRICS", value_name = "IP:PORT")]
     metrics: Option<SocketAddr>,
     /// Sockets [default: /run/weir]

@@ -1,4 +1,4 @@
-//! The pages `/metrics`, `/healthz` and `/readyz`, and a server for a daemon that has no other on
+//! The pages `/metrics`, `/healthz`, `/readyz` and `/version`, and a server for a daemon that has no other on
 //! TCP.
 
 use std::fmt;
@@ -18,6 +18,8 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::registry;
 
+/// As Contiv's netmaster has it at this path. All programs have the workspace's version.
+const VERSION: &str = concat!("{\"Version\":\"", env!("CARGO_PKG_VERSION"), "\"}\n");
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Whether a daemon can do its work at this moment.
@@ -50,6 +52,10 @@ pub fn pages<D: Observed>(daemon: D, counted: Registry) -> Router {
         // Answering is all that a living process can say.
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz::<D>))
+        .route(
+            "/version",
+            get(|| async { ([(header::CONTENT_TYPE, "application/json")], VERSION) }),
+        )
         .with_state(Arc::new(Pages { daemon, counted }))
 }
 

@@ -29,6 +29,7 @@ pub(crate) fn tests() -> Vec<Test> {
             ("cli_1_explain_names_rules_groups_and_what_it_cannot_answer", names_rules),
             ("cli_1_a_watched_list_shows_every_change", watched),
             ("cli_1_status_names_nodes_in_trouble", status),
+            ("cli_1_version_is_of_the_client_and_of_netmaster", version),
             ("cli_1_a_support_bundle_has_everything_and_no_secret", bundle),
             ("cli_1_services_profiles_and_bgp_have_contivs_commands", commands),
         ],
@@ -239,6 +240,18 @@ fn watched(scene: &mut Scene) -> Result<()> {
     says(&lists, "netctl: error: ")?;
     scene.one.node.start(Daemon::Netmaster)?;
     all_connected(&scene.one.node)
+}
+
+fn version(scene: &mut Scene) -> Result<()> {
+    let node = &scene.one.node;
+    let (version, own) = (netctl(node, "version")?, env!("CARGO_PKG_VERSION"));
+    let expected = format!("Client Version: {own}\nAPI: control.v1\nServer Version: {own}\n");
+    ensure!(version == expected, "{version}");
+    ensure!(netctl_json(node, "version")?["serverVersion"] == own, "of the server");
+    let alone = node.netctl_run(&["--netmaster", "http://127.0.0.1:1", "version"])?;
+    ensure!(alone.code == Some(2) && alone.stderr.contains("cannot reach netmaster"), "{alone:?}");
+    ensure!(alone.stdout == format!("Client Version: {own}\nAPI: control.v1\n"), "{alone:?}");
+    Ok(())
 }
 
 fn status(scene: &mut Scene) -> Result<()> {

@@ -151,6 +151,9 @@ fn readiness(one: &mut OneNode) -> Result<()> {
         ensure!((health.status, health.body.as_str()) == (200, "ok\n"), "{server}: {health:?}");
         let ready = get(one, server, "/readyz")?;
         ensure!((ready.status, ready.body.as_str()) == (200, "ready\n"), "{server}: {ready:?}");
+        let version = get(one, server, "/version")?;
+        let own = format!("{{\"Version\":\"{}\"}}\n", env!("CARGO_PKG_VERSION"));
+        ensure!((version.status, version.body.as_str()) == (200, own.as_str()), "{version:?}");
         ensure!(get(one, server, "/nothing")?.status == 404, "{server}");
     }
     let says = |one: &OneNode, status: u16, text: &str| {

@@ -165,7 +165,7 @@ pub(crate) enum Noun {
     /// Not in this version: netmaster has no users
     #[command(hide = true)]
     Login,
-    /// The version of this program
+    /// The versions of this program and of the netmaster that answers
     Version(VersionArgs),
     /// Prints a completion script
     Completion {

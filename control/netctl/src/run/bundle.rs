@@ -18,7 +18,7 @@ use crate::cleaned::cleaned;
 use crate::data::{Data, DataError};
 use crate::failure::Failure;
 use crate::manifest;
-use crate::page::page;
+use crate::page::{Page, page};
 use crate::session::Session;
 
 /// Of longer files the end is taken: it is what happened last.
@@ -72,13 +72,17 @@ impl Runner {
         }
         let timeout = self.global.timeout;
         let pages = ["metrics", "readyz"].map(|name| {
-            let page = page(&self.global.netmaster, name, timeout).map_err(Failure::Io);
+            let page =
+                page(&self.global.netmaster, name, timeout).map(Page::text).map_err(Failure::Io);
             (format!("netmaster/{name}"), page)
         });
         parts.extend(pages);
         parts.extend(args.metrics.iter().map(|target| {
             let name = target.to_string().replace([':', '/'], "_");
-            (format!("metrics/{name}"), page(target, "metrics", timeout).map_err(Failure::Io))
+            (
+                format!("metrics/{name}"),
+                page(target, "metrics", timeout).map(Page::text).map_err(Failure::Io),
+            )
         }));
         parts.extend(args.include.iter().enumerate().map(|(index, path)| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -10,6 +10,7 @@ mod manifest;
 mod nodes;
 mod services;
 mod status;
+mod version;
 mod watch;
 
 use control_api::v1;
@@ -72,7 +73,7 @@ pub(crate) async fn run(cli: Cli) -> Done {
         Noun::Status(args) => runner.status(&args.output).await,
         Noun::SupportBundle(args) => runner.bundle(args).await,
         Noun::Login => Err(Failure::NoLogin),
-        Noun::Version(args) => version(runner.format(&args.output)),
+        Noun::Version(args) => runner.version(runner.format(&args.output)),
         Noun::Completion { shell } => Ok(pages::completion(shell).into()),
         Noun::Man { dir } => pages::manual(&dir).map(|()| Outcome::default()),
     }
@@ -404,24 +405,6 @@ fn named_settings(args: GlobalSetArgs) -> v1::Global {
         arp_mode: args.arp_mode.unwrap_or_default(),
         pvt_subnet: args.private_subnet.unwrap_or_default(),
         allocation: args.ip_allocation.unwrap_or_default(),
-    }
-}
-
-fn version(format: Format) -> Done {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Version {
-        client_version: &'static str,
-        api: &'static str,
-    }
-    let version = Version { client_version: env!("CARGO_PKG_VERSION"), api: "control.v1" };
-    match format {
-        Format::Table => {
-            let text =
-                format!("Client Version: {}\nAPI: {}\n", version.client_version, version.api);
-            Ok(text.into())
-        }
-        Format::Data(data) => Ok(data.text(&version)?.into()),
     }
 }
 

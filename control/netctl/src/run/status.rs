@@ -4,6 +4,7 @@ use control_api::v1;
 use control_api::v1::object::Kind as Object;
 use serde::Serialize;
 
+use super::version::CLIENT;
 use super::{Done, Runner};
 use crate::args::{Format, KindName, OutputArgs};
 use crate::failure::Failure;
@@ -65,7 +66,7 @@ impl Runner {
         };
         Ok(Status {
             netmaster: self.global.netmaster.to_string(),
-            client_version: env!("CARGO_PKG_VERSION"),
+            client_version: CLIENT,
             revision,
             nodes: nodes.objects.into_iter().filter_map(node).collect(),
             objects,
