@@ -9,7 +9,7 @@ use control_api::v1;
 use serde::Serialize;
 
 use crate::args::{Format, GlobalArgs, ListFormArgs, OutputArgs};
-use crate::data::DataError;
+use crate::data::{Data, DataError};
 use crate::failure::Failure;
 use crate::run::Outcome;
 use crate::session::Session;
@@ -161,7 +161,7 @@ fn listed(views: &[AddressView], form: ListForm) -> Result<String, DataError> {
 
 /// Which addresses are listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Which {
+pub(crate) enum Which {
     All,
     Leaks,
 }
@@ -201,6 +201,17 @@ async fn list(
         Vec::new()
     };
     Ok(Outcome { text: listed(&views, form)?, warnings })
+}
+
+/// Of all tenants, as `ls -a -o yaml` and `leaks -a -o yaml` print them.
+pub(crate) async fn everything(session: &mut Session, which: Which) -> Result<String, Failure> {
+    let request = v1::ListAddressesRequest {
+        leaks: which == Which::Leaks,
+        ..v1::ListAddressesRequest::default()
+    };
+    let views: Vec<_> =
+        session.addresses(request).await?.into_iter().map(AddressView::from).collect();
+    Ok(listed(&views, ListForm::Data(Data::Yaml))?)
 }
 
 async fn reserve(
@@ -265,7 +276,6 @@ async fn release(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Data;
 
     fn address() -> v1::Address {
         v1::Address {

@@ -62,3 +62,25 @@ fn get(mut stream: impl Read + Write, host: &str, name: &str) -> io::Result<Page
     let status = head.lines().next().unwrap_or_default();
     Ok(Page { status: status.to_owned(), body: body.to_owned() })
 }
+
+#[cfg(test)]
+pub(crate) mod stand_in {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::thread::{self, JoinHandle};
+
+    /// A daemon that gives these answers, one a request, and then the first lines it was asked by.
+    pub(crate) fn daemon(answers: Vec<&'static str>) -> (String, JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let answer = move |text: &str| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut asked = [0; 256];
+            let length = stream.read(&mut asked).unwrap();
+            write!(stream, "HTTP/1.0 {text}").unwrap();
+            let asked = String::from_utf8_lossy(&asked[..length]);
+            asked.lines().next().unwrap_or_default().to_owned()
+        };
+        (address, thread::spawn(move || answers.into_iter().map(answer).collect()))
+    }
+}

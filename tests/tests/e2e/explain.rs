@@ -330,6 +330,8 @@ fn bundle(scene: &mut Scene) -> Result<()> {
         "weir_watch_revision",
         " 200 OK\nready",
         "\"connected\": true",
+        concat!("\"version\": \"", env!("CARGO_PKG_VERSION"), "\"\n    }\n  ]"),
+        "\n  state: used\n",
         "node = \"n1\"\npassword (removed)\n",
         "files/1-nonexistent is missing",
     ] {

@@ -57,7 +57,7 @@ fn text(format: Format, server: Option<&str>) -> Result<String, DataError> {
 }
 
 /// The version of the first that answers, like a connection to it.
-fn first_of(target: &Target, timeout: Duration) -> Result<String, Failure> {
+pub(super) fn first_of(target: &Target, timeout: Duration) -> Result<String, Failure> {
     let mut refused: io::Error = io::ErrorKind::NotFound.into();
     for one in target.each() {
         match page(&one, "version", timeout) {
@@ -70,37 +70,18 @@ fn first_of(target: &Target, timeout: Duration) -> Result<String, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read as _, Write as _};
-    use std::net::TcpListener;
-    use std::thread::{self, JoinHandle};
-
     use super::*;
     use crate::data::Data;
+    use crate::page::stand_in::daemon;
 
     const TIMEOUT: Duration = Duration::from_secs(5);
 
-    /// A daemon that answers one request so, and gives what was asked.
-    fn daemon(answer: &'static str) -> (String, JoinHandle<String>) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
-        let served = thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut asked = [0; 256];
-            let length = stream.read(&mut asked).unwrap();
-            stream.write_all(answer.as_bytes()).unwrap();
-            String::from_utf8_lossy(&asked[..length]).into_owned()
-        });
-        (address, served)
-    }
-
     #[test]
     fn cli_1_the_version_of_the_first_netmaster_that_answers_is_told() {
-        let (address, served) = daemon(
-            "HTTP/1.0 200 OK\r\ncontent-type: application/json\r\n\r\n{\"Version\":\"9.8.7\"}\n",
-        );
+        let (address, served) = daemon(vec!["200 OK\r\n\r\n{\"Version\":\"9.8.7\"}\n"]);
         let target: Target = format!("http://127.0.0.1:1,{address}").parse().unwrap();
         let server = first_of(&target, TIMEOUT).unwrap();
-        assert!(served.join().unwrap().starts_with("GET /version HTTP/1.0\r\n"));
+        assert_eq!(served.join().unwrap(), ["GET /version HTTP/1.0"]);
         assert_eq!(
             text(Format::Table, Some(&server)).unwrap(),
             format!("Client Version: {CLIENT}\nAPI: control.v1\nServer Version: 9.8.7\n")
@@ -126,7 +107,7 @@ mod tests {
 
     #[test]
     fn something_else_that_answers_is_no_netmaster() {
-        let (address, served) = daemon("HTTP/1.0 404 Not Found\r\n\r\nno");
+        let (address, served) = daemon(vec!["404 Not Found\r\n\r\nno"]);
         let failure = first_of(&address.parse().unwrap(), TIMEOUT).unwrap_err();
         served.join().unwrap();
         assert_eq!(failure.exit_code(), 2);
