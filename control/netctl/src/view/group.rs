@@ -26,6 +26,8 @@ pub(crate) struct GroupView {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct GroupOper {
     pkt_tag: u32,
+    /// The same, as in a network.
+    external_pkt_tag: u32,
     num_endpoints: u32,
     #[serde(rename = "allocatedIPAddresses")]
     allocated_ip_addresses: String,
@@ -95,6 +97,7 @@ impl View for GroupView {
     fn oper(&self, oper: v1::Oper) -> GroupOper {
         GroupOper {
             pkt_tag: oper.pkt_tag,
+            external_pkt_tag: oper.pkt_tag,
             num_endpoints: oper.num_endpoints,
             allocated_ip_addresses: oper.allocated_ip_addresses,
             available_ip_addresses: oper.available_ip_addresses,

@@ -1,6 +1,7 @@
 //! Contiv's API tests (`objapi_test.go`) with all their input vectors, over gRPC. Each vector is
 //! accepted or refused as Contiv does, but for D21 (addresses are parsed as such) and D11 (every VNI
-//! can be used, and a VXLAN network takes no VLAN). The ACI tests are left out.
+//! can be used, and a VXLAN network takes no VLAN). The ACI tests are left out, and
+//! `TestClusterMode`: there is one mode.
 
 mod defects;
 mod global;
