@@ -163,6 +163,10 @@ pub fn explain(intent: &Intent, question: &Question) -> Result<Explained, Refuse
         let value = to.first().map(|to| to.address.to_string()).unwrap_or_default();
         return Err(Refused::new("to", &value, Reason::MixedFamilies));
     }
+    let is_one = |all: &[Party]| all.iter().all(|party| party.address == from[0].address);
+    if is_one(&from) && is_one(&to) {
+        return Err(Refused::new("to", &from[0].address, Reason::OnlyItself));
+    }
     let mut asked = Asked { intent, tenant, question, nodes: BTreeMap::new() };
     let mut pairs = Vec::new();
     for from in &from {

@@ -121,6 +121,10 @@ impl NwType {
     }
 }
 
+fn shown(value: Option<&impl ToString>) -> String {
+    value.map(ToString::to_string).unwrap_or_default()
+}
+
 /// A network as a user asks for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkSpec {
@@ -203,20 +207,26 @@ pub struct Network {
 }
 
 impl Network {
-    /// Whether `spec` asks for what this network is, but for what an update may change.
+    /// The first field in which `spec` asks for something else than this network is, but for what an
+    /// update may change: its JSON name, and what is asked for.
     #[must_use]
-    pub fn is_asked_by(&self, spec: &NetworkSpec) -> bool {
+    pub fn difference(&self, spec: &NetworkSpec) -> Option<(&'static str, String)> {
         let NetworkSpec { key, nw_type, encap, tag, subnet, gateway, .. } = spec;
         let NetworkSpec { subnet6, gateway6, cfgd_tag, .. } = spec;
-        *key == self.key
-            && *nw_type == self.nw_type
-            && *encap == self.tag.encap()
-            && tag.is_none_or(|tag| tag == self.tag)
-            && *subnet == self.subnet
-            && *gateway == self.gateway
-            && *subnet6 == self.subnet6
-            && *gateway6 == self.gateway6
-            && *cfgd_tag == self.cfgd_tag
+        let same_tag = tag.is_none_or(|tag| tag == self.tag);
+        let fields = [
+            (*key == self.key, "networkName", key.network.to_string()),
+            (*nw_type == self.nw_type, "nwType", nw_type.name().to_owned()),
+            (*encap == self.tag.encap(), "encap", encap.name().to_owned()),
+            (same_tag, "pktTag", tag.map_or(0, Tag::number).to_string()),
+            (*subnet == self.subnet, "subnet", subnet.to_string()),
+            (*gateway == self.gateway, "gateway", shown(gateway.as_ref())),
+            (*subnet6 == self.subnet6, "ipv6Subnet", shown(subnet6.as_ref())),
+            (*gateway6 == self.gateway6, "ipv6Gateway", shown(gateway6.as_ref())),
+            (*cfgd_tag == self.cfgd_tag, "cfgdTag", shown(cfgd_tag.as_ref())),
+        ];
+        let other = fields.into_iter().find(|(same, ..)| !same);
+        other.map(|(_, field, value)| (field, value))
     }
 
     /// What belongs to an address of it: the length of its subnet's prefix, and the gateway of its

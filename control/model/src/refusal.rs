@@ -289,6 +289,8 @@ reasons! {
     ToNetworkAndGroup => Invalid, "can not specify both to-network and to-EndpointGroup", "give one of them";
     /// In-rule mix.
     MixedFamilies => Invalid, "no packet has addresses of both families", "write a rule for each family";
+    /// A question about policy.
+    OnlyItself => Invalid, "what an address sends to itself never leaves its container", "ask about two ends";
     /// Direction.
     BadDirection => Invalid, "invalid direction for the rule", "use in or out";
     /// In-rule with to-ip.

@@ -59,19 +59,36 @@ impl TenantSettings {
         }
     }
 
-    /// The first field that differs, by its JSON name.
-    pub(crate) fn difference(&self, other: &Self) -> Option<&'static str> {
-        let fields = [
-            (self.default_verdict == other.default_verdict, "defaultVerdict"),
-            (self.tracking == other.tracking, "tracking"),
-            (self.on_deny == other.on_deny, "onDeny"),
-            (self.connections_max == other.connections_max, "maxConnections"),
-            (self.new_flows_max == other.new_flows_max, "maxNewFlows"),
-            (self.offload == other.offload, "offload"),
-            (self.limit.bandwidth == other.limit.bandwidth, "bandwidth"),
-            (self.limit.burst == other.limit.burst, "burst"),
-        ];
-        fields.into_iter().find(|(same, _)| !same).map(|(_, field)| field)
+    /// The first field that `other` has a different value of, by its JSON name, and that value.
+    pub(crate) fn difference(&self, other: &Self) -> Option<(&'static str, String)> {
+        let fields = self.fields().into_iter().zip(other.fields());
+        fields.into_iter().find(|(own, other)| own != other).map(|(_, other)| other)
+    }
+
+    /// By their JSON names, as users write them.
+    fn fields(&self) -> [(&'static str, String); 8] {
+        let verdict = match self.default_verdict {
+            Permit::Allow => "allow",
+            Permit::Deny => "deny",
+        };
+        let tracking = match self.tracking {
+            Tracking::Stateful => "stateful",
+            Tracking::Stateless => "stateless",
+        };
+        let on_deny = match self.on_deny {
+            OnDeny::Cut => "cut",
+            OnDeny::Finish => "finish",
+        };
+        [
+            ("defaultVerdict", verdict.to_owned()),
+            ("tracking", tracking.to_owned()),
+            ("onDeny", on_deny.to_owned()),
+            ("maxConnections", self.connections_max.to_string()),
+            ("maxNewFlows", self.new_flows_max.to_string()),
+            ("offload", offload_name(self.offload).to_owned()),
+            ("bandwidth", self.limit.bandwidth.to_string()),
+            ("burst", self.limit.burst.kilobytes().to_string()),
+        ]
     }
 }
 
@@ -134,6 +151,14 @@ impl TenantChange {
             "finish" => Ok(Some(OnDeny::Finish)),
             _ => Err(Refused::new(field, text, Reason::NotOneOf { list: "cut, finish" })),
         }
+    }
+}
+
+/// The word users write.
+pub(crate) const fn offload_name(offload: Offload) -> &'static str {
+    match offload {
+        Offload::On => "on",
+        Offload::Off => "off",
     }
 }
 

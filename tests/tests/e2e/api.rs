@@ -1,14 +1,17 @@
 //! The control plane alone: real netctl and netmaster, no node.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use control_api::v1;
 use control_api::v1::net_master_client::NetMasterClient;
 use kit::{Daemon, Node, Purpose, Topology, TwoNodes, retry, wait_until};
 use netdev::Namespace;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tonic::Code;
@@ -36,6 +39,10 @@ pub(crate) fn tests() -> Vec<Test> {
             ("ha_4_a_killed_netmaster_comes_back_with_everything_it_acknowledged", restart),
             ("ipam_5_of_64_clients_that_ask_for_one_address_one_gets_it", one_winner),
             ("ipam_5_a_killed_netmaster_gives_no_address_twice", one_owner),
+            (
+                "ipam_5_of_64_clients_one_gets_the_address_while_netmaster_is_killed",
+                one_through_kills,
+            ),
         ],
     )
 }
@@ -400,6 +407,90 @@ fn one_winner(nodes: &mut TwoNodes) -> Result<()> {
         ensure!(stolen.is_err(), "somebody else released it");
         Ok(release(channel, winner, WANTED).await?)
     })
+}
+
+/// What an asker was answered.
+type Answer = (String, Result<String, tonic::Status>);
+
+/// Asks until there is an answer of a netmaster that lives.
+async fn answered(
+    channel: Channel,
+    owner: String,
+    wanted: &'static str,
+    count: Arc<AtomicU32>,
+) -> Answer {
+    loop {
+        match allocate(channel.clone(), owner.clone(), wanted).await {
+            // One that dies amid an answer is no longer a status of gRPC's.
+            Err(status) if matches!(status.code(), Code::Unavailable | Code::Unknown) => {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            answer => {
+                count.fetch_add(1, Ordering::Relaxed);
+                return (owner, answer);
+            }
+        }
+    }
+}
+
+async fn all_ask(channel: Channel, wanted: &'static str, count: &Arc<AtomicU32>) -> Vec<Answer> {
+    let mut clients = JoinSet::new();
+    for client in 0..CLIENTS {
+        let owner = format!("client-{client}");
+        clients.spawn(answered(channel.clone(), owner, wanted, Arc::clone(count)));
+    }
+    clients.join_all().await
+}
+
+/// The answers of all clients, and how many had come when netmaster was killed.
+fn answers_around_a_kill(
+    nodes: &mut TwoNodes,
+    wanted: &'static str,
+) -> Result<(Vec<Answer>, usize)> {
+    let namespace = Namespace::open(nodes.one.netns().path())?;
+    let url = nodes.one.netmaster_url();
+    let count = Arc::new(AtomicU32::new(0));
+    let (answers, killed_at) = thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let all = async |channel| Ok(all_ask(channel, wanted, &count).await);
+            connected(&namespace, &url, all)
+        });
+        // All of them take a few milliseconds: nothing may come between the first one and the kill.
+        let deadline = Instant::now() + BOUND;
+        while count.load(Ordering::Relaxed) == 0 && Instant::now() < deadline {
+            thread::yield_now();
+        }
+        nodes.one.process(Daemon::Netmaster)?.signal(Signal::SIGKILL)?;
+        let killed_at = count.load(Ordering::Relaxed) as usize;
+        nodes.one.kill(Daemon::Netmaster)?;
+        nodes.one.start(Daemon::Netmaster)?;
+        let answers = asking.join().map_err(|_panic| anyhow::anyhow!("the clients panicked"))??;
+        anyhow::Ok((answers, killed_at))
+    })?;
+    Ok((answers, killed_at))
+}
+
+fn one_through_kills(nodes: &mut TwoNodes) -> Result<()> {
+    const WANTED: &str = "10.1.1.99";
+    const HITS: usize = 3;
+    let mut hits = 0;
+    for _ in 0..10 * HITS {
+        let (answers, killed_at) = answers_around_a_kill(nodes, WANTED)?;
+        let mut winners = answers.iter().filter(|(_, answer)| answer.is_ok());
+        let (Some((winner, _)), None) = (winners.next(), winners.next()) else {
+            anyhow::bail!("one winner: {answers:?}");
+        };
+        for status in answers.iter().filter_map(|(_, answer)| answer.as_ref().err()) {
+            ensure!(status.code() == Code::AlreadyExists, "{status}");
+            ensure!(status.message().contains(winner.as_str()), "no owner: {status}");
+        }
+        with_netmaster(&nodes.one, async |channel| Ok(release(channel, winner, WANTED).await?))?;
+        hits += usize::from(killed_at < CLIENTS);
+        if hits == HITS {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("{hits} kills came before all had their answers")
 }
 
 fn one_owner(nodes: &mut TwoNodes) -> Result<()> {

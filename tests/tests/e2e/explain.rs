@@ -178,7 +178,9 @@ fn names_rules(scene: &mut Scene) -> Result<()> {
         ("explain -t blue -l icmp web x:eth0", 3, "endpoint not found"),
         ("explain -t nobody -l icmp web db", 3, "Tenant not found"),
         ("explain -t blue -l esp web db", 3, "a protocol is tcp"),
+        ("explain -t blue -l icmp SELF SELF", 3, "never leaves its container"),
     ] {
+        let line = line.replace("SELF", &b);
         let done = node.netctl_run(&line.split(' ').collect::<Vec<_>>())?;
         ensure!(done.code == Some(code) && done.stderr.contains(part), "netctl {line}: {done:?}");
     }

@@ -141,7 +141,7 @@ fn atomic(one: &mut OneNode) -> Result<()> {
         "Network nowhere not found",
         "object: group green:g",
         "field: networkName",
-        "value: green:nowhere",
+        "value: nowhere",
         "next: ",
         "request: ",
     ] {

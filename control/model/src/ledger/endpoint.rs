@@ -142,11 +142,11 @@ impl Ledger {
         let Some(group) = group else { return Ok(()) };
         let key = GroupKey { tenant: network.tenant.clone(), group: group.clone() };
         match self.intent.groups.get(&key) {
-            None => Err(Refused::new(field, &key, Reason::GroupNotFound)),
+            None => Err(Refused::new(field, &key.group, Reason::GroupNotFound)),
             Some(found) if found.spec.network == network.network => Ok(()),
             Some(found) => {
                 let other = found.spec.network.to_string();
-                Err(Refused::new(field, &key, Reason::GroupOfOtherNetwork { network: other }))
+                Err(Refused::new(field, &key.group, Reason::GroupOfOtherNetwork { network: other }))
             }
         }
     }

@@ -33,7 +33,7 @@ impl Ledger {
         self.check_policies(&spec)?;
         self.check_profile(&spec)?;
         let Some(group) = self.intent.groups.get(&spec.key) else {
-            return Err(Refused::new("groupName", &spec.key, Reason::GroupNotFound));
+            return Err(Refused::new("groupName", &spec.key.group, Reason::GroupNotFound));
         };
         if group.spec.network != spec.network {
             let reason = Reason::GroupNetworkImmutable;

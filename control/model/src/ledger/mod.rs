@@ -288,11 +288,14 @@ impl Ledger {
         Outcome { object, changes }
     }
 
+    /// A field `key` holds whole keys, any other the name alone.
     fn require(&self, key: &Key, field: &'static str, reason: Reason) -> Result<(), Refused> {
-        match self.intent.object(key) {
-            Some(_) => Ok(()),
-            None => Err(Refused::new(field, key, reason)),
+        if self.intent.object(key).is_some() {
+            return Ok(());
         }
+        let text = key.to_string();
+        let name = text.rsplit(':').next().unwrap_or_default();
+        Err(Refused::new(field, if field == "key" { text.as_str() } else { name }, reason))
     }
 
     fn require_tenant(&self, name: &TenantName) -> Result<(), Refused> {

@@ -10,16 +10,18 @@ use crate::range::{Address, AddressRange};
 use crate::refusal::{Reason, Refused};
 use crate::subnet6::Subnet6;
 use crate::tag::TagPool;
+use crate::tenant::offload_name;
 
 impl Ledger {
     pub(super) fn create_network(&mut self, spec: NetworkSpec) -> Result<Outcome, Refused> {
         if let Some(network) = self.intent.networks.get(&spec.key) {
             // A second create must not turn anything on; only an update does.
-            let same = spec.offload.is_none_or(|offload| offload == network.offload);
-            if network.is_asked_by(&spec) && same {
-                return Ok(unchanged(Object::Network(network.clone())));
-            }
-            return Err(immutable(&spec));
+            let other = spec.offload.filter(|offload| *offload != network.offload);
+            let other = other.map(|offload| ("offload", offload_name(offload).to_owned()));
+            return match network.difference(&spec).or(other) {
+                None => Ok(unchanged(Object::Network(network.clone()))),
+                Some((field, value)) => Err(Refused::new(field, &value, Reason::NetworkImmutable)),
+            };
         }
         self.require_tenant(&spec.key.tenant)?;
         self.check_network_name(&spec)?;
@@ -37,8 +39,8 @@ impl Ledger {
         let Some(network) = self.intent.networks.get(&spec.key) else {
             return Err(Refused::new("networkName", &spec.key.network, Reason::NetworkNotFound));
         };
-        if !network.is_asked_by(spec) {
-            return Err(immutable(spec));
+        if let Some((field, value)) = network.difference(spec) {
+            return Err(Refused::new(field, &value, Reason::NetworkImmutable));
         }
         let offload = spec.offload.unwrap_or(network.offload);
         let changed = Network { offload, ..network.clone() };
@@ -175,8 +177,4 @@ impl<A: Address> Claimed<A> {
             || other.gateway.is_some_and(|gateway| self.range.contains(gateway))
             || self.gateway.is_some_and(|gateway| other.range.contains(gateway))
     }
-}
-
-fn immutable(spec: &NetworkSpec) -> Refused {
-    Refused::new("networkName", &spec.key.network, Reason::NetworkImmutable)
 }

@@ -15,8 +15,8 @@ impl Ledger {
             }
             // A second create must not turn deny into allow; only an update changes settings.
             let wanted = tenant.settings.changed_by(&spec.change);
-            if let Some(field) = tenant.settings.difference(&wanted) {
-                return Err(Refused::new(field, &spec.name, Reason::TenantImmutable));
+            if let Some((field, value)) = tenant.settings.difference(&wanted) {
+                return Err(Refused::new(field, &value, Reason::TenantImmutable));
             }
             return Ok(unchanged(Object::Tenant(tenant.clone())));
         }

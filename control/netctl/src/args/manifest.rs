@@ -84,7 +84,7 @@ impl KindName {
 
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
-    /// Only of this kind; without it all that users write, tenants to services
+    /// Only of this kind; without it all that users write but reservations (`get lease`)
     pub(crate) kind: Option<KindName>,
     /// Only this object, for example blue:web or blue:guard:1
     pub(crate) key: Option<String>,

@@ -173,11 +173,17 @@ fn apply_request(objects: Vec<Wire>, deletes: &[(v1::Kind, &str)]) -> v1::ApplyR
 
 /// Status code, field at fault and reason of a refusal.
 fn refusal<T: std::fmt::Debug>(result: Result<T, Status>) -> (Code, String, String) {
+    let (code, detail) = refusal_detail(result);
+    (code, detail.field, detail.reason)
+}
+
+/// As [`refusal`], with the value at fault.
+fn refusal_detail<T: std::fmt::Debug>(result: Result<T, Status>) -> (Code, v1::ErrorDetail) {
     let status = result.unwrap_err();
     let detail = v1::ErrorDetail::decode(status.details()).unwrap();
     assert_eq!(detail.reason, status.message());
     assert!(!detail.next_step.is_empty());
-    (status.code(), detail.field, detail.reason)
+    (status.code(), detail)
 }
 
 fn tenant(name: &str) -> Wire {

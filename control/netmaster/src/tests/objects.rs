@@ -368,3 +368,80 @@ async fn health_says_serving_and_reflection_knows_the_services() {
     drop((client, health, reflection));
     server.stop().await;
 }
+
+/// Field and value of the refusal of a create.
+async fn refused(client: &mut Client, kind: Wire) -> (String, String) {
+    let (_, detail) = refusal_detail(client.create(kind).await);
+    (detail.field, detail.value)
+}
+
+#[tokio::test]
+async fn api_1_a_refusal_names_the_field_that_differs_and_the_value_that_was_sent() {
+    let (_server, mut client) = Server::memory().await;
+    populate(&mut client).await;
+    let Wire::Network(net) = client.get(v1::Kind::Network, "red:net").await.unwrap().0 else {
+        panic!("a network");
+    };
+    let net = v1::Network { pkt_tag: 0, bd: 0, ..net };
+    for (other, field, value) in [
+        (v1::Network { nw_type: "infra".into(), ..net.clone() }, "nwType", "infra"),
+        (v1::Network { encap: "vlan".into(), ..net.clone() }, "encap", "vlan"),
+        (v1::Network { pkt_tag: 4711, ..net.clone() }, "pktTag", "4711"),
+        (
+            v1::Network { subnet: "10.1.1.0/25".into(), gateway: String::new(), ..net.clone() },
+            "subnet",
+            "10.1.1.0/25",
+        ),
+        (v1::Network { gateway: "10.1.1.9".into(), ..net.clone() }, "gateway", "10.1.1.9"),
+        (
+            v1::Network { ipv6_subnet: "2001:db8:9::/64".into(), ..net.clone() },
+            "ipv6Subnet",
+            "2001:db8:9::/64",
+        ),
+        (v1::Network { cfgd_tag: "mine".into(), ..net.clone() }, "cfgdTag", "mine"),
+        (v1::Network { offload: "off".into(), ..net.clone() }, "offload", "off"),
+        (v1::Network { tenant_name: "nobody".into(), ..net.clone() }, "tenantName", "nobody"),
+        (v1::Network { gateway: "192.0.2.1".into(), ..net.clone() }, "gateway", "192.0.2.1"),
+    ] {
+        let told = refused(&mut client, Wire::Network(other)).await;
+        assert_eq!(told, (field.into(), value.into()));
+    }
+    let red = v1::Tenant { tenant_name: "red".into(), ..Default::default() };
+    for (other, field, value) in [
+        (v1::Tenant { default_network: "other".into(), ..red.clone() }, "defaultNetwork", "other"),
+        (v1::Tenant { default_verdict: "deny".into(), ..red.clone() }, "defaultVerdict", "deny"),
+        (v1::Tenant { tracking: "stateless".into(), ..red.clone() }, "tracking", "stateless"),
+        (v1::Tenant { on_deny: "finish".into(), ..red.clone() }, "onDeny", "finish"),
+        (v1::Tenant { max_connections: Some(7), ..red.clone() }, "maxConnections", "7"),
+        (v1::Tenant { max_new_flows: Some(8), ..red.clone() }, "maxNewFlows", "8"),
+        (v1::Tenant { offload: "off".into(), ..red.clone() }, "offload", "off"),
+        (v1::Tenant { bandwidth: Some("3 Gbps".into()), ..red.clone() }, "bandwidth", "3 Gbps"),
+        (v1::Tenant { on_deny: "maybe".into(), ..red.clone() }, "onDeny", "maybe"),
+    ] {
+        let told = refused(&mut client, Wire::Tenant(other)).await;
+        assert_eq!(told, (field.into(), value.into()));
+    }
+    let grouped =
+        v1::Endpoint { endpoint_group: "none".into(), ..endpoint("c", "red", "net", "n1") };
+    let elsewhere = v1::Endpoint { homing_host: "n9".into(), ..endpoint("c", "red", "net", "n1") };
+    for (other, field, value) in [
+        (Wire::EndpointGroup(group("red", "g9", "nowhere", &[])), "networkName", "nowhere"),
+        (Wire::EndpointGroup(group("red", "g9", "net", &["nothing"])), "policies", "nothing"),
+        (policy("nobody", "p"), "tenantName", "nobody"),
+        (Wire::Endpoint(endpoint("c", "red", "nowhere", "n1")), "networkName", "nowhere"),
+        (Wire::Endpoint(endpoint("c", "nobody", "net", "n1")), "tenantName", "nobody"),
+        (Wire::Endpoint(grouped), "endpointGroup", "none"),
+        (Wire::Endpoint(elsewhere), "homingHost", "n9"),
+    ] {
+        assert_eq!(refused(&mut client, other).await, (field.into(), value.into()));
+    }
+    for (kind, key) in [
+        (v1::Kind::Tenant, "nothing"),
+        (v1::Kind::Policy, "red:nothing"),
+        (v1::Kind::Network, "red:nothing"),
+        (v1::Kind::Rule, "red:first:77"),
+    ] {
+        let (_, detail) = refusal_detail(client.delete(kind, key).await);
+        assert_eq!((detail.field.as_str(), detail.value.as_str()), ("key", key));
+    }
+}

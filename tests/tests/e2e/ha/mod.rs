@@ -5,11 +5,14 @@ mod file;
 mod sites;
 mod writer;
 
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use kit::{Container, ContainerSpec, Daemon, Flow, Node, Purpose, Topology, TwoNodes, wait_until};
+use kit::{
+    Container, ContainerSpec, Daemon, DirGuard, Flow, Node, Purpose, Topology, TwoNodes, wait_until,
+};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -17,7 +20,7 @@ use crate::Test;
 use crate::foreign::Suite;
 use crate::shared::sharing;
 use crate::site::{BOUND, attach, links, reach_soon};
-use sites::{SITES, Sites, netmaster_urls};
+use sites::{SITES, Site, Sites, netmaster_urls};
 use writer::Writer;
 
 pub(crate) use file::tests as without_etcd;
@@ -32,6 +35,7 @@ const KILLED: Duration = Duration::from_secs(10);
 const CUT_OFF: Duration = Duration::from_secs(20);
 const RESIGNED: Duration = Duration::from_secs(1);
 const INTERVAL: Duration = Duration::from_millis(20);
+const RULES: usize = 1000;
 const ALL: [usize; SITES] = [0, 1, 2];
 
 fn tests() -> Vec<Test> {
@@ -40,6 +44,7 @@ fn tests() -> Vec<Test> {
         &[
             ("ha_4_a_killed_leader_is_replaced_within_ten_seconds", leader_killed),
             ("ha_4_a_stopped_leader_is_replaced_within_a_second", leader_stopped),
+            ("pol_6_1000_rules_are_there_whole_or_not_when_their_leader_is_killed", killed_amid),
             ("ha_4_a_leader_paused_past_its_lease_answers_and_writes_nothing", leader_paused),
             ("ha_5_a_leader_cut_off_with_a_minority_of_etcd_is_replaced", minority),
             ("ha_5_a_store_that_was_paused_loses_nothing", store_paused),
@@ -204,6 +209,62 @@ fn leader_stopped(scene: &mut Scene) -> Result<()> {
         ensure!(took <= RESIGNED, "site {} accepted a write after {took:?}", site + 1);
         scene.sites.all[leader].start_netmaster()
     })
+}
+
+/// A policy with [`RULES`] rules, as a file.
+fn bulk(dir: &DirGuard, policy: &str) -> Result<PathBuf> {
+    let head = format!("{{kind: policy, tenantName: blue, policyName: {policy}}}\n");
+    let rule = |number| {
+        let id = format!("tenantName: blue, policyName: {policy}, ruleId: r{number}");
+        let what = format!("direction: in, protocol: udp, port: {}, action: allow", 1000 + number);
+        format!("---\n{{kind: rule, {id}, {what}}}\n")
+    };
+    let text: String = std::iter::once(head).chain((0..RULES).map(rule)).collect();
+    let path = dir.path().join(policy);
+    std::fs::write(&path, text)?;
+    Ok(path)
+}
+
+/// How many rules a policy has; 0 where there is no such policy.
+fn rules_of(site: &Site, policy: &str) -> usize {
+    let rules = site.netctl_json(&format!("policy rule-ls -t blue {policy}"));
+    rules.ok().and_then(|rules| Some(rules.as_array()?.len())).unwrap_or_default()
+}
+
+fn killed_amid(scene: &mut Scene) -> Result<()> {
+    const KILLS: u32 = 3;
+    let dir = DirGuard::new(Purpose::Test, "rules")?;
+    let first = bulk(&dir, "bulk0")?;
+    let start = Instant::now();
+    scene.sites.all[scene.sites.leader()?].netctl(&format!("apply -f {}", first.display()))?;
+    let whole = start.elapsed();
+    for kill in 1..=KILLS {
+        let policy = format!("bulk{kill}");
+        let line = format!("apply -f {}", bulk(&dir, &policy)?.display());
+        let leader = scene.sites.leader()?;
+        let others = Scene::others(leader);
+        let (netmaster, rest) = (scene.sites.all[leader].netmaster_pid()?, &scene.sites);
+        let applied = thread::scope(|scope| {
+            let applying = scope.spawn(|| rest.all[others[0]].netctl_run(&line));
+            thread::sleep(whole * kill / (KILLS + 1));
+            nix::sys::signal::kill(netmaster, Signal::SIGKILL)?;
+            applying.join().map_err(|_panic| anyhow!("a thread panicked"))?
+        })?;
+        scene.sites.all[leader].kill_netmaster()?;
+        scene.sites.leader()?;
+        let there = rules_of(&scene.sites.all[others[0]], &policy);
+        ensure!(there == 0 || there == RULES, "{there} of {RULES} rules are there");
+        ensure!(
+            applied.code != Some(0) || there == RULES,
+            "lost what was acknowledged: {applied:?}"
+        );
+        let (_, site) = scene.sites.accepted(&others, &line)?;
+        let there = rules_of(&scene.sites.all[site], &policy);
+        ensure!(there == RULES, "{there} of {RULES} rules after the second time");
+        scene.sites.all[leader].start_netmaster()?;
+    }
+    scene.followed()?;
+    scene.sound()
 }
 
 fn leader_paused(scene: &mut Scene) -> Result<()> {

@@ -245,6 +245,8 @@ impl Site {
         let (client, peer) = (format!("http://{}:2379", address(self.number)), self.peer_url());
         let mut command = Command::new("etcd");
         command.arg("--name").arg(self.member()).arg("--data-dir").arg(self.data());
+        // As README.md says, for large updates.
+        command.args(["--max-txn-ops", "10000"]);
         command.args(["--logger", "zap", "--log-level", "warn"]);
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
@@ -300,8 +302,12 @@ impl Site {
 
     /// Lets its netmaster go on.
     pub(crate) fn wake(&self) -> Result<()> {
+        Ok(kill(self.netmaster_pid()?, Signal::SIGCONT)?)
+    }
+
+    pub(crate) fn netmaster_pid(&self) -> Result<Pid> {
         let netmaster = self.netmaster.as_ref().context("no netmaster")?;
-        Ok(kill(Pid::from_raw(netmaster.pid().cast_signed()), Signal::SIGCONT)?)
+        Ok(Pid::from_raw(netmaster.pid().cast_signed()))
     }
 
     /// Whether its netmaster says that it leads.

@@ -6,10 +6,16 @@
 mod defects;
 mod global;
 mod groups;
+mod integration;
 mod kept;
 mod networks;
 mod rules;
 mod scale;
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::*;
 

@@ -149,17 +149,22 @@ async fn d21_lengths_of_128_and_32_that_contivs_patterns_refuse_are_lengths() {
 async fn api_1_subnets_overlap_inside_a_tenant_and_not_across() {
     let (_server, mut client) = contiv().await;
     client.create(tenant("other")).await.unwrap();
-    let first = on(net("first", "10.1.1.0/24", "10.1.1.220"), "vlan", 0);
-    client.create(Wire::Network(first)).await.unwrap();
-    for (subnet, gateway, encap) in [
-        ("10.1.1.0/24", "", "vxlan"),
-        ("10.1.1.0/24", "10.1.1.233", "vlan"),
-        ("10.1.0.0/16", "", "vxlan"),
+    let (plain, wide) = ("10.1.1.0/24", "10.1.1.0/16");
+    for ((subnet, gateway, encap), (other, other_gateway, other_encap)) in [
+        ((plain, "", "vlan"), (plain, "", "vxlan")),
+        ((plain, "", "vxlan"), (plain, "", "vxlan")),
+        ((plain, "10.1.1.220", "vlan"), (plain, "10.1.1.233", "vlan")),
+        ((wide, "", "vxlan"), ("10.1.2.0/24", "", "vxlan")),
     ] {
-        let refused = client.refused(Wire::Network(on(net("x", subnet, gateway), encap, 0))).await;
-        let text = "network first conflicts with subnet 10.1.1.0/24";
-        assert_eq!(refused, ("subnet".into(), text.into()));
+        let first = on(net("first", subnet, gateway), encap, 0);
+        client.create(Wire::Network(first)).await.unwrap();
+        let x = on(net("x", other, other_gateway), other_encap, 0);
+        let text = format!("network first conflicts with subnet {subnet}");
+        assert_eq!(client.refused(Wire::Network(x)).await, ("subnet".into(), text));
+        client.delete(v1::Kind::Network, "default:first").await.unwrap();
     }
+    let first = on(net("first", plain, "10.1.1.220"), "vlan", 0);
+    client.create(Wire::Network(first)).await.unwrap();
     client.create(Wire::Network(net("second", "10.1.2.0/24", "10.1.2.254"))).await.unwrap();
     client.create(Wire::Network(network("other", "big", "10.1.0.0/16"))).await.unwrap();
     for (name, range) in
