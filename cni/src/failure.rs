@@ -37,6 +37,29 @@ impl Failure {
         self
     }
 
+    /// Adds to the details.
+    pub(crate) fn also(mut self, what: &str) -> Self {
+        if !self.details.is_empty() {
+            self.details.push_str("; ");
+        }
+        self.details.push_str(what);
+        self
+    }
+
+    /// Whether the same call would be refused again, whatever becomes of the daemons.
+    pub(crate) fn is_about_input(&self) -> bool {
+        [
+            Code::IncompatibleVersion,
+            Code::UnsupportedField,
+            Code::InvalidEnvironment,
+            Code::Decode,
+            Code::InvalidConfig,
+            Code::InvalidNetns,
+        ]
+        .into_iter()
+        .any(|code| code as u32 == self.code)
+    }
+
     pub(crate) const fn in_version(mut self, version: Version) -> Self {
         self.version = version;
         self

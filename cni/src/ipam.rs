@@ -149,10 +149,24 @@ impl<'a> Delegate<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+pub(crate) mod tests {
+    use std::path::Path;
 
     use super::*;
+
+    /// Makes plugin `chooser` in `dir`, which writes down each command and runs `script`; the file
+    /// where it writes.
+    pub(crate) fn place(dir: &Path, script: &str) -> PathBuf {
+        let (source, log) = (dir.join("source"), dir.join("log"));
+        std::fs::write(&log, "").unwrap();
+        let text = format!("#!/bin/sh\necho \"$CNI_COMMAND\" >>{}\n{script}\n", log.display());
+        std::fs::write(&source, text).unwrap();
+        // Another process writes it: a child of a test beside this one could hold our descriptor, and what
+        // is open for writing cannot be executed.
+        let install = Process::new("install").arg(source).arg(dir.join("chooser")).status();
+        assert!(install.unwrap().success());
+        log
+    }
 
     /// A plugin that writes down each command and runs `script`.
     fn with_plugin<T>(
@@ -160,10 +174,7 @@ mod tests {
         test: impl FnOnce(&Delegate<'_>, &dyn Fn() -> String) -> T,
     ) -> T {
         let dir = tempfile::tempdir().unwrap();
-        let (program, log) = (dir.path().join("chooser"), dir.path().join("log"));
-        let text = format!("#!/bin/sh\necho \"$CNI_COMMAND\" >>{}\n{script}\n", log.display());
-        std::fs::write(&program, text).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let log = place(dir.path(), script);
         let path = dir.path().display().to_string();
         let env = Environment::of(&[("CNI_PATH", &path), ("CNI_CONTAINERID", "c1")]);
         let stdin = br#"{"cniVersion": "1.0.0", "name": "n", "ipam": {"type": "chooser"},

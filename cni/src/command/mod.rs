@@ -107,19 +107,39 @@ struct Given<'a> {
 fn operate(command: Command, given: &Given<'_>) -> Result<Option<Value>, Failure> {
     let Given { env, config, stdin } = *given;
     let delegate = Delegate::of(config, env, stdin);
-    let ours = match command {
-        Command::Add => return add(env, config, delegate?.as_ref()).map(Some),
-        Command::Del => del(env, config),
-        Command::Check => check(env, config),
-        Command::Gc => gc(env, config),
-        Command::Status => status(env, config),
-        Command::Version => {
+    if command == Command::Add {
+        return add(env, config, delegate?.as_ref()).map(Some);
+    }
+    let forward = || delegate.and_then(|d| d.map_or(Ok(()), |delegate| delegate.forward(command)));
+    // What we refuse for its input does not reach the delegated plugin, which may look less closely.
+    match command {
+        Command::Add | Command::Version => {
             return Ok(Some(versions(Some(config.version.text().to_owned()))));
         }
-    };
-    // Whatever became of ours: an address that is not given back is lost.
-    let theirs = delegate.and_then(|d| d.map_or(Ok(()), |delegate| delegate.forward(command)));
-    ours.and(theirs).map(|()| None)
+        Command::Del => {
+            let request = del_request(env)?;
+            // Whatever became of ours: an address that is not given back is lost.
+            both(del(env, config, &request), forward())
+        }
+        Command::Gc => {
+            let ours = gc(env, config, gc_request(config)?);
+            match ours {
+                Err(refused) if refused.is_about_input() => Err(refused),
+                ours => both(ours, forward()),
+            }
+        }
+        Command::Check => check(env, config).and_then(|()| forward()),
+        Command::Status => status(env, config).and_then(|()| forward()),
+    }
+    .map(|()| None)
+}
+
+/// The failure of ours, with what the delegated plugin says where that failed too.
+fn both(ours: Result<(), Failure>, theirs: Result<(), Failure>) -> Result<(), Failure> {
+    match (ours, theirs) {
+        (Err(ours), Err(theirs)) => Err(ours.also(&theirs.msg)),
+        (ours, theirs) => ours.and(theirs),
+    }
 }
 
 fn add(
@@ -140,9 +160,7 @@ fn add(
         .map_err(|failure| match delegate.map(|delegate| delegate.forward(Command::Del)) {
             None | Some(Ok(())) => failure,
             Some(Err(kept)) => {
-                let details =
-                    format!("{}; its address is not given back: {}", failure.details, kept.msg);
-                failure.details(details)
+                failure.also(&format!("its address is not given back: {}", kept.msg))
             }
         })?;
     // In a chain the result is what the plugins before have made of it.
@@ -305,28 +323,28 @@ fn own_netns() -> Failure {
     Failure::new(Code::InvalidNetns, msg).details("set CNI_NETNS_OVERRIDE=1 where that is meant")
 }
 
-/// DEL: asks netplugin, or its queue where there is none.
-fn del(env: &Environment, config: &Config) -> Result<(), Failure> {
+fn del_request(env: &Environment) -> Result<DelRequest, Failure> {
     if !env.overrides_netns() && is_own_netns(env.netns()) {
         return Err(own_netns());
     }
+    Ok(DelRequest { attachment: Some(env.attachment()), netns: env.netns().to_owned() })
+}
+
+/// DEL: asks netplugin, or its queue where there is none.
+fn del(env: &Environment, config: &Config, request: &DelRequest) -> Result<(), Failure> {
     let deadline = Instant::now() + config.timeout;
-    let attachment = env.attachment();
-    let request =
-        DelRequest { attachment: Some(attachment.clone()), netns: env.netns().to_owned() };
     let ask = |timeout| Call::connect(env, config, timeout)?.del(request.clone());
     let failure = match ask(config.timeout) {
         Err(failure) if failure.code == Code::DaemonUnreachable as u32 => failure,
         answered => return answered,
     };
     let queue = config.state_dir.join("cni-queue");
-    match enqueue(&queue, &config.socket, &attachment, deadline) {
+    match enqueue(&queue, &config.socket, &env.attachment(), deadline) {
         Ok(()) => Ok(()),
         // It started meanwhile.
         Err(NotQueued::Present) => ask(deadline.saturating_duration_since(Instant::now())),
         Err(NotQueued::Failed(why)) => {
-            let details = format!("{}; the DEL cannot be queued: {why}", failure.details);
-            Err(failure.details(details))
+            Err(failure.also(&format!("the DEL cannot be queued: {why}")))
         }
     }
 }
@@ -395,7 +413,7 @@ fn listed_ips(prev_result: &Value, ifname: &str) -> Vec<String> {
         .collect()
 }
 
-fn gc(env: &Environment, config: &Config) -> Result<(), Failure> {
+fn gc_request(config: &Config) -> Result<GcRequest, Failure> {
     require_version(Command::Gc, config, Version::V1_1_0)?;
     // Without the list everything would be garbage.
     let Some(valid) = config.valid.clone() else {
@@ -404,7 +422,10 @@ fn gc(env: &Environment, config: &Config) -> Result<(), Failure> {
             "GC needs \"cni.dev/valid-attachments\" in the configuration",
         ));
     };
-    let request = GcRequest { valid, config_name: config.name.clone() };
+    Ok(GcRequest { valid, config_name: config.name.clone() })
+}
+
+fn gc(env: &Environment, config: &Config, request: GcRequest) -> Result<(), Failure> {
     Call::connect(env, config, config.timeout)?.gc(request).map(drop)
 }
 

@@ -14,6 +14,8 @@ use tonic::{Request, Response, Status};
 
 use super::*;
 
+mod delegated;
+
 const ENV: [(&str, &str); 4] = [
     ("CNI_COMMAND", "ADD"),
     ("CNI_CONTAINERID", "c1"),
@@ -451,6 +453,13 @@ impl Cni for Netplugin {
     }
 
     async fn gc(&self, request: Request<GcRequest>) -> Result<Response<GcReply>, Status> {
+        if let Some(odd) = request.get_ref().valid.iter().find(|a| a.container_id == "-") {
+            let msg = format!("invalid container id {}", odd.container_id);
+            let code = Code::InvalidEnvironment as u32;
+            let error = CniError { code, msg, details: String::new() };
+            let details = error.encode_to_vec().into();
+            return Err(Status::with_details(tonic::Code::InvalidArgument, "odd", details));
+        }
         self.removed.lock().unwrap().push(request.into_inner());
         Ok(Response::new(GcReply { removed: Vec::new() }))
     }

@@ -1,0 +1,100 @@
+//! What reaches a delegated IPAM plugin, and when.
+
+use super::*;
+use crate::ipam::tests::place;
+
+/// A configuration that delegates to a plugin, and what that is asked for.
+struct Chooser {
+    dir: tempfile::TempDir,
+    config: Value,
+}
+
+impl Chooser {
+    /// The plugin runs `script`; netplugin is at `socket`.
+    fn new(socket: &Path, script: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        place(dir.path(), script);
+        let config = json!({"cniVersion": "1.1.0", "name": "n1", "network": "blue",
+            "socket": socket, "stateDir": dir.path(), "ipam": {"type": "chooser"},
+            "cni.dev/valid-attachments": [], "prevResult": {}});
+        Self { dir, config }
+    }
+
+    fn with(mut self, key: &str, value: Value) -> Self {
+        self.config[key] = value;
+        self
+    }
+
+    fn env(&self, command: &str) -> Environment {
+        let path = self.dir.path().to_str().unwrap();
+        env_with(&[("CNI_COMMAND", command), ("CNI_NETNS", "/x"), ("CNI_PATH", path)])
+    }
+
+    /// Commands that the plugin was executed with.
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap()
+    }
+}
+
+const NOBODY: &str = "/no/such.sock";
+
+#[test]
+fn what_is_refused_for_its_input_does_not_reach_the_delegated_plugin() {
+    with_netplugin(|socket| {
+        let chooser = || Chooser::new(socket, "");
+        let odd = json!([{"containerID": "-", "ifname": "eth0"}]);
+        for (command, code, chooser) in [
+            // Everything would be garbage.
+            ("GC", 7, chooser().with("cni.dev/valid-attachments", json!(null))),
+            ("GC", 1, chooser().with("cniVersion", json!("1.0.0"))),
+            ("GC", 4, chooser().with("cni.dev/valid-attachments", odd)),
+            ("CHECK", 1, chooser().with("cniVersion", json!("0.3.1"))),
+            ("CHECK", 7, chooser().with("prevResult", json!(null))),
+            ("STATUS", 1, chooser().with("cniVersion", json!("1.0.0"))),
+        ] {
+            let error = refused(&chooser.env(command), &chooser.config);
+            assert_eq!(error["code"], json!(code), "{command}: {error}");
+            assert_eq!(chooser.log(), "", "{command}: {error}");
+        }
+        let chooser = chooser();
+        let own = [("CNI_COMMAND", "DEL"), ("CNI_NETNS", "/proc/self/ns/net")];
+        let env = env_with(&[own[0], own[1], ("CNI_PATH", chooser.dir.path().to_str().unwrap())]);
+        assert_eq!(refused(&env, &chooser.config)["code"], json!(8));
+        assert_eq!(chooser.log(), "");
+    });
+}
+
+#[test]
+fn what_gives_back_reaches_the_delegated_plugin_also_while_netplugin_is_away() {
+    let chooser = || Chooser::new(Path::new(NOBODY), "");
+    for (command, code, log, chooser) in [
+        // It is queued.
+        ("DEL", None, "DEL\n", chooser()),
+        ("DEL", Some(100), "DEL\n", chooser().with("stateDir", json!("/proc/no-such-dir"))),
+        ("GC", Some(100), "GC\n", chooser()),
+        // These change nothing: the first failure is the answer.
+        ("CHECK", Some(11), "", chooser()),
+        ("STATUS", Some(50), "", chooser()),
+    ] {
+        let (_, answer) = run_json(&chooser.env(command), &chooser.config);
+        assert_eq!(answer.get("code"), code.map(|code| json!(code)).as_ref(), "{command}");
+        assert_eq!(chooser.log(), log, "{command}: {answer}");
+    }
+    with_netplugin(|socket| {
+        for command in ["DEL", "GC"] {
+            let chooser = Chooser::new(socket, "");
+            assert_eq!(run_json(&chooser.env(command), &chooser.config), (true, Value::Null));
+            assert_eq!(chooser.log(), format!("{command}\n"));
+        }
+    });
+}
+
+#[test]
+fn where_both_fail_the_error_tells_of_both() {
+    let chooser =
+        Chooser::new(Path::new(NOBODY), "echo '{\"code\": 5, \"msg\": \"full\"}'; exit 1");
+    let error = refused(&chooser.env("GC"), &chooser.config);
+    assert_eq!(error["code"], json!(100));
+    let details = "No such file or directory (os error 2); ipam plugin chooser: full";
+    assert_eq!(error["details"], json!(details));
+}
