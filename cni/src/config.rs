@@ -21,7 +21,7 @@ const STATE_DIR: &str = "/var/lib/weir";
 /// Seconds; runtimes give up after minutes, kubelet's own budget for a plugin is about 30.
 const TIMEOUT: u64 = 25;
 /// Seconds.
-const TIMEOUT_MAX: u64 = 300;
+const TIMEOUTS: std::ops::RangeInclusive<u64> = 1..=300;
 /// Bytes: the smallest IPv4 link (RFC 791, section 3.2) and the largest the kernel gives a veth.
 const MTU: std::ops::RangeInclusive<u32> = 68..=65535;
 
@@ -172,10 +172,21 @@ pub(crate) fn stated_version(stdin: &[u8]) -> Option<String> {
 }
 
 impl Config {
-    /// Reads and checks a configuration.
+    /// Reads and checks a configuration for any command.
     pub(crate) fn parse(stdin: &[u8]) -> Result<Self, Failure> {
+        Self::read(stdin, |whole| whole)
+    }
+
+    /// Reads what DEL uses, and nothing else: a container that was attached, or whose ADD was refused, must
+    /// come off also by a configuration that is wrong by now.
+    pub(crate) fn parse_for_del(stdin: &[u8]) -> Result<Self, Failure> {
+        Self::read(stdin, used_by_del)
+    }
+
+    fn read(stdin: &[u8], part: impl FnOnce(Value) -> Value) -> Result<Self, Failure> {
         let value: Value = serde_json::from_slice(stdin).map_err(|e| undecodable(&e))?;
         let version = parse_version(&value)?;
+        let value = part(value);
         let raw = serde_json::from_value(value).map_err(|e| undecodable(&e).in_version(version))?;
         Self::check(raw, version).map_err(|f| f.in_version(version))
     }
@@ -194,8 +205,9 @@ impl Config {
             return invalid(format!("mtu {} is not in {first}..={last}", raw.mtu));
         }
         let seconds = raw.timeout_seconds.unwrap_or(TIMEOUT);
-        if !(1..=TIMEOUT_MAX).contains(&seconds) {
-            return invalid(format!("timeoutSeconds {seconds} is not in 1..={TIMEOUT_MAX}"));
+        if !TIMEOUTS.contains(&seconds) {
+            let (first, last) = (TIMEOUTS.start(), TIMEOUTS.end());
+            return invalid(format!("timeoutSeconds {seconds} is not in {first}..={last}"));
         }
         let valid = raw.valid_attachments.or(raw.attachments).map(|all| {
             let attachment =
@@ -236,6 +248,20 @@ impl Dns {
             options: or(runtime.options, self.options),
         }
     }
+}
+
+/// What says whom to ask stays as it is; of the rest what is right.
+fn used_by_del(mut config: Value) -> Value {
+    if let Value::Object(fields) = &mut config {
+        fields.retain(|key, value| match key.as_str() {
+            "name" | "socket" | "stateDir" | "ipam" => true,
+            "timeoutSeconds" => value.as_u64().is_some_and(|seconds| TIMEOUTS.contains(&seconds)),
+            "logFile" => value.is_string(),
+            "logLevel" => Level::deserialize(&*value).is_ok(),
+            _ => false,
+        });
+    }
+    config
 }
 
 fn undecodable(error: &serde_json::Error) -> Failure {
@@ -346,6 +372,50 @@ mod tests {
         assert_eq!(parse(&json!([1])).unwrap_err().code, 6);
         assert_eq!(parse(&json!({"cniVersion": 1})).unwrap_err().code, 6);
         assert_eq!(Config::parse(b"").unwrap_err().code, 6);
+    }
+
+    #[test]
+    fn del_ignores_what_is_wrong_with_what_it_does_not_use() {
+        let for_del = |value: Value| Config::parse_for_del(value.to_string().as_bytes());
+        let config = json!({"cniVersion": "1.0.0", "name": "n", "socket": "/s", "stateDir": "/d",
+            "timeoutSeconds": 3, "logFile": "/l", "logLevel": "error", "ipam": {"type": "x"}});
+        let sound = for_del(config.clone()).unwrap();
+        assert_eq!(sound, parse(&config).unwrap());
+        for (key, wrong) in [
+            ("mtu", json!(67)),
+            ("mtu", json!("big")),
+            ("tenant", json!(7)),
+            ("dns", json!([])),
+            ("args", json!({"cni": {"labels": [{"key": "app"}]}})),
+            ("runtimeConfig", json!({"ips": "10.1.1.1", "portMappings": [{"hostPort": -1}]})),
+            ("cni.dev/valid-attachments", json!(7)),
+            ("prevResult", json!(7)),
+        ] {
+            let mut config = config.clone();
+            config[key] = wrong;
+            assert_eq!(for_del(config).as_ref(), Ok(&sound), "{key}");
+        }
+        for (key, wrong) in [
+            ("timeoutSeconds", json!(0)),
+            ("timeoutSeconds", json!("3")),
+            ("logFile", json!(7)),
+            ("logLevel", json!("loud")),
+        ] {
+            let (mut wrong_one, mut without) = (config.clone(), config.clone());
+            wrong_one[key] = wrong;
+            without.as_object_mut().unwrap().remove(key);
+            assert_eq!(for_del(wrong_one), for_del(without), "{key}");
+        }
+        for (key, wrong, code) in [
+            ("cniVersion", json!("2.0.0"), 1),
+            ("name", json!("a/b"), 7),
+            ("socket", json!(7), 6),
+            ("stateDir", json!([]), 6),
+        ] {
+            let mut config = config.clone();
+            config[key] = wrong;
+            assert_eq!(for_del(config).unwrap_err().code, code, "{key}");
+        }
     }
 
     #[test]

@@ -43,7 +43,8 @@ pub(crate) fn run(env: &Environment, stdin: &[u8]) -> Output {
     if command == Command::Version {
         return printed(&versions(stated_version(stdin)));
     }
-    let config = match Config::parse(stdin) {
+    let parse = if command == Command::Del { Config::parse_for_del } else { Config::parse };
+    let config = match parse(stdin) {
         Ok(config) => config,
         Err(failure) => return failure.into_output(),
     };
@@ -69,9 +70,13 @@ fn journal(
     command: Command,
     env: &Environment,
     config: &Config,
-    outcome: Result<Option<Value>, Failure>,
+    outcome: Result<Done, Failure>,
 ) -> Output {
-    let failed = outcome.as_ref().err().map(|f| f.msg.clone());
+    let (outcome, lost) = match outcome {
+        Ok(Done { result, lost }) => (Ok(result), lost),
+        Err(failure) => (Err(failure), None),
+    };
+    let failed = outcome.as_ref().err().map(|f| f.msg.clone()).or_else(|| lost.clone());
     let mut output = match outcome {
         Ok(Some(result)) => printed(&result),
         Ok(None) => {
@@ -79,6 +84,9 @@ fn journal(
         }
         Err(failure) => failure.into_output(),
     };
+    if let Some(lost) = lost {
+        output.stderr = format!("weir-cni: {lost}\n");
+    }
     let Some(journal) = &config.journal else { return output };
     let attachment = env.attachment();
     let event = Event {
@@ -92,7 +100,8 @@ fn journal(
     #[expect(clippy::disallowed_methods, reason = "a line for people")]
     let now = SystemTime::now();
     if let Err(error) = journal.append(&event, now) {
-        output.stderr = format!("weir-cni: logFile {}: {error}\n", journal.file.display());
+        let unlogged = format!("weir-cni: logFile {}: {error}\n", journal.file.display());
+        output.stderr.push_str(&unlogged);
     }
     output
 }
@@ -104,17 +113,38 @@ struct Given<'a> {
     stdin: &'a [u8],
 }
 
-fn operate(command: Command, given: &Given<'_>) -> Result<Option<Value>, Failure> {
+/// What an operation that went well has to say.
+struct Done {
+    result: Option<Value>,
+    /// What a DEL could not give back, and no other DEL can.
+    lost: Option<String>,
+}
+
+impl Done {
+    const SILENT: Self = Self { result: None, lost: None };
+
+    const fn with(result: Value) -> Self {
+        Self { result: Some(result), lost: None }
+    }
+}
+
+fn operate(command: Command, given: &Given<'_>) -> Result<Done, Failure> {
     let Given { env, config, stdin } = *given;
     let delegate = Delegate::of(config, env, stdin);
     if command == Command::Add {
-        return add(env, config, delegate?.as_ref()).map(Some);
+        return add(env, config, delegate?.as_ref()).map(Done::with);
+    }
+    if let (Command::Del, Err(absent)) = (command, &delegate) {
+        // Most of all after an ADD that was refused for that; a DEL that fails for ever keeps the container.
+        del(env, config, &del_request(env)?)?;
+        let lost = format!("the ipam plugin keeps what it may have lent: {}", absent.msg);
+        return Ok(Done { result: None, lost: Some(lost) });
     }
     let forward = || delegate.and_then(|d| d.map_or(Ok(()), |delegate| delegate.forward(command)));
     // What we refuse for its input does not reach the delegated plugin, which may look less closely.
     match command {
         Command::Add | Command::Version => {
-            return Ok(Some(versions(Some(config.version.text().to_owned()))));
+            return Ok(Done::with(versions(Some(config.version.text().to_owned()))));
         }
         Command::Del => {
             let request = del_request(env)?;
@@ -131,7 +161,7 @@ fn operate(command: Command, given: &Given<'_>) -> Result<Option<Value>, Failure
         Command::Check => check(env, config).and_then(|()| forward()),
         Command::Status => status(env, config).and_then(|()| forward()),
     }
-    .map(|()| None)
+    .map(|()| Done::SILENT)
 }
 
 /// The failure of ours, with what the delegated plugin says where that failed too.

@@ -98,3 +98,33 @@ fn where_both_fail_the_error_tells_of_both() {
     let details = "No such file or directory (os error 2); ipam plugin chooser: full";
     assert_eq!(error["details"], json!(details));
 }
+
+#[test]
+fn a_del_ends_well_without_the_delegated_plugin_and_says_what_is_not_given_back() {
+    with_netplugin(|socket| {
+        for (ipam, why) in [
+            (json!({"type": "gone"}), "ipam plugin gone is not in CNI_PATH"),
+            (json!({"type": "../sh"}), "ipam: type \"../sh\" is no plugin"),
+            (json!("gone"), "ipam: type \"\" is no plugin"),
+        ] {
+            let log = tempfile::NamedTempFile::new().unwrap();
+            let chooser = Chooser::new(socket, "").with("ipam", ipam);
+            let chooser =
+                chooser.with("logFile", json!(log.path())).with("logLevel", json!("error"));
+            let output = run(&chooser.env("DEL"), chooser.config.to_string().as_bytes());
+            assert_eq!((output.stdout.as_str(), output.exit), ("", ExitCode::SUCCESS), "{why}");
+            let says = format!("weir-cni: the ipam plugin keeps what it may have lent: {why}");
+            assert!(output.stderr.starts_with(&says), "{}", output.stderr);
+            let logged = std::fs::read_to_string(log.path()).unwrap();
+            let line: Value = serde_json::from_str(&logged).unwrap();
+            assert!(line["outcome"].as_str().unwrap().contains(&why[..4]), "{line}");
+            // What is not given back of ours is another matter.
+            let chooser =
+                chooser.with("socket", json!(NOBODY)).with("stateDir", json!("/dev/null"));
+            let output = run(&chooser.env("DEL"), chooser.config.to_string().as_bytes());
+            assert_eq!(output.exit, ExitCode::FAILURE);
+        }
+        let gone = Chooser::new(socket, "").with("ipam", json!({"type": "gone"}));
+        assert_eq!(refused(&gone.env("GC"), &gone.config)["code"], json!(7));
+    });
+}

@@ -569,3 +569,17 @@ fn a_failed_operation_is_in_the_log_file_with_its_reason() {
         json!("netplugin does not answer at /no/such.sock: start it, then retry")
     );
 }
+
+#[test]
+fn a_del_by_a_configuration_that_is_wrong_elsewhere_ends_well() {
+    with_netplugin(|socket| {
+        let mut config = config_with("socket", json!(socket));
+        config["mtu"] = json!(1);
+        config["timeoutSeconds"] = json!(-1);
+        config["runtimeConfig"] = json!({"portMappings": "8080:80"});
+        config["args"] = json!({"cni": {"labels": ["app=web"]}});
+        let del = [("CNI_COMMAND", "DEL"), ("CNI_NETNS", "")];
+        assert_eq!(run_json(&env_with(&del), &config), (true, Value::Null));
+        assert_eq!(refused(&env_with(&[]), &config)["code"], json!(6));
+    });
+}
