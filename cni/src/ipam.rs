@@ -16,6 +16,7 @@ use serde_json::Value;
 use crate::config::Config;
 use crate::environment::{Command, Environment};
 use crate::failure::Failure;
+use crate::times::Times;
 
 /// An answer larger than this is cut, and then not JSON.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
@@ -28,7 +29,7 @@ pub(crate) struct Delegate<'a> {
     program: PathBuf,
     env: &'a Environment,
     stdin: &'a [u8],
-    deadline: Instant,
+    times: Times,
 }
 
 impl<'a> Delegate<'a> {
@@ -37,6 +38,7 @@ impl<'a> Delegate<'a> {
         config: &Config,
         env: &'a Environment,
         stdin: &'a [u8],
+        times: Times,
     ) -> Result<Option<Self>, Failure> {
         let invalid = |msg: String| Err(Failure::new(Code::InvalidConfig, msg));
         let Some(ipam) = &config.ipam else { return Ok(None) };
@@ -50,20 +52,22 @@ impl<'a> Delegate<'a> {
         let Some(program) = places.into_iter().find(|program| program.is_file()) else {
             return invalid(format!("ipam plugin {kind} is not in CNI_PATH {:?}", env.path()));
         };
-        let deadline = Instant::now() + config.timeout;
-        Ok(Some(Self { kind: kind.to_owned(), program, env, stdin, deadline }))
+        Ok(Some(Self { kind: kind.to_owned(), program, env, stdin, times }))
     }
 
     /// Addresses with their prefix lengths.
     pub(crate) fn add(&self) -> Result<Vec<String>, Failure> {
-        let text = self.execute(Command::Add)?;
-        let chosen = serde_json::from_slice(&text).map_err(|error| {
-            let msg = format!("ipam plugin {}: its result is not JSON: {error}", self.kind);
-            Failure::new(Code::Decode, msg)
+        let chosen = self.execute(Command::Add, self.times.asking).and_then(|text| {
+            let result = serde_json::from_slice(&text).map_err(|error| {
+                let msg = format!("ipam plugin {}: its result is not JSON: {error}", self.kind);
+                Failure::new(Code::Decode, msg)
+            })?;
+            self.addresses(&result)
         });
-        chosen.and_then(|result| self.addresses(&result)).inspect_err(|_refused| {
+        // One that was ended may have written down what it chose.
+        chosen.inspect_err(|_refused| {
             // The first failure is the one to report.
-            drop(self.execute(Command::Del));
+            drop(self.forward(Command::Del));
         })
     }
 
@@ -85,12 +89,12 @@ impl<'a> Delegate<'a> {
         })
     }
 
-    /// DEL, CHECK, GC or STATUS, which print nothing.
+    /// DEL, CHECK, GC or STATUS, which print nothing, and come after what took the time before.
     pub(crate) fn forward(&self, command: Command) -> Result<(), Failure> {
-        self.execute(command).map(drop)
+        self.execute(command, self.times.end).map(drop)
     }
 
-    fn execute(&self, command: Command) -> Result<Vec<u8>, Failure> {
+    fn execute(&self, command: Command, deadline: Instant) -> Result<Vec<u8>, Failure> {
         let failed = |what: &str, error: &std::io::Error| {
             let msg = format!("ipam plugin {}: {what}: {error}", self.program.display());
             Failure::new(Code::Io, msg)
@@ -109,7 +113,8 @@ impl<'a> Delegate<'a> {
             let read = stdout.map(|pipe| pipe.take(ANSWER_BYTES_MAX).read_to_end(&mut text));
             read.transpose().map(|_| text)
         });
-        let status = self.wait(&mut child).map_err(|error| failed("waiting for it", &error))?;
+        let status =
+            wait(&mut child, deadline).map_err(|error| failed("waiting for it", &error))?;
         let Some(status) = status else {
             let msg = format!("ipam plugin {} did not finish in time", self.kind);
             return Err(Failure::new(Code::TryAgain, msg));
@@ -117,21 +122,6 @@ impl<'a> Delegate<'a> {
         let text = output.join().unwrap_or_else(|_panic| Ok(Vec::new()));
         let text = text.map_err(|error| failed("reading its answer", &error))?;
         if status.success() { Ok(text) } else { Err(self.refusal(&text, status)) }
-    }
-
-    /// `None`: it was killed at the deadline.
-    fn wait(&self, child: &mut Child) -> std::io::Result<Option<ExitStatus>> {
-        loop {
-            if let Some(status) = child.try_wait()? {
-                return Ok(Some(status));
-            }
-            if Instant::now() >= self.deadline {
-                child.kill()?;
-                child.wait()?;
-                return Ok(None);
-            }
-            thread::sleep(POLL);
-        }
     }
 
     /// Its error object, or that it has none.
@@ -145,6 +135,21 @@ impl<'a> Delegate<'a> {
         };
         let failure = Failure::new(Code::Internal, msg).details(field("details"));
         Failure { code: code.filter(|code| *code != 0).unwrap_or(failure.code), ..failure }
+    }
+}
+
+/// `None`: it was killed at the deadline.
+fn wait(child: &mut Child, deadline: Instant) -> std::io::Result<Option<ExitStatus>> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= deadline {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        thread::sleep(POLL);
     }
 }
 
@@ -180,7 +185,7 @@ pub(crate) mod tests {
         let stdin = br#"{"cniVersion": "1.0.0", "name": "n", "ipam": {"type": "chooser"},
             "timeoutSeconds": 1}"#;
         let config = Config::parse(stdin).unwrap();
-        let delegate = Delegate::of(&config, &env, stdin).unwrap().unwrap();
+        let delegate = Delegate::of(&config, &env, stdin, Times::of(&config)).unwrap().unwrap();
         test(&delegate, &|| std::fs::read_to_string(&log).unwrap())
     }
 
@@ -236,6 +241,10 @@ pub(crate) mod tests {
             assert_eq!(delegate.forward(Command::Del).unwrap_err().code, 11);
             assert!(started.elapsed() < Duration::from_secs(10));
         });
+        with_plugin("[ $CNI_COMMAND = DEL ] || exec sleep 60", |delegate, log| {
+            assert_eq!(delegate.add().unwrap_err().code, 11);
+            assert_eq!(log(), "ADD\nDEL\n", "what it may have chosen is not given back");
+        });
     }
 
     #[test]
@@ -245,7 +254,11 @@ pub(crate) mod tests {
                 "ipam": {"type": kind, "subnet": "10.1.1.0/24"}});
             let config = Config::parse(stdin.to_string().as_bytes()).unwrap();
             let env = Environment::of(&[("CNI_PATH", "/bin")]);
-            assert_eq!(Delegate::of(&config, &env, b"").unwrap_err().code, 7, "{kind}");
+            assert_eq!(
+                Delegate::of(&config, &env, b"", Times::of(&config)).unwrap_err().code,
+                7,
+                "{kind}"
+            );
         }
     }
 }

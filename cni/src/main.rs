@@ -15,6 +15,7 @@ mod ipam;
 mod journal;
 mod queue;
 mod success;
+mod times;
 mod version;
 
 use std::io::{Read as _, Write as _};

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::process::ExitCode;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use cni_api::v1::{AddRequest, Bandwidth, CheckRequest, Code, DelRequest, GcRequest, PortMapping};
 use serde_json::Value;
@@ -19,6 +19,7 @@ use crate::ipam::Delegate;
 use crate::journal::Event;
 use crate::queue::{NotQueued, enqueue};
 use crate::success::{Sandbox, added, versions};
+use crate::times::Times;
 use crate::version::Version;
 
 const OWN_NETNS: &str = "/proc/thread-self/ns/net";
@@ -48,8 +49,8 @@ pub(crate) fn run(env: &Environment, stdin: &[u8]) -> Output {
         Ok(config) => config,
         Err(failure) => return failure.into_output(),
     };
-    let given = Given { env, config: &config, stdin };
-    let outcome = operate(command, &given).map_err(|f| f.in_version(config.version));
+    let given = Given { env, config: &config, times: Times::of(&config) };
+    let outcome = operate(command, &given, stdin).map_err(|f| f.in_version(config.version));
     journal(command, env, &config, outcome)
 }
 
@@ -107,10 +108,17 @@ fn journal(
 }
 
 /// What the runtime gave.
+#[derive(Clone, Copy)]
 struct Given<'a> {
     env: &'a Environment,
     config: &'a Config,
-    stdin: &'a [u8],
+    times: Times,
+}
+
+impl Given<'_> {
+    fn connect(&self) -> Result<Call, Failure> {
+        Call::connect(self.env, self.config, self.times.left())
+    }
 }
 
 /// What an operation that went well has to say.
@@ -128,15 +136,15 @@ impl Done {
     }
 }
 
-fn operate(command: Command, given: &Given<'_>) -> Result<Done, Failure> {
-    let Given { env, config, stdin } = *given;
-    let delegate = Delegate::of(config, env, stdin);
+fn operate(command: Command, given: &Given<'_>, stdin: &[u8]) -> Result<Done, Failure> {
+    let Given { env, config, times } = *given;
+    let delegate = Delegate::of(config, env, stdin, times);
     if command == Command::Add {
-        return add(env, config, delegate?.as_ref()).map(Done::with);
+        return add(given, delegate?.as_ref()).map(Done::with);
     }
     if let (Command::Del, Err(absent)) = (command, &delegate) {
         // Most of all after an ADD that was refused for that; a DEL that fails for ever keeps the container.
-        del(env, config, &del_request(env)?)?;
+        del(given, &del_request(env)?)?;
         let lost = format!("the ipam plugin keeps what it may have lent: {}", absent.msg);
         return Ok(Done { result: None, lost: Some(lost) });
     }
@@ -149,17 +157,17 @@ fn operate(command: Command, given: &Given<'_>) -> Result<Done, Failure> {
         Command::Del => {
             let request = del_request(env)?;
             // Whatever became of ours: an address that is not given back is lost.
-            both(del(env, config, &request), forward())
+            both(del(given, &request), forward())
         }
         Command::Gc => {
-            let ours = gc(env, config, gc_request(config)?);
+            let ours = gc(given, gc_request(config)?);
             match ours {
                 Err(refused) if refused.is_about_input() => Err(refused),
                 ours => both(ours, forward()),
             }
         }
-        Command::Check => check(env, config).and_then(|()| forward()),
-        Command::Status => status(env, config).and_then(|()| forward()),
+        Command::Check => check(given).and_then(|()| forward()),
+        Command::Status => status(given).and_then(|()| forward()),
     }
     .map(|()| Done::SILENT)
 }
@@ -172,11 +180,8 @@ fn both(ours: Result<(), Failure>, theirs: Result<(), Failure>) -> Result<(), Fa
     }
 }
 
-fn add(
-    env: &Environment,
-    config: &Config,
-    delegate: Option<&Delegate<'_>>,
-) -> Result<Value, Failure> {
+fn add(given: &Given<'_>, delegate: Option<&Delegate<'_>>) -> Result<Value, Failure> {
+    let Given { env, config, .. } = *given;
     let mut request = add_request(env, config)?;
     if !env.overrides_netns() {
         refuse_own_netns(env.netns())?;
@@ -185,12 +190,13 @@ fn add(
     if let Some(delegate) = delegate {
         request.ips = delegate.add()?;
     }
-    let reply = Call::connect(env, config, config.timeout)
-        .and_then(|call| call.add(request))
-        .map_err(|failure| match delegate.map(|delegate| delegate.forward(Command::Del)) {
-            None | Some(Ok(())) => failure,
-            Some(Err(kept)) => {
-                failure.also(&format!("its address is not given back: {}", kept.msg))
+    let reply =
+        given.connect().and_then(|call| call.add(request)).map_err(|failure| {
+            match delegate.map(|delegate| delegate.forward(Command::Del)) {
+                None | Some(Ok(())) => failure,
+                Some(Err(kept)) => {
+                    failure.also(&format!("its address is not given back: {}", kept.msg))
+                }
             }
         })?;
     // In a chain the result is what the plugins before have made of it.
@@ -361,25 +367,26 @@ fn del_request(env: &Environment) -> Result<DelRequest, Failure> {
 }
 
 /// DEL: asks netplugin, or its queue where there is none.
-fn del(env: &Environment, config: &Config, request: &DelRequest) -> Result<(), Failure> {
-    let deadline = Instant::now() + config.timeout;
-    let ask = |timeout| Call::connect(env, config, timeout)?.del(request.clone());
-    let failure = match ask(config.timeout) {
+fn del(given: &Given<'_>, request: &DelRequest) -> Result<(), Failure> {
+    let Given { env, config, times } = *given;
+    let ask = || given.connect()?.del(request.clone());
+    let failure = match ask() {
         Err(failure) if failure.code == Code::DaemonUnreachable as u32 => failure,
         answered => return answered,
     };
     let queue = config.state_dir.join("cni-queue");
-    match enqueue(&queue, &config.socket, &env.attachment(), deadline) {
+    match enqueue(&queue, &config.socket, &env.attachment(), times.asking) {
         Ok(()) => Ok(()),
         // It started meanwhile.
-        Err(NotQueued::Present) => ask(deadline.saturating_duration_since(Instant::now())),
+        Err(NotQueued::Present) => ask(),
         Err(NotQueued::Failed(why)) => {
             Err(failure.also(&format!("the DEL cannot be queued: {why}")))
         }
     }
 }
 
-fn check(env: &Environment, config: &Config) -> Result<(), Failure> {
+fn check(given: &Given<'_>) -> Result<(), Failure> {
+    let Given { env, config, .. } = *given;
     require_version(Command::Check, config, Version::V0_4_0)?;
     let attachment = env.attachment();
     let Some(prev_result) = &config.prev_result else {
@@ -392,7 +399,7 @@ fn check(env: &Environment, config: &Config) -> Result<(), Failure> {
         netns: env.netns().to_owned(),
     };
     // An attached container is not broken because the daemon restarts: the runtime asks again.
-    let call = Call::connect(env, config, config.timeout).map_err(|f| {
+    let call = given.connect().map_err(|f| {
         if f.code == Code::DaemonUnreachable as u32 {
             Failure { code: Code::TryAgain as u32, ..f }
         } else {
@@ -455,13 +462,14 @@ fn gc_request(config: &Config) -> Result<GcRequest, Failure> {
     Ok(GcRequest { valid, config_name: config.name.clone() })
 }
 
-fn gc(env: &Environment, config: &Config, request: GcRequest) -> Result<(), Failure> {
-    Call::connect(env, config, config.timeout)?.gc(request).map(drop)
+fn gc(given: &Given<'_>, request: GcRequest) -> Result<(), Failure> {
+    given.connect()?.gc(request).map(drop)
 }
 
-fn status(env: &Environment, config: &Config) -> Result<(), Failure> {
-    require_version(Command::Status, config, Version::V1_1_0)?;
-    let reply = Call::connect(env, config, config.timeout)
+fn status(given: &Given<'_>) -> Result<(), Failure> {
+    require_version(Command::Status, given.config, Version::V1_1_0)?;
+    let reply = given
+        .connect()
         .and_then(|call| call.status())
         .map_err(|f| Failure { code: Code::NotAvailable as u32, ..f })?;
     if reply.ready {

@@ -128,3 +128,36 @@ fn a_del_ends_well_without_the_delegated_plugin_and_says_what_is_not_given_back(
         assert_eq!(refused(&gone.env("GC"), &gone.config)["code"], json!(7));
     });
 }
+
+/// Chooses, and needs a moment for giving back.
+const SLOW: &str = r#"case $CNI_COMMAND in
+    ADD) echo '{"ips": [{"address": "10.1.1.7/24"}]}' ;;
+    DEL) sleep 0.05; echo given back >>"$CNI_PATH/log" ;;
+esac"#;
+
+#[test]
+fn an_address_is_given_back_after_an_add_in_which_netplugin_took_all_the_time() {
+    with_netplugin(|socket| {
+        let chooser = Chooser::new(socket, SLOW).with("timeoutSeconds", json!(2));
+        let mut chooser = chooser.with("network", json!("hangs"));
+        chooser.config.as_object_mut().unwrap().remove("prevResult");
+        let env = env_with(&[
+            ("CNI_NETNS", socket.to_str().unwrap()),
+            ("CNI_PATH", chooser.dir.path().to_str().unwrap()),
+        ]);
+        let error = refused(&env, &chooser.config);
+        assert_eq!(error["code"], json!(11), "{error}");
+        assert_eq!(chooser.log(), "ADD\nDEL\ngiven back\n");
+    });
+}
+
+#[test]
+fn an_address_is_given_back_in_a_del_in_which_netplugin_took_all_the_time() {
+    with_netplugin(|socket| {
+        let chooser = Chooser::new(socket, SLOW).with("timeoutSeconds", json!(2));
+        let path = chooser.dir.path().to_str().unwrap();
+        let env = env_with(&[("CNI_COMMAND", "DEL"), ("CNI_NETNS", "hangs"), ("CNI_PATH", path)]);
+        assert_eq!(refused(&env, &chooser.config)["code"], json!(11));
+        assert_eq!(chooser.log(), "DEL\ngiven back\n");
+    });
+}

@@ -416,7 +416,8 @@ fn check_asks_only_for_addresses_of_its_own_interface() {
     assert_eq!(listed_ips(&json!({}), "eth0"), Vec::<String>::new());
 }
 
-/// Answers like a netplugin with one network, refuses the address 10.1.1.66.
+/// Answers like a netplugin with one network, refuses the address 10.1.1.66, and never answers of network
+/// or namespace `hangs`.
 #[derive(Default)]
 struct Netplugin {
     removed: Mutex<Vec<GcRequest>>,
@@ -425,6 +426,9 @@ struct Netplugin {
 #[tonic::async_trait]
 impl Cni for Netplugin {
     async fn add(&self, request: Request<AddRequest>) -> Result<Response<AddReply>, Status> {
+        if request.get_ref().network == "hangs" {
+            return std::future::pending().await;
+        }
         if request.get_ref().ips == ["10.1.1.66"] {
             let error = CniError {
                 code: Code::AddressInUse as u32,
@@ -444,7 +448,10 @@ impl Cni for Netplugin {
         }))
     }
 
-    async fn del(&self, _: Request<DelRequest>) -> Result<Response<DelReply>, Status> {
+    async fn del(&self, request: Request<DelRequest>) -> Result<Response<DelReply>, Status> {
+        if request.get_ref().netns == "hangs" {
+            return std::future::pending().await;
+        }
         Ok(Response::new(DelReply {}))
     }
 
