@@ -23,6 +23,10 @@ use crate::times::Times;
 use crate::version::Version;
 
 const OWN_NETNS: &str = "/proc/thread-self/ns/net";
+/// What netmaster takes as a container's name, and as the owner of a reservation.
+const CONTAINER_NAME_BYTES_MAX: usize = 255;
+/// Stands for the beginning of a pod's name that is too long with its namespace.
+const POD_NAME_CUT: &str = "...";
 
 /// What the process prints and how it exits.
 #[derive(Debug)]
@@ -241,12 +245,28 @@ fn add_request(env: &Environment, config: &Config) -> Result<AddRequest, Failure
         chained,
         mac,
         mtu: config.mtu,
-        container_name: or("K8S_POD_NAME", ""),
+        container_name: container_name(env),
         labels: labels(env, config),
         config_name: config.name.clone(),
         bandwidth: wanted_bandwidth(config.runtime.bandwidth),
         published: config.runtime.port_mappings().map(wanted_port).collect(),
     })
+}
+
+/// What reservations and people call the container. Pods of different namespaces share names, so that
+/// one's is `NAMESPACE/NAME` where the runtime says both.
+fn container_name(env: &Environment) -> String {
+    let name = env.arg("K8S_POD_NAME").unwrap_or_default();
+    let namespace = env.arg("K8S_POD_NAMESPACE").filter(|_| !name.is_empty());
+    let Some(namespace) = namespace else { return name.to_owned() };
+    let whole = format!("{namespace}/{name}");
+    let excess = whole.len().saturating_sub(CONTAINER_NAME_BYTES_MAX);
+    if excess == 0 {
+        return whole;
+    }
+    // Pods of one set differ at the end, and no pod's name begins with a dot.
+    let cut = name.ceil_char_boundary(excess + POD_NAME_CUT.len());
+    format!("{namespace}/{POD_NAME_CUT}{}", &name[cut..])
 }
 
 /// Addresses of the interface that the plugins before have made, which is adopted with them.

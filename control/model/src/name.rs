@@ -209,6 +209,14 @@ mod tests {
     }
 
     #[test]
+    fn a_pods_namespace_and_name_are_a_containers_name_and_an_owner() {
+        for text in ["shop/web-0", &format!("{}/...{}", "n".repeat(63), "a".repeat(188))] {
+            assert_eq!(Label::parse("containerName", text).unwrap().as_str(), text);
+            assert_eq!(Owner::parse("owner", text).unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
     fn a_profile_may_have_any_visible_character_but_those_that_join_keys() {
         for good in ["gold", "net_profile-1", "-x", &"a".repeat(64)] {
             assert_eq!(ProfileName::parse("profileName", good).unwrap().as_str(), good);

@@ -24,6 +24,7 @@ pub(crate) fn tests() -> Vec<Test> {
         build,
         &[
             ("ipam_3_a_reserved_address_follows_its_name_over_nodes_and_restarts", follows),
+            ("ipam_3_a_pods_reservation_is_of_its_namespace", follows_by_namespace),
             ("ipam_3_a_reservation_without_owner_is_taken_up_or_ends", ends),
             ("svc_containers_with_a_services_labels_are_its_providers", providers),
             ("ipam_4_a_node_that_lost_its_state_keeps_its_containers_and_its_order", lost_state),
@@ -111,6 +112,22 @@ fn follows(scene: &mut Scene) -> Result<()> {
         scene.nodes.one.netctl_run(&["ip", "release", "-t", "blue", "front", "10.1.2.77"])?;
     ensure!(stolen.code == Some(3) && stolen.stderr.contains("web-1"), "{stolen:?}");
     netctl(&scene.nodes.one, "ip release -t blue --owner web-1 front 10.1.2.77")?;
+    scene.settled(&before)
+}
+
+/// Pods of two namespaces have one name.
+fn follows_by_namespace(scene: &mut Scene) -> Result<()> {
+    let before = scene.traces()?;
+    let node = &scene.nodes.one;
+    netctl(node, "ip reserve -t blue --ip 10.1.2.78 front shop/web-0")?;
+    let wanted: Ipv4Addr = "10.1.2.78".parse()?;
+    for (namespace, is_owner) in [("test", false), ("shop", true)] {
+        let web = pod(node, "web-0", &format!(";K8S_POD_NAMESPACE={namespace}"))?;
+        let address = web.address();
+        ensure!((address == wanted) == is_owner, "{namespace}/web-0 got {address}");
+        web.detach(node)?;
+    }
+    netctl(node, "ip release -t blue --owner shop/web-0 front 10.1.2.78")?;
     scene.settled(&before)
 }
 
