@@ -44,6 +44,49 @@ pub(crate) fn added(reply: &AddReply, sandbox: Sandbox<'_>, dns: &Dns, version: 
     result
 }
 
+/// The result of ADD behind other plugins: theirs, with what is not so any more.
+pub(crate) fn adopted(
+    previous: &Value,
+    reply: &AddReply,
+    sandbox: Sandbox<'_>,
+    dns: &Dns,
+    version: Version,
+) -> Value {
+    let mut result = previous.clone();
+    if version >= Version::V1_1_0 {
+        tell_mtu(&mut result["interfaces"], reply, sandbox);
+    }
+    // Key by key, as the runtime's over the configuration's.
+    if let Value::Object(ours) = json!(dns)
+        && !ours.is_empty()
+    {
+        if !result["dns"].is_object() {
+            result["dns"] = json!({});
+        }
+        for (key, value) in ours {
+            result["dns"][key] = value;
+        }
+    }
+    result
+}
+
+/// netplugin lowers the MTU of both ends where the container's is above the network's, and leaves both
+/// where it is not. What is not told of the host's end is not untrue.
+fn tell_mtu(interfaces: &mut Value, reply: &AddReply, sandbox: Sandbox<'_>) {
+    let Some(interfaces) = interfaces.as_array_mut() else { return };
+    let is_above = |i: &Value| i["mtu"].as_u64().is_some_and(|mtu| mtu > u64::from(reply.mtu));
+    let is_container = |i: &Value| i["name"] == sandbox.ifname && i["sandbox"] == sandbox.netns;
+    let is_host = |i: &Value| {
+        i["name"] == reply.host_ifname && i["sandbox"].as_str().unwrap_or_default().is_empty()
+    };
+    let Some(container) = interfaces.iter_mut().find(|i| is_container(i)) else { return };
+    let is_lowered = container["mtu"].is_null() || is_above(container);
+    container["mtu"] = json!(reply.mtu);
+    if let Some(host) = interfaces.iter_mut().find(|i| is_host(i) && is_lowered && is_above(i)) {
+        host["mtu"] = json!(reply.mtu);
+    }
+}
+
 fn address(ip: &Ip, version: Version) -> Value {
     let mut address = json!({"address": ip.address, "interface": CONTAINER_INTERFACE});
     if version < Version::V1_0_0 {
@@ -151,5 +194,45 @@ mod tests {
         assert_eq!(result["ips"], json!([{"address": "10.1.1.5/24", "interface": 1}]));
         assert_eq!(result.get("routes"), None);
         assert_eq!(result.get("dns"), None);
+    }
+
+    /// A result of the plugin before, with these MTUs of host's and container's end.
+    fn previous([host, container]: [Value; 2]) -> Value {
+        json!({
+            "cniVersion": "1.1.0",
+            "interfaces": [
+                {"name": "lo", "mtu": 65535, "sandbox": "/run/netns/x"},
+                {"name": "wr0123456789", "mtu": 7, "sandbox": "/another"},
+                {"name": "wr0123456789", "mtu": host, "mac": "02:cc:cc:cc:cc:cc", "pciID": "0"},
+                {"name": "eth0", "mtu": container, "sandbox": "/run/netns/x", "socketPath": "/s"},
+            ],
+            "ips": [{"address": "10.1.1.5/24", "interface": 3}],
+            "routes": [{"dst": "0.0.0.0/0", "priority": 7}],
+            "odd": [1],
+        })
+    }
+
+    fn handed_on(mtus: [Value; 2], version: Version) -> Value {
+        let sandbox = Sandbox { ifname: "eth0", netns: "/run/netns/x" };
+        adopted(&previous(mtus), &reply(), sandbox, &Dns::default(), version)
+    }
+
+    #[test]
+    fn behind_another_plugin_the_mtu_is_the_one_in_force_and_all_else_as_it_was() {
+        let n = |mtu: u32| json!(mtu);
+        for (theirs, told) in [
+            ([n(1500), n(1500)], [n(1450), n(1450)]),
+            ([n(1450), n(1450)], [n(1450), n(1450)]),
+            // Nothing was lowered.
+            ([n(9000), n(1450)], [n(9000), n(1450)]),
+            ([n(1500), Value::Null], [n(1450), n(1450)]),
+            ([Value::Null, n(1500)], [Value::Null, n(1450)]),
+            ([n(1400), n(1500)], [n(1400), n(1450)]),
+        ] {
+            let result = handed_on(theirs.clone(), Version::V1_1_0);
+            assert_eq!(result, previous(told), "{theirs:?}");
+        }
+        let old = handed_on([n(1500), n(1500)], Version::V1_0_0);
+        assert_eq!(old, previous([n(1500), n(1500)]), "mtu came with 1.1.0");
     }
 }

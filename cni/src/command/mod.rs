@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::ipam::Delegate;
 use crate::journal::Event;
 use crate::queue::{NotQueued, enqueue};
-use crate::success::{Sandbox, added, versions};
+use crate::success::{Sandbox, added, adopted, versions};
 use crate::times::Times;
 use crate::version::Version;
 
@@ -203,12 +203,12 @@ fn add(given: &Given<'_>, delegate: Option<&Delegate<'_>>) -> Result<Value, Fail
                 }
             }
         })?;
-    // In a chain the result is what the plugins before have made of it.
-    if let Some(previous) = &config.prev_result {
-        return Ok(previous.clone());
-    }
     let sandbox = Sandbox { ifname: &attachment.ifname, netns: env.netns() };
-    Ok(added(&reply, sandbox, &config.dns, config.version))
+    let (dns, version) = (&config.dns, config.version);
+    Ok(match &config.prev_result {
+        Some(previous) => adopted(previous, &reply, sandbox, dns, version),
+        None => added(&reply, sandbox, dns, version),
+    })
 }
 
 fn add_request(env: &Environment, config: &Config) -> Result<AddRequest, Failure> {

@@ -52,3 +52,34 @@ fn a_chained_add_without_an_interface_to_adopt_is_refused() {
     let env = env_with(&[("CNI_PATH", "/usr/lib/cni")]);
     assert_eq!(refused(&env, &config)["code"], json!(7));
 }
+
+#[test]
+fn the_result_of_a_chained_add_has_the_mtu_in_force_and_the_dns_asked_for() {
+    with_netplugin(|socket| {
+        let mut previous = previous(|p| {
+            p["cniVersion"] = json!("1.1.0");
+            p["interfaces"][0] = json!({"name": "wr0123456789", "mtu": 1500});
+            p["interfaces"][1]["sandbox"] = json!(socket);
+            p["interfaces"][1]["mtu"] = json!(1500);
+            p["dns"] = json!({"nameservers": ["10.0.0.9"], "domain": "a.b", "odd": 1});
+        });
+        let mut config = config_with("prevResult", previous.clone());
+        config["cniVersion"] = json!("1.1.0");
+        config["socket"] = json!(socket);
+        let env = env_with(&[("CNI_NETNS", socket.to_str().unwrap())]);
+        for end in 0..2 {
+            previous["interfaces"][end]["mtu"] = json!(1450);
+        }
+        assert_eq!(run_json(&env, &config), (true, previous.clone()));
+
+        config["dns"] = json!({"nameservers": ["10.0.0.1"], "options": ["ndots:5"]});
+        config["runtimeConfig"] = json!({"dns": {"servers": ["10.0.0.2"]}});
+        previous["dns"] = json!({"nameservers": ["10.0.0.2"], "domain": "a.b",
+            "options": ["ndots:5"], "odd": 1});
+        assert_eq!(run_json(&env, &config), (true, previous.clone()));
+
+        config["prevResult"].as_object_mut().unwrap().remove("dns");
+        previous["dns"] = json!({"nameservers": ["10.0.0.2"], "options": ["ndots:5"]});
+        assert_eq!(run_json(&env, &config), (true, previous));
+    });
+}

@@ -330,7 +330,7 @@ fn configure_behind(site: &Site, name: &str, first: &Value) -> Result<()> {
     let list = json!({ "cniVersion": "1.0.0", "name": name, "plugins": [
         first,
         { "type": "weir-cni", "socket": site.node().cni_socket(), "tenant": "blue", "network": "front",
-            "group": "web", "stateDir": site.node().state_dir() },
+            "group": "web", "stateDir": site.node().state_dir(), "dns": { "search": ["blue.test"] } },
     ] });
     Ok(fs::write(site.configurations().join(format!("{name}.conflist")), list.to_string())?)
 }
@@ -352,6 +352,7 @@ fn behind(site: &mut Site) -> Result<()> {
     let guest = Guest::new()?;
     let result = guest.add(site, "behind")?;
     ensure!(result["ips"][0]["address"] == "10.1.1.88/24", "{result}");
+    ensure!(result["dns"]["search"] == json!(["blue.test"]), "{result}");
     let host = result["interfaces"][0]["name"].as_str().context("no host end")?;
     let netlink = site.node().netns().netlink()?;
     let outside = netlink.link_by_name(host)?.context("no host end")?;
