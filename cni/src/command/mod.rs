@@ -143,37 +143,44 @@ impl Done {
 fn operate(command: Command, given: &Given<'_>, stdin: &[u8]) -> Result<Done, Failure> {
     let Given { env, config, times } = *given;
     let delegate = Delegate::of(config, env, stdin, times);
-    if command == Command::Add {
-        return add(given, delegate?.as_ref()).map(Done::with);
-    }
-    if let (Command::Del, Err(absent)) = (command, &delegate) {
-        // Most of all after an ADD that was refused for that; a DEL that fails for ever keeps the container.
-        del(given, &del_request(env)?)?;
-        let lost = format!("the ipam plugin keeps what it may have lent: {}", absent.msg);
-        return Ok(Done { result: None, lost: Some(lost) });
-    }
-    let forward = || delegate.and_then(|d| d.map_or(Ok(()), |delegate| delegate.forward(command)));
     // What we refuse for its input does not reach the delegated plugin, which may look less closely.
     match command {
-        Command::Add | Command::Version => {
+        Command::Version => {
             return Ok(Done::with(versions(Some(config.version.text().to_owned()))));
         }
-        Command::Del => {
-            let request = del_request(env)?;
-            // Whatever became of ours: an address that is not given back is lost.
-            both(del(given, &request), forward())
-        }
-        Command::Gc => {
-            let ours = gc(given, gc_request(config)?);
-            match ours {
-                Err(refused) if refused.is_about_input() => Err(refused),
-                ours => both(ours, forward()),
-            }
-        }
-        Command::Check => check(given).and_then(|()| forward()),
-        Command::Status => status(given).and_then(|()| forward()),
+        Command::Add => return add(given, delegate?.as_ref()).map(Done::with),
+        Command::Del => return give_back(given, delegate),
+        Command::Gc => match gc(given, gc_request(config)?) {
+            Err(refused) if refused.is_about_input() => Err(refused),
+            ours => both(ours, hand_on(command, delegate)),
+        },
+        Command::Check => check(given).and_then(|()| hand_on(command, delegate)),
+        Command::Status => status(given).and_then(|()| hand_on(command, delegate)),
     }
     .map(|()| Done::SILENT)
+}
+
+/// DEL, of both. Whatever became of ours: an address that is not given back is lost.
+fn give_back(
+    given: &Given<'_>,
+    delegate: Result<Option<Delegate<'_>>, Failure>,
+) -> Result<Done, Failure> {
+    let ours = del(given, &del_request(given.env)?);
+    match delegate {
+        // Most of all after an ADD that was refused for that; a DEL that fails for ever keeps the container.
+        Err(absent) => {
+            let lost = format!("the ipam plugin keeps what it may have lent: {}", absent.msg);
+            ours.map(|()| Done { result: None, lost: Some(lost) })
+        }
+        Ok(delegate) => both(ours, hand_on(Command::Del, Ok(delegate))).map(|()| Done::SILENT),
+    }
+}
+
+fn hand_on(
+    command: Command,
+    delegate: Result<Option<Delegate<'_>>, Failure>,
+) -> Result<(), Failure> {
+    delegate?.map_or(Ok(()), |delegate| delegate.forward(command))
 }
 
 /// The failure of ours, with what the delegated plugin says where that failed too.
