@@ -520,4 +520,4 @@ fn require_version(command: Command, config: &Config, least: Version) -> Result<
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

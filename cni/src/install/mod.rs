@@ -3,6 +3,7 @@
 //! A runtime takes a configuration as the word that the node is ready, and runs the program at any
 //! moment. So the program comes first and the configuration last, and goes last; each appears whole
 //! under its name or not at all, also when this process is killed; and doing it again changes nothing.
+//! With `--wait` the configuration waits until netplugin says that it is so.
 //! A running program is never written to: its file is replaced.
 
 mod order;
@@ -13,12 +14,15 @@ use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
+use crate::call::Call;
 use crate::command::Output;
 use crate::config::Config;
+use crate::environment::Environment;
+use crate::failure::Failure;
 use order::{Intent, Order, Places, USAGE, Wanted};
 
 const PROGRAM: &str = "weir-cni";
@@ -27,9 +31,13 @@ const CONFIGURATION: &str = "10-weir.conflist";
 const TEMPLATE: &str = include_str!("../../../deploy/10-weir.conflist");
 /// Ends the name of a file that is not whole yet; runtimes read none that ends so.
 const UNFINISHED: &str = ".new";
+/// How long netplugin may take for one answer, and how soon it is asked again.
+const ANSWER: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// Exit codes of the interface description.
 const BAD_USAGE: u8 = 1;
+const NOT_DONE: u8 = 2;
 const REFUSED: u8 = 3;
 const LOCAL: u8 = 4;
 
@@ -42,6 +50,8 @@ enum Failed {
     Configuration { path: PathBuf, reason: Unsound },
     #[error("no sound configuration at {} ({reason}): name one with --network or --conf", path.display())]
     NothingToKeep { path: PathBuf, reason: Unsound },
+    #[error("the node is not ready after {patience:?}: {reason}")]
+    NotReady { patience: Duration, reason: String },
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
 }
@@ -65,6 +75,7 @@ impl Failed {
     const fn exit(&self) -> u8 {
         match self {
             Self::Order(_) => BAD_USAGE,
+            Self::NotReady { .. } => NOT_DONE,
             Self::Configuration { .. } | Self::NothingToKeep { .. } => REFUSED,
             Self::File { .. } => LOCAL,
         }
@@ -89,18 +100,35 @@ pub(crate) fn run(words: impl Iterator<Item = OsString>) -> Output {
 }
 
 fn install(places: &Places, wanted: &Wanted) -> Result<String, Failed> {
-    let configuration = configuration(places, wanted)?;
+    let (text, config) = configuration(places, wanted)?;
     let own = Path::new("/proc/self/exe");
     let program = fs::read(own).map_err(at(own))?;
-    let steps = [
-        (&places.bin_dir, PROGRAM, program, 0o755),
-        (&places.conf_dir, CONFIGURATION, configuration, 0o644),
-    ];
-    let done = steps.into_iter().map(|(dir, name, bytes, mode)| {
-        let done = place(&Placed { dir, name, bytes: &bytes, mode }, places.intent)?;
-        Ok(line(&dir.join(name), done))
-    });
-    done.collect()
+    let put = |dir: &Path, name, bytes: &[u8], mode| {
+        let done = place(&Placed { dir, name, bytes, mode }, places.intent)?;
+        Ok::<_, Failed>(line(&dir.join(name), done))
+    };
+    let first = put(&places.bin_dir, PROGRAM, &program, 0o755)?;
+    if let (Some(patience), Intent::Do) = (places.patience, places.intent) {
+        await_ready(&config, patience)?;
+    }
+    Ok(first + &put(&places.conf_dir, CONFIGURATION, &text, 0o644)?)
+}
+
+/// Returns once netplugin could serve an ADD. Which network has addresses left is no matter of the node.
+fn await_ready(config: &Config, patience: Duration) -> Result<(), Failed> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let asked = Call::connect(&Environment::default(), config, ANSWER);
+        let reason = match asked.and_then(|call| call.status()) {
+            Ok(reply) if reply.ready => return Ok(()),
+            Ok(reply) => reply.reason,
+            Err(Failure { msg, .. }) => msg,
+        };
+        if Instant::now() >= deadline {
+            return Err(Failed::NotReady { patience, reason });
+        }
+        std::thread::sleep(AGAIN);
+    }
 }
 
 fn uninstall(places: &Places) -> Result<String, Failed> {
@@ -127,18 +155,18 @@ fn line(path: &Path, done: &str) -> String {
 }
 
 /// The text of the configuration, once it is known to be one that the plugin takes.
-fn configuration(places: &Places, wanted: &Wanted) -> Result<Vec<u8>, Failed> {
+fn configuration(places: &Places, wanted: &Wanted) -> Result<(Vec<u8>, Config), Failed> {
     let there = places.conf_dir.join(CONFIGURATION);
     match wanted {
         Wanted::Kept => {
             let text = fs::read(&there).unwrap_or_default();
             let unsound = |reason| Failed::NothingToKeep { path: there, reason };
-            sound(&text).map(|()| text).map_err(unsound)
+            sound(&text).map(|config| (text, config)).map_err(unsound)
         }
         Wanted::File(path) => {
             let text = fs::read(path).map_err(at(path))?;
             let refused = |reason| Failed::Configuration { path: path.clone(), reason };
-            sound(&text).map(|()| text).map_err(refused)
+            sound(&text).map(|config| (text, config)).map_err(refused)
         }
         Wanted::Keys(keys) => {
             let refused = |reason| Failed::Configuration { path: there.clone(), reason };
@@ -148,13 +176,13 @@ fn configuration(places: &Places, wanted: &Wanted) -> Result<Vec<u8>, Failed> {
                 list["plugins"][0][key] = value.clone();
             }
             let text = format!("{list:#}\n").into_bytes();
-            sound(&text).map(|()| text).map_err(refused)
+            sound(&text).map(|config| (text, config)).map_err(refused)
         }
     }
 }
 
 /// Whether a configuration list has our plugin, in words that it takes from a runtime.
-fn sound(text: &[u8]) -> Result<(), Unsound> {
+fn sound(text: &[u8]) -> Result<Config, Unsound> {
     let list: Value = serde_json::from_slice(text)?;
     let plugins = list["plugins"].as_array().ok_or(Unsound::NoPlugins)?;
     let ours = |plugin: &&Value| plugin["type"] == PROGRAM;
@@ -163,7 +191,7 @@ fn sound(text: &[u8]) -> Result<(), Unsound> {
     (given["name"], given["cniVersion"]) = (list["name"].clone(), list["cniVersion"].clone());
     let parsed = Config::parse(given.to_string().as_bytes());
     let config = parsed.map_err(|failure| Unsound::Refused(failure.msg))?;
-    if config.network.is_empty() { Err(Unsound::NoNetwork) } else { Ok(()) }
+    if config.network.is_empty() { Err(Unsound::NoNetwork) } else { Ok(config) }
 }
 
 /// A file to be placed.

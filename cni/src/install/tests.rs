@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
 
 use super::*;
+use crate::command::tests::{Netplugin, serving};
 
 struct Root {
     dir: tempfile::TempDir,
@@ -123,6 +124,25 @@ fn cni_1_lesson_14_the_configuration_comes_last_and_goes_first() {
     assert_eq!(names, ["10-weir.conflist: removed", "weir-cni: removed"]);
     assert_eq!(root.files(), BTreeSet::new());
     assert_eq!(root.says("uninstall").matches("not there").count(), 2);
+}
+
+#[test]
+fn cni_1_lesson_14_the_configuration_waits_for_the_node() {
+    let root = Root::new();
+    let wait =
+        |socket: &Path| format!("install --network front --wait 0 --socket {}", socket.display());
+    let program = BTreeSet::from([root.bin().join(PROGRAM)]);
+    let absent = root.run(&wait(Path::new("/no/such.sock")));
+    assert_eq!(absent.exit, ExitCode::from(NOT_DONE));
+    assert!(absent.stderr.contains("netplugin does not answer"), "{}", absent.stderr);
+    serving(Netplugin::default(), |socket| {
+        let refused = root.run(&wait(socket));
+        assert!(refused.stderr.contains("vrouterd is not there"), "{}", refused.stderr);
+        assert_eq!(root.files(), program);
+    });
+    let ready = Netplugin { is_ready: true, ..Netplugin::default() };
+    serving(ready, |socket| assert_eq!(root.says(&wait(socket)).lines().count(), 2));
+    assert_eq!(root.files(), root.installed());
 }
 
 #[test]

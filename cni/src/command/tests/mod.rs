@@ -370,8 +370,9 @@ fn check_asks_only_for_addresses_of_its_own_interface() {
 /// Answers like a netplugin with one network, refuses the address 10.1.1.66, and never answers of network
 /// or namespace `hangs`.
 #[derive(Default)]
-struct Netplugin {
-    removed: Mutex<Vec<GcRequest>>,
+pub(crate) struct Netplugin {
+    pub(crate) is_ready: bool,
+    pub(crate) removed: Mutex<Vec<GcRequest>>,
 }
 
 #[tonic::async_trait]
@@ -426,12 +427,17 @@ impl Cni for Netplugin {
     async fn status(&self, asked: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
         let trace = asked.metadata().get("traceparent").and_then(|value| value.to_str().ok());
         let reason = format!("vrouterd is not there{}", trace.unwrap_or_default());
-        Ok(Response::new(StatusReply { ready: false, connectivity_limited: true, reason }))
+        let ready = self.is_ready;
+        Ok(Response::new(StatusReply { ready, connectivity_limited: !ready, reason }))
     }
 }
 
-/// Serves a [`Netplugin`] on a socket of its own while `test` runs with the socket's path.
 fn with_netplugin(test: impl FnOnce(&Path)) {
+    serving(Netplugin::default(), test);
+}
+
+/// Serves `netplugin` on a socket of its own while `test` runs with the socket's path.
+pub(crate) fn serving(netplugin: Netplugin, test: impl FnOnce(&Path)) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("cni.sock");
     let runtime =
@@ -439,7 +445,7 @@ fn with_netplugin(test: impl FnOnce(&Path)) {
     let listener = runtime.block_on(async { tokio::net::UnixListener::bind(&path) }).unwrap();
     let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
     let server = tonic::transport::Server::builder()
-        .add_service(CniServer::new(Netplugin::default()))
+        .add_service(CniServer::new(netplugin))
         .serve_with_incoming(incoming);
     runtime.spawn(server);
     test(&path);
