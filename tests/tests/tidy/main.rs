@@ -11,12 +11,14 @@
 mod arrows;
 mod source;
 mod tree;
+mod units;
 
 use std::path::Path;
 
 use arrows::{arrows, test_arrows};
 use source::{decisions, file_lengths, named_tests, unsafe_code};
 use tree::{Planted, Violations};
+use units::units;
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the repository")
@@ -53,6 +55,28 @@ fn decision_records_have_numbers_of_their_own() {
 #[test]
 fn tests_that_documents_name_exist() {
     assert_eq!(named_tests(repository()), Violations::none());
+}
+
+#[test]
+fn units_allow_what_the_daemons_do() {
+    assert_eq!(units(repository()), Violations::none());
+}
+
+#[test]
+fn a_unit_that_forbids_what_its_daemon_does_is_found() {
+    let tree = Planted::new();
+    let unit = |name: &str, text: &str| tree.file(&format!("deploy/systemd/{name}.service"), text);
+    unit("netmaster", "RestrictAddressFamilies=AF_UNIX\nProtectKernelTunables=yes\n");
+    unit("netplugin", "ProtectKernelTunables=yes\n");
+    unit("vrouterd", "RestrictAddressFamilies=AF_INET AF_PACKET\n");
+    tree.file("control/netmaster/src/server.rs", "UnixListener::bind(path)");
+    tree.file("control/netplugin/src/links.rs", "refuse_ipv4(ifname)");
+    tree.file("vrouter/daemon/src/uplink.rs", "PacketSocket::open(name)");
+    let found = [
+        "netplugin.service: refuse_ipv4 cannot be with ProtectKernelTunables=yes",
+        "vrouterd.service: PacketSocket needs CAP_NET_RAW in CapabilityBoundingSet",
+    ];
+    assert_eq!(units(tree.root()), found.map(str::to_owned).into_iter().collect());
 }
 
 /// Two crates, `a` and `b`, and an architecture that lists what `listed` says.
