@@ -59,6 +59,7 @@ pub(crate) struct Pair<'a> {
 /// What a container's interface has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Seen {
+    pub(crate) up: bool,
     pub(crate) mac: Mac,
     pub(crate) addresses: Vec<netdev::Address>,
     /// Gateways of default routes over the interface.
@@ -208,9 +209,40 @@ pub(crate) fn remove(host_ifname: &str) -> Result<(), Error> {
     }
 }
 
+/// The links in this namespace.
+#[derive(Debug, Default)]
+pub(crate) struct Present {
+    pub(crate) names: BTreeSet<String>,
+    /// Those that are set down.
+    pub(crate) down: BTreeSet<String>,
+}
+
+pub(crate) fn present() -> Result<Present, Error> {
+    let mut present = Present::default();
+    for netdev::Link { name, up, .. } in Netlink::open()?.links()? {
+        if !up {
+            present.down.insert(name.clone());
+        }
+        present.names.insert(name);
+    }
+    Ok(present)
+}
+
 /// Names of all links in this namespace.
 pub(crate) fn names() -> Result<BTreeSet<String>, Error> {
-    Ok(Netlink::open()?.links()?.into_iter().map(|link| link.name).collect())
+    Ok(present()?.names)
+}
+
+/// Whether a host end is up; `None` when there is none of that name.
+pub(crate) fn is_up(host_ifname: &str) -> Result<Option<bool>, Error> {
+    Ok(Netlink::open()?.link_by_name(host_ifname)?.map(|link| link.up))
+}
+
+/// Sets a host end up that somebody has set down; absent is fine.
+pub(crate) fn raise(host_ifname: &str) -> Result<(), Error> {
+    let host = Netlink::open()?;
+    let Some(link) = host.link_by_name(host_ifname)? else { return Ok(()) };
+    Ok(host.set_up(link.index)?)
 }
 
 /// Names of all host ends in this namespace that are ours to make and remove.
@@ -289,6 +321,7 @@ pub(crate) fn look(namespace: &Namespace, ifname: &str) -> Result<Option<Seen>, 
     let routes = inside.routes()?.into_iter();
     let over = routes.filter(|r| r.dst.is_none() && r.oif == Some(link.index));
     Ok(Some(Seen {
+        up: link.up,
         mac: Mac(link.mac),
         addresses: inside.addresses(link.index)?,
         gateways: over.filter_map(|route| route.gateway).collect(),

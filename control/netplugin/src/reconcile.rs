@@ -11,9 +11,9 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 
 use crate::adopt;
-use crate::attach::{Released, release};
+use crate::attach::{Released, raise, release};
 use crate::attachment::{Attachment, AttachmentId, State};
-use crate::links;
+use crate::links::{self, Present};
 use crate::naming::is_host_ifname;
 use crate::node::Node;
 use crate::refusal::Refusal;
@@ -25,6 +25,8 @@ const ROUND: Duration = Duration::from_secs(3);
 struct Suspects {
     /// Attached rows without link and namespace.
     gone: BTreeSet<AttachmentId>,
+    /// Attached rows whose host end is set down.
+    down: BTreeSet<AttachmentId>,
     /// Host ends without a row.
     links: BTreeSet<String>,
     /// Endpoints of this node without a row.
@@ -39,6 +41,7 @@ impl Suspects {
         }
         Self {
             gone: both(&self.gone, &later.gone),
+            down: both(&self.down, &later.down),
             links: both(&self.links, &later.links),
             endpoints: both(&self.endpoints, &later.endpoints),
         }
@@ -97,7 +100,7 @@ async fn undo(node: &Arc<Node>, row: Attachment) {
 
 async fn observe(node: &Arc<Node>) -> Result<Suspects, Refusal> {
     // Links before rows: a row is written before its link is made.
-    let links = tokio::task::spawn_blocking(links::names).await??;
+    let Present { names: links, down } = tokio::task::spawn_blocking(links::present).await??;
     let endpoints = node.mirror.endpoints_of(&node.config.node);
     let rows = node.roster.rows();
     let names: BTreeSet<&String> = rows.iter().map(|row| &row.host_ifname).collect();
@@ -111,13 +114,16 @@ async fn observe(node: &Arc<Node>) -> Result<Suspects, Refusal> {
         .filter(|row| row.state == State::Attached && !links.contains(&row.host_ifname))
         .cloned()
         .collect();
+    let attached = rows.iter().filter(|row| row.state == State::Attached);
+    let down = attached.filter(|row| down.contains(&row.host_ifname));
+    let down = down.map(|row| row.id.clone()).collect();
     let gone = tokio::task::spawn_blocking(move || {
         let vanished =
             without_link.into_iter().filter(|row| !links::sandbox_is_there(&row.sandbox));
         vanished.map(|row| row.id).collect()
     })
     .await?;
-    Ok(Suspects { gone, links: orphans, endpoints: homeless })
+    Ok(Suspects { gone, down, links: orphans, endpoints: homeless })
 }
 
 async fn settle(node: &Arc<Node>, wrong: &Suspects) {
@@ -129,9 +135,25 @@ async fn settle(node: &Arc<Node>, wrong: &Suspects) {
             undo(node, row).await;
         }
     }
+    for id in &wrong.down {
+        settle_down(node, id).await;
+    }
     settle_links(node, &wrong.links).await;
     if !wrong.endpoints.is_empty() {
         report(node).await;
+    }
+}
+
+async fn settle_down(node: &Arc<Node>, id: &AttachmentId) {
+    let Some(_turn) = node.roster.try_turn(id) else { return };
+    let Some(row) = node.roster.row(id).filter(|row| row.state == State::Attached) else { return };
+    let link = &row.host_ifname;
+    match raise(node, &row).await {
+        Ok(()) => {
+            node.measures.repaired("host_end");
+            info!(%id, link, "a host end was down; it is up again");
+        }
+        Err(error) => warn!(%id, link, %error, "a host end is down, and stays so"),
     }
 }
 

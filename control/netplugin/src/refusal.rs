@@ -95,6 +95,11 @@ impl Refusal {
             Self::Ports(_) => {
                 "remove containers of this node, or wait until freed ids have rested".to_owned()
             }
+            Self::Engine { what: "the tables", .. } => {
+                "what it has taken before is in force; look at netplugin's log, which tries again \
+                 each second"
+                    .to_owned()
+            }
             Self::Engine { .. } => "look at vrouterd's log, then DEL and ADD again".to_owned(),
             Self::Published { .. } => "choose another port of the node".to_owned(),
             Self::Unfinished(..) => "DEL again, then ADD".to_owned(),

@@ -34,6 +34,7 @@ pub(crate) fn tests() -> Vec<Test> {
             ("cni_1_lesson_6_a_del_that_no_retry_can_help_succeeds", helpless),
             ("cni_1_lesson_7_check_without_netplugin_asks_to_try_again", check_without),
             ("cni_1_lesson_8_check_does_not_mind_what_udev_does_to_the_host_end", host_end_changed),
+            ("cni_1_check_fails_while_either_end_is_down_and_the_hosts_comes_back", end_down),
             ("cni_1_lesson_9_the_del_of_an_old_sandbox_leaves_the_new_one_alone", old_sandbox),
             ("cni_1_lesson_10_a_namespace_path_that_came_to_another_is_noticed", recycled),
             ("cni_1_lesson_13_both_ends_follow_the_underlay_less_its_encapsulation", mtu),
@@ -174,6 +175,32 @@ fn host_end_changed(one: &mut OneNode) -> Result<()> {
     command.args(["link", "set", host, "address", "0a:00:00:00:0b:ad"]);
     run(one.node.namespace(), command)?.success()?;
     plug.call(&one.node, "CHECK", &result)?.success().context("CHECK")?;
+    works(&plug)?;
+    plug.del(&one.node)?;
+    settled(one, &before)
+}
+
+/// No packet passes, whatever addresses say. The host's end is netplugin's to set up, the other is not.
+fn end_down(one: &mut OneNode) -> Result<()> {
+    let before = traces(one)?;
+    let plug = Plug::new(&one.node, "front")?;
+    let result = plug.add(&one.node)?;
+    let host = result["interfaces"][0]["name"].as_str().context("no host end")?;
+    let fails = |one: &OneNode, what: &str| -> Result<()> {
+        let said = refusal(&plug.call(&one.node, "CHECK", &result)?, 999)?;
+        ensure!(said.contains(what), "CHECK: {said}");
+        Ok(())
+    };
+    let inside = plug.netns().netlink()?;
+    let index = inside.link_by_name(CONTAINER_IFNAME)?.context("no eth0")?.index;
+    inside.set_down(index)?;
+    fails(one, "the container's end is down")?;
+    inside.set_up(index)?;
+    let netlink = one.node.netns().netlink()?;
+    netlink.set_down(netlink.link_by_name(host)?.context("no host end")?.index)?;
+    fails(one, "the host end, is down")?;
+    let is_up = || netlink.link_by_name(host).ok()??.up.then_some(());
+    wait_until(BOUND, "the host end to be up again", is_up)?;
     works(&plug)?;
     plug.del(&one.node)?;
     settled(one, &before)

@@ -1,7 +1,7 @@
 //! CHECK and STATUS: is what was promised still so?
 //!
-//! CHECK looks at the container's end only. The host's end is Weir's own business, and udev and
-//! later plugins may change what they like there.
+//! CHECK looks at the container's end, and whether the engine has port and tables. The host's end is Weir's
+//! own business: udev and later plugins may change what they like there, but take it down.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -37,8 +37,13 @@ pub(crate) async fn check(
     if let Some(difference) = difference(&interface, listed, &seen) {
         return Err(Refusal::Differs(format!("{}: {difference}", id.ifname())));
     }
+    let host_ifname = row.host_ifname.clone();
+    let up = blocking(move || links::is_up(&host_ifname)).await?;
+    if let Some(difference) = host_difference(&row.host_ifname, up) {
+        return Err(Refusal::Differs(difference));
+    }
     check_endpoint(node, id)?;
-    check_port(node, &row).await
+    check_engine(node, &row).await
 }
 
 /// Without its endpoint the address may be somebody else's by now, and the port drops everything.
@@ -69,6 +74,13 @@ async fn look(row: &Attachment) -> Result<Seen, Refusal> {
 
 /// The first thing of ours that is missing or wrong.
 fn difference(ours: &Interface, listed: &[IpAddr], seen: &Seen) -> Option<String> {
+    // Its routes went with that.
+    if !seen.up {
+        return Some(
+            "the container's end is down: set it up with its routes, or DEL and ADD it again"
+                .to_owned(),
+        );
+    }
     if seen.mac != ours.mac {
         return Some(format!("MAC address is {}, was {}", seen.mac, ours.mac));
     }
@@ -82,22 +94,51 @@ fn difference(ours: &Interface, listed: &[IpAddr], seen: &Seen) -> Option<String
     missing.map(|gateway| format!("default route via {gateway} is missing"))
 }
 
-async fn check_port(node: &Node, row: &Attachment) -> Result<(), Refusal> {
+/// What of the host end no packet gets past.
+fn host_difference(host_ifname: &str, up: Option<bool>) -> Option<String> {
+    match up {
+        Some(true) => None,
+        Some(false) => Some(format!(
+            "{host_ifname}, the host end, is down: netplugin sets it up within 10 seconds if vrouterd has it"
+        )),
+        None => Some(format!("{host_ifname}, the host end, is gone: DEL and ADD it again")),
+    }
+}
+
+/// Whether the engine has port and tables of an attachment.
+async fn check_engine(node: &Node, row: &Attachment) -> Result<(), Refusal> {
     let mut applied = node.programmer.watch();
     let there = applied.wait_for(|now| now.engine.is_some());
-    let Applied { engine, failed_ports, .. } = match timeout(ENGINE_PATIENCE, there).await {
+    let applied = match timeout(ENGINE_PATIENCE, there).await {
         Ok(Ok(now)) => now.clone(),
         Ok(Err(_)) | Err(_) => return Err(Refusal::Late("vrouterd")),
     };
-    let engine = engine.ok_or(Refusal::Late("vrouterd"))?;
-    if let Some(reason) = port_of(row).and_then(|port| failed_ports.get(&port)) {
-        return Err(Refusal::Engine { what: "the port", reason: reason.clone() });
+    if let Some(refusal) = unenforced(&applied, row) {
+        return Err(refusal);
     }
+    let engine = applied.engine.ok_or(Refusal::Late("vrouterd"))?;
     let ports = engine.ports().await.map_err(|_lost| Refusal::Late("vrouterd"))?;
     if ports.iter().any(|port| port.id == u32::from(row.port) && port.name == row.host_ifname) {
         return Ok(());
     }
     Err(Refusal::Differs(format!("vrouterd does not have port {} ({})", row.port, row.host_ifname)))
+}
+
+/// What the engine did not take of an attachment. Tables are taken as a whole or not: with those that it
+/// still has, a policy of later is not in force.
+fn unenforced(applied: &Applied, row: &Attachment) -> Option<Refusal> {
+    let engine = |what, reason: &String| Refusal::Engine { what, reason: reason.clone() };
+    let port = port_of(row).and_then(|port| applied.failed_ports.get(&port));
+    let port = port.map(|reason| engine("the port", reason));
+    port.or_else(|| applied.refused.as_ref().map(|reason| engine("the tables", reason)))
+}
+
+/// Sets the host end of `row` up again, that somebody has set down, if the engine has its port: without its
+/// program the host would hear the container. Whoever calls has the attachment's turn.
+pub(crate) async fn raise(node: &Node, row: &Attachment) -> Result<(), Refusal> {
+    check_engine(node, row).await?;
+    let host_ifname = row.host_ifname.clone();
+    blocking(move || links::raise(&host_ifname)).await
 }
 
 /// Whether an ADD could be served now.
@@ -132,6 +173,7 @@ mod tests {
 
     fn seen() -> Seen {
         Seen {
+            up: true,
             mac: ours().mac,
             addresses: vec![netdev::Address { ip: ip("10.1.1.5"), prefix_len: 24 }],
             gateways: vec![ip("10.1.1.254")],
@@ -165,6 +207,34 @@ mod tests {
             difference(&ours(), &listed, &other_route).unwrap(),
             "default route via 10.1.1.254 is missing"
         );
+    }
+
+    #[test]
+    fn cni_1_check_misses_a_link_that_is_down_at_either_end() {
+        let down = Seen { up: false, addresses: Vec::new(), gateways: Vec::new(), ..seen() };
+        let said = difference(&ours(), &[ip("10.1.1.5")], &down).unwrap();
+        assert_eq!(
+            said,
+            "the container's end is down: set it up with its routes, or DEL and ADD it again"
+        );
+        assert_eq!(host_difference("wr01", Some(true)), None);
+        let said = host_difference("wr01", Some(false)).unwrap();
+        assert!(said.starts_with("wr01, the host end, is down: netplugin sets it up"), "{said}");
+        assert!(host_difference("wr01", None).unwrap().contains("DEL and ADD"));
+    }
+
+    #[test]
+    fn cni_1_check_misses_a_port_or_tables_that_the_engine_refused() {
+        let row = example("c1");
+        let refusal = |applied: &Applied| unenforced(applied, &row).map(|r| r.to_string());
+        assert_eq!(refusal(&Applied::default()), None);
+        let refused = Some("no room".to_owned());
+        let tables = Applied { refused, ..Applied::default() };
+        assert_eq!(refusal(&tables).unwrap(), "vrouterd refused the tables: no room");
+        let port = port_of(&row).unwrap();
+        let failed_ports = [(port, "no such device".to_owned())].into();
+        let port = Applied { failed_ports, ..tables };
+        assert_eq!(refusal(&port).unwrap(), "vrouterd refused the port: no such device");
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod check;
 mod release;
 
 pub(crate) use add::{Added, Source, Wish, WishedAddress, add};
-pub(crate) use check::{check, status};
+pub(crate) use check::{check, raise, status};
 pub(crate) use release::{Released, del, gc, release};
 
 use crate::refusal::Refusal;
