@@ -93,8 +93,8 @@ impl Call {
         self.exchange(client.gc(request))
     }
 
-    pub(crate) fn status(&self) -> Result<StatusReply, Failure> {
-        let (mut client, request) = (self.client.clone(), self.request(StatusRequest {}));
+    pub(crate) fn status(&self, message: StatusRequest) -> Result<StatusReply, Failure> {
+        let (mut client, request) = (self.client.clone(), self.request(message));
         self.exchange(client.status(request))
     }
 

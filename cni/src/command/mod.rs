@@ -8,7 +8,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use cni_api::v1::{AddRequest, Bandwidth, CheckRequest, Code, DelRequest, GcRequest, PortMapping};
+use cni_api::v1::{
+    AddRequest, Bandwidth, CheckRequest, Code, DelRequest, GcRequest, PortMapping, StatusRequest,
+};
 use serde_json::Value;
 
 use crate::call::Call;
@@ -22,6 +24,8 @@ use crate::success::{Sandbox, added, adopted, versions};
 use crate::times::Times;
 use crate::version::Version;
 
+/// Where nobody names one.
+const TENANT: &str = "default";
 const OWN_NETNS: &str = "/proc/thread-self/ns/net";
 /// What netmaster takes as a container's name, and as the owner of a reservation.
 const CONTAINER_NAME_BYTES_MAX: usize = 255;
@@ -245,7 +249,7 @@ fn add_request(env: &Environment, config: &Config) -> Result<AddRequest, Failure
     Ok(AddRequest {
         attachment: Some(env.attachment()),
         netns: env.netns().to_owned(),
-        tenant: if tenant.is_empty() { "default".to_owned() } else { tenant },
+        tenant: if tenant.is_empty() { TENANT.to_owned() } else { tenant },
         network,
         group: or("WEIR_GROUP", &config.group),
         ips: given.map_or_else(|| wanted_ips(env, config), Ok)?,
@@ -495,9 +499,12 @@ fn gc(given: &Given<'_>, request: GcRequest) -> Result<(), Failure> {
 
 fn status(given: &Given<'_>) -> Result<(), Failure> {
     require_version(Command::Status, given.config, Version::V1_1_0)?;
+    let Config { tenant, network, group, .. } = given.config.clone();
+    let tenant = if tenant.is_empty() { TENANT.to_owned() } else { tenant };
+    let request = StatusRequest { tenant, network, group };
     let reply = given
         .connect()
-        .and_then(|call| call.status())
+        .and_then(|call| call.status(request))
         .map_err(|f| Failure { code: Code::NotAvailable as u32, ..f })?;
     if reply.ready {
         return Ok(());

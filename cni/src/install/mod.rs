@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
+use cni_api::v1::StatusRequest;
 use serde_json::Value;
 
 use crate::call::Call;
@@ -119,7 +120,7 @@ fn await_ready(config: &Config, patience: Duration) -> Result<(), Failed> {
     let deadline = Instant::now() + patience;
     loop {
         let asked = Call::connect(&Environment::default(), config, ANSWER);
-        let reason = match asked.and_then(|call| call.status()) {
+        let reason = match asked.and_then(|call| call.status(StatusRequest::default())) {
             Ok(reply) if reply.ready => return Ok(()),
             Ok(reply) => reply.reason,
             Err(Failure { msg, .. }) => msg,

@@ -139,8 +139,11 @@ impl Cni for Service {
         Ok(Response::new(GcReply { removed }))
     }
 
-    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
-        Ok(Response::new(attach::status(&self.node)))
+    async fn status(
+        &self,
+        request: Request<StatusRequest>,
+    ) -> Result<Response<StatusReply>, Status> {
+        Ok(Response::new(attach::status(&self.node, &request.into_inner())))
     }
 }
 

@@ -33,7 +33,7 @@ pub(crate) fn tests() -> Vec<Test> {
             ),
             ("cni_1_results_have_the_shape_of_the_version_asked_for", versions),
             ("cni_1_lesson_12_gc_removes_what_the_runtime_no_longer_knows", gc),
-            ("cni_1_status_tells_which_daemon_is_missing", status),
+            ("cni_1_status_tells_which_daemon_is_missing_and_which_network_is_full", status),
             ("d16_six_adds_at_once_get_six_addresses", parallel_adds),
             (
                 "cni_1_lesson_16_the_address_and_mac_that_its_arguments_ask_for_are_in_the_result",
@@ -253,6 +253,21 @@ fn status(one: &mut OneNode) -> Result<()> {
     ensure!(msg.contains("netmaster"), "{msg}");
     one.node.start(Daemon::Netmaster)?;
     wait_until(BOUND, "netmaster to be found", || ask(one).ok()?.success().ok())?;
+    full_network(one)
+}
+
+/// One address beside the gateway's.
+fn full_network(one: &OneNode) -> Result<()> {
+    configure(&one.node, &["network create -t blue -s 10.1.9.0/30 -g 10.1.9.2 tiny"])?;
+    let [plug, other] = [Plug::new(&one.node, "tiny")?, Plug::new(&one.node, "tiny")?];
+    let ask = || other.call(&one.node, "STATUS", &Value::Null);
+    ask()?.success().context("with an address")?;
+    plug.add(&one.node)?;
+    let said = wait_until(BOUND, "the node to know", || refusal(&ask().ok()?, 50).ok())?;
+    ensure!(said.contains("network tiny of tenant blue has no free address"), "{said}");
+    other.refused(&one.node, "ADD", 101)?;
+    plug.del(&one.node)?;
+    wait_until(BOUND, "the address to be free", || ask().ok()?.success().ok())?;
     Ok(())
 }
 

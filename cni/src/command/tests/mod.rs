@@ -371,6 +371,7 @@ fn check_asks_only_for_addresses_of_its_own_interface() {
 /// or namespace `hangs`.
 #[derive(Default)]
 pub(crate) struct Netplugin {
+    /// The node is, its networks are full.
     pub(crate) is_ready: bool,
     pub(crate) removed: Mutex<Vec<GcRequest>>,
 }
@@ -425,10 +426,15 @@ impl Cni for Netplugin {
 
     /// Says which trace it was asked in.
     async fn status(&self, asked: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+        if self.is_ready {
+            let StatusRequest { tenant, network, group } = asked.into_inner();
+            let ready = network.is_empty();
+            let reason = format!("{network} of {tenant} is full for {group}");
+            return Ok(Response::new(StatusReply { ready, connectivity_limited: false, reason }));
+        }
         let trace = asked.metadata().get("traceparent").and_then(|value| value.to_str().ok());
         let reason = format!("vrouterd is not there{}", trace.unwrap_or_default());
-        let ready = self.is_ready;
-        Ok(Response::new(StatusReply { ready, connectivity_limited: !ready, reason }))
+        Ok(Response::new(StatusReply { ready: false, connectivity_limited: true, reason }))
     }
 }
 
@@ -489,6 +495,26 @@ fn answers_of_netplugin_become_results_and_errors() {
         config["cni.dev/valid-attachments"] = json!([]);
         let gc = Environment::of(&[("CNI_COMMAND", "GC")]);
         assert_eq!(run_json(&gc, &config), (true, Value::Null));
+    });
+}
+
+#[test]
+fn status_names_what_the_configuration_attaches_to() {
+    let node = Netplugin { is_ready: true, ..Netplugin::default() };
+    serving(node, |socket| {
+        let mut config = config_with("socket", json!(socket));
+        config["cniVersion"] = json!("1.1.0");
+        config["network"] = json!("front");
+        config["group"] = json!("web");
+        let status = env_with(&[("CNI_COMMAND", "STATUS")]);
+        for (tenant, named) in [(json!("blue"), "blue"), (json!(""), "default")] {
+            config["tenant"] = tenant;
+            let msg = format!("front of {named} is full for web");
+            let refused = refused(&status, &config);
+            assert_eq!(refused, json!({"cniVersion": "1.1.0", "code": 50, "msg": msg}));
+        }
+        config["network"] = json!("");
+        assert_eq!(run_json(&status, &config), (true, Value::Null));
     });
 }
 

@@ -7,6 +7,7 @@ use flowtable::ids::Mac;
 
 use super::address::{Addresses, Asking, Names};
 use crate::group::GroupSpec;
+use crate::intent::Intent;
 use crate::key::NetworkKey;
 use crate::name::{EndpointId, GroupName};
 use crate::network::Network;
@@ -37,6 +38,37 @@ impl Holdings {
             Some(Addresses::new(Some(subnet.hosts()?), network.gateway6, named))
         });
         Self { network: network.key.clone(), v4, v6, macs: BTreeMap::new() }
+    }
+
+    /// The addresses of a network as far as `intent` tells; `None`: it has no such network. A node's intent has
+    /// neither reservations nor addresses on their way back, so that fewer may be free.
+    #[must_use]
+    pub fn known(intent: &Intent, key: &NetworkKey) -> Option<Self> {
+        let mut holdings = Self::new(intent.network(key)?);
+        let is_of_it =
+            |spec: &&GroupSpec| spec.key.tenant == key.tenant && spec.network == key.network;
+        for spec in intent.groups.values().map(|group| &group.spec).filter(is_of_it) {
+            // What contradicts itself is netmaster's to find: what is left is free.
+            drop(holdings.carve(spec));
+        }
+        let endpoints = intent.endpoints.values().filter(|endpoint| endpoint.network == *key);
+        let had = endpoints.flat_map(|endpoint| {
+            endpoint.addresses().map(|address| (address, Holder::Endpoint(endpoint.id.clone())))
+        });
+        let services = intent.services.values().filter(|s| s.spec.network_key() == *key);
+        let served = services.map(|s| (s.vip.into(), Holder::Service(s.spec.key.clone())));
+        for (address, holder) in had.chain(served) {
+            drop(holdings.take(address, holder));
+        }
+        Some(holdings)
+    }
+
+    /// Whether a new endpoint gets no address of some family that the network has.
+    #[must_use]
+    pub fn is_exhausted(&self, group: Option<&GroupName>) -> bool {
+        let v4 = group.map_or_else(|| self.network(), |group| self.group(group));
+        let v6 = group.map_or_else(|| self.network6(), |group| self.group6(group));
+        v4.lowest().is_none() || v6.is_some_and(|pool| pool.lowest().is_none())
     }
 
     /// The network's own IPv4 addresses: all but those of groups with a pool.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use control_model::EndpointId;
+use control_model::{EndpointId, GroupName, Holdings, Intent, NetworkKey};
 use tokio::time::timeout;
 
 use super::blocking;
@@ -18,7 +18,7 @@ use crate::ports::UPLINK;
 use crate::program::Applied;
 use crate::refusal::Refusal;
 use crate::roster::port_of;
-use cni_api::v1::StatusReply;
+use cni_api::v1::{StatusReply, StatusRequest};
 
 /// Either of the two may just be starting, which takes well under a second.
 const ENGINE_PATIENCE: Duration = Duration::from_secs(2);
@@ -141,8 +141,8 @@ pub(crate) async fn raise(node: &Node, row: &Attachment) -> Result<(), Refusal> 
     blocking(move || links::raise(&host_ifname)).await
 }
 
-/// Whether an ADD could be served now.
-pub(crate) fn status(node: &Node) -> StatusReply {
+/// Whether an ADD could be served now, to the network that is named, if one is.
+pub(crate) fn status(node: &Node, asked: &StatusRequest) -> StatusReply {
     let applied = node.programmer.watch().borrow().clone();
     let (connectivity_limited, reason) = if applied.engine.is_none() {
         (true, "vrouterd is not running: containers of this node have no network".to_owned())
@@ -154,14 +154,31 @@ pub(crate) fn status(node: &Node) -> StatusReply {
         (false, "netmaster is not reachable: nothing new can be attached".to_owned())
     } else if node.roster.available_port_count() == 0 {
         (false, "all port ids of this node are in use".to_owned())
+    } else if let Some(reason) = node.mirror.read(|intent| exhausted(intent, asked)) {
+        (false, reason)
     } else {
         return StatusReply { ready: true, ..StatusReply::default() };
     };
     StatusReply { ready: false, connectivity_limited, reason }
 }
 
+/// Why a network has no address to give, as far as this node knows. Of a tenant without an endpoint here, of
+/// reservations and of addresses on their way back it does not: ADD says then what netmaster does.
+fn exhausted(intent: &Intent, asked: &StatusRequest) -> Option<String> {
+    let StatusRequest { tenant, network, group } = asked;
+    let key = NetworkKey::parse("network", &format!("{tenant}:{network}")).ok()?;
+    let named = Some(group).filter(|group| !group.is_empty());
+    let group_name = named.map(|group| GroupName::parse("group", group)).transpose().ok()?;
+    let holdings = Holdings::known(intent, &key)?;
+    let whose = named.map_or_else(String::new, |group| format!(" for group {group}"));
+    holdings.is_exhausted(group_name.as_ref()).then(|| {
+        format!("network {network} of tenant {tenant} has no free address{whose}: remove containers, or widen its addresses")
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use control_api::v1::object::Kind;
     use flowtable::ids::Mac;
 
     use super::*;
@@ -235,6 +252,46 @@ mod tests {
         let failed_ports = [(port, "no such device".to_owned())].into();
         let port = Applied { failed_ports, ..tables };
         assert_eq!(refusal(&port).unwrap(), "vrouterd refused the port: no such device");
+    }
+
+    #[test]
+    fn cni_1_status_misses_free_addresses_of_a_network_that_is_known() {
+        let mut intent = Intent::default();
+        let put = |intent: &mut Intent, kind| {
+            let object = control_api::v1::Object { kind: Some(kind) };
+            intent.put(control_api::convert::to_model(&object).unwrap());
+        };
+        let network = control_api::v1::Network {
+            tenant_name: "red".into(),
+            network_name: "net".into(),
+            encap: "vxlan".into(),
+            pkt_tag: 7,
+            subnet: "10.1.1.0/30".into(),
+            gateway: "10.1.1.2".into(),
+            bd: 7,
+            ..Default::default()
+        };
+        put(&mut intent, Kind::Network(network));
+        let asked = |tenant: &str, network: &str| {
+            let (tenant, network) = (tenant.to_owned(), network.to_owned());
+            StatusRequest { tenant, network, group: String::new() }
+        };
+        assert_eq!(exhausted(&intent, &asked("red", "net")), None);
+        let endpoint = control_api::v1::Endpoint {
+            endpoint_id: "c1:eth0".into(),
+            tenant_name: "red".into(),
+            network_name: "net".into(),
+            ip_address: vec!["10.1.1.1".into()],
+            mac_address: "02:00:00:00:00:05".into(),
+            homing_host: "n1".into(),
+            ..Default::default()
+        };
+        put(&mut intent, Kind::Endpoint(endpoint));
+        let said = exhausted(&intent, &asked("red", "net")).unwrap();
+        assert!(said.starts_with("network net of tenant red has no free address: "), "{said}");
+        for (tenant, network) in [("blue", "net"), ("red", "other"), ("red", "")] {
+            assert_eq!(exhausted(&intent, &asked(tenant, network)), None, "{tenant} {network}");
+        }
     }
 
     #[test]

@@ -189,6 +189,31 @@ fn a_wanted_mac_is_given_to_one_endpoint_of_a_network() {
 }
 
 #[test]
+fn a_node_knows_a_network_without_free_addresses() {
+    let pool = group("default:g", "net", "10.1.1.1-10.1.1.1", &[]);
+    let mut ledger = ledger([network("default:net", "10.1.1.0/29 10.1.1.6", "vxlan"), pool]);
+    let key = NetworkKey::parse("key", "default:net").unwrap();
+    let g = GroupName::parse("group", "g").unwrap();
+    let exhausted = |ledger: &Ledger, group: Option<&GroupName>| {
+        Holdings::known(ledger.intent(), &key).unwrap().is_exhausted(group)
+    };
+    for (id, group, full) in [
+        ("a", "", [false, false]),
+        ("b", "g", [false, true]),
+        ("c", "", [false, true]),
+        ("d", "", [false, true]),
+        ("e", "", [true, true]),
+    ] {
+        ledger.create(endpoint(id, "default:net", group, "", "n1")).unwrap();
+        assert_eq!([None, Some(&g)].map(|group| exhausted(&ledger, group)), full, "{id}");
+    }
+    refuse(&mut ledger, endpoint("f", "default:net", "", "", "n1"));
+    leave(&mut ledger, Kind::Endpoint, "c").unwrap();
+    assert!(!exhausted(&ledger, None), "of addresses on their way back a node knows nothing");
+    assert_eq!(Holdings::known(&Intent::default(), &key), None);
+}
+
+#[test]
 fn a_reservation_outlives_the_pool_of_its_group() {
     let mut ledger = ledger([
         network("default:net", "10.1.1.0/24", "vxlan"),
