@@ -38,6 +38,12 @@ impl Note {
         fits(self).or_else(|| fits(&nameless)).or_else(|| fits(&portless))
     }
 
+    /// Whether there is room for the ports of the node. Without it they are not published again when the
+    /// state directory is lost.
+    pub(crate) fn keeps_published(&self) -> bool {
+        Self::parse(self.text().as_deref()).published == self.published
+    }
+
     /// What was noted; nothing, where that was another's or of before there were notes.
     pub(crate) fn parse(alias: Option<&str>) -> Self {
         alias.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
@@ -73,6 +79,7 @@ mod tests {
             let note = Note { config: "n".repeat(200), limits, published: vec![port; count] };
             let text = note.text().unwrap();
             assert!(text.len() <= BYTES_MAX, "{text}");
+            assert_eq!(note.keeps_published(), count == kept);
             let published = vec![port; kept];
             assert_eq!(Note::parse(Some(&text)), Note { config: String::new(), limits, published });
         }

@@ -237,6 +237,10 @@ async fn enrol(node: &Arc<Node>, row: &Attachment) -> Result<(), Refusal> {
         Ok(addresses.transpose()?)
     });
     published::check(&row.published, addresses.await?.as_deref())?;
+    if !Note::of(row).keeps_published() {
+        let (id, count) = (&row.id, row.published.len());
+        warn!(%id, count, "too many published ports to note on the host end: a lost state directory ends them");
+    }
     // One at a time, so that no two find the same port free.
     let _publishing = node.publishing.lock().await;
     published::check_free(row, &node.roster.rows())?;
