@@ -11,5 +11,5 @@ mod world;
 
 pub use check::Check;
 pub use checks::ALL;
-pub use pace::{Filled, Pace, Size, Times, ms, resident_kb};
+pub use pace::{Filled, Pace, Size, Times, missed, ms, resident_kb};
 pub use world::World;

@@ -64,6 +64,13 @@ impl Times {
     }
 }
 
+/// Names of what is over its bound, or no number at all, of names with what was seen and the most that is asked.
+#[must_use]
+pub fn missed(bounds: &[(&'static str, f64, f64)]) -> Vec<&'static str> {
+    let over = bounds.iter().filter(|(_, seen, asked)| seen.is_nan() || seen > asked);
+    over.map(|(name, ..)| *name).collect()
+}
+
 /// Milliseconds with two decimals.
 #[must_use]
 pub fn ms(time: Duration) -> f64 {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use kit::Purpose;
-use tests::{Filled, Pace, Size};
+use tests::{Filled, Pace, Size, missed};
 
 use crate::Test;
 use crate::shared::sharing;
@@ -16,6 +16,7 @@ pub(crate) fn tests() -> Vec<Test> {
             ("scl_1_adds_take_under_300_ms_and_a_del_leaves_no_link_for_a_second", alone),
             ("scl_1_fifty_adds_at_once_succeed_at_20_a_second_and_more", at_once),
             ("scl_1_a_full_node_adds_as_fast_and_is_emptied_by_one_gc", filled),
+            ("scl_1_a_figure_over_its_bound_is_named_and_fails_the_bench", bounds),
         ],
     )
 }
@@ -26,6 +27,13 @@ fn size() -> Size {
     } else {
         Size { alone: 20, at_once: 50, filled: 80 }
     }
+}
+
+/// cni-pace fails with these.
+fn bounds(_: &mut Pace) -> Result<()> {
+    let seen = [("add", 25.0, 25.0), ("del", 15.1, 15.0), ("ratio", f64::NAN, 1.5)];
+    ensure!(missed(&seen) == ["del", "ratio"], "{:?}", missed(&seen));
+    Ok(())
 }
 
 fn alone(pace: &mut Pace) -> Result<()> {
