@@ -79,7 +79,10 @@ fn runs_a_daemon(container: &Value) -> Result<()> {
 fn installs_last(container: &Value) -> Result<()> {
     let command = &container["command"];
     let script = command[2].as_str().context("no script")?;
-    ensure!(script.starts_with("weir-cni install ") && script.contains(" --wait "), "{script}");
+    ensure!(
+        script.starts_with("until weir-cni install ") && script.contains(" --wait "),
+        "{script}"
+    );
     for path in ["/run/weir", "/host/opt/cni/bin", "/host/etc/cni/net.d"] {
         mount(container, path)?;
     }
