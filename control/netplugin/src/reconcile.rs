@@ -153,6 +153,8 @@ async fn settle_down(node: &Arc<Node>, id: &AttachmentId) {
             node.measures.repaired("host_end");
             info!(%id, link, "a host end was down; it is up again");
         }
+        // The loss of the engine was logged.
+        Err(error @ Refusal::Late(_)) => debug!(%id, link, %error, "a host end is down"),
         Err(error) => warn!(%id, link, %error, "a host end is down, and stays so"),
     }
 }

@@ -136,6 +136,10 @@ fn unenforced(applied: &Applied, row: &Attachment) -> Option<Refusal> {
 /// Sets the host end of `row` up again, that somebody has set down, if the engine has its port: without its
 /// program the host would hear the container. Whoever calls has the attachment's turn.
 pub(crate) async fn raise(node: &Node, row: &Attachment) -> Result<(), Refusal> {
+    // A CHECK may wait for an engine that is away; a round with many links may not.
+    if node.programmer.watch().borrow().engine.is_none() {
+        return Err(Refusal::Late("vrouterd"));
+    }
     check_engine(node, row).await?;
     let host_ifname = row.host_ifname.clone();
     blocking(move || links::raise(&host_ifname)).await
