@@ -17,11 +17,11 @@ pub const SETS: usize = 128;
 /// A decided flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HotFlow {
-    /// Its packets: port, MACs, addresses, protocol and ports. They are TCP or UDP between two
-    /// containers of this node, whole, without options, tags and tunnels; of TCP, ACK and neither
-    /// SYN, FIN nor RST is set.
+    /// Its packets: port, tunnel, MACs, addresses, protocol and ports. They are TCP or UDP between two
+    /// containers, whole, without options and tags; of TCP, ACK and neither SYN, FIN nor RST is set.
     pub key: FlowKey,
-    /// Nothing is taken off, and the way out is plain.
+    /// One end at least is here: nothing is taken off and the way out is plain or a tunnel, or a tunnel is
+    /// taken off and the way out is plain.
     pub actions: ActionList,
     /// The set of sections that the decision rests on, below [`SETS`].
     pub set: u8,
@@ -88,6 +88,9 @@ pub trait HotTable: fmt::Debug + Send + Sync {
     /// # Errors
     /// The table is full, a port is gone, or the kernel refused; the place is free then.
     fn put(&self, place: u32, flow: &HotFlow) -> Result<(), HotError>;
+
+    /// Whether flows may leave by this uplink in tunnels, and come from it.
+    fn carries_tunnels(&self, uplink: PortId) -> bool;
 
     /// Packets that arrive after this are the engine's. Does not wait for those that are being
     /// forwarded: [`HotTable::settle`] does.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const SOURCE: &str = "src/bpf/offload.bpf.c";
-const INCLUDED: [&str; 2] = ["src/bpf/flows.bpf.h", "src/bpf/uplink.bpf.h"];
+const INCLUDED: [&str; 3] = ["src/bpf/flows.bpf.h", "src/bpf/tunnel.bpf.h", "src/bpf/uplink.bpf.h"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={SOURCE}");

@@ -185,6 +185,11 @@ const fn checksum_after_ttl_decrement(sum: u16) -> u16 {
     (wide + (wide >= 0xffff) as u32) as u16
 }
 
+/// Bytes of the headers of a tunnel between end points of this family: Ethernet, IP, UDP and VXLAN.
+pub(crate) const fn outer_bytes(end: IpAddr) -> usize {
+    if end.is_ipv4() { 50 } else { 70 }
+}
+
 /// Puts Ethernet, IP, UDP and VXLAN in front. The UDP checksum is zero (RFC 7348, section 5; over
 /// IPv6 by RFC 6935).
 #[inline]

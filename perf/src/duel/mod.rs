@@ -1,10 +1,11 @@
-//! `vrperf tcp` and `vrperf rr`: two containers of one node, joined by Weir and by something else, in
-//! turn.
+//! `vrperf tcp` and `vrperf rr`: two containers of one node or of two, joined by Weir and by something
+//! else, in turn.
 //!
 //! A machine that is not quiet changes faster than a measurement takes, so the two are measured round
 //! by round, each first in every other round, and the ratio of each round counts.
 
 mod node;
+mod overlay;
 mod talk;
 
 use std::time::Duration;
@@ -26,11 +27,15 @@ enum Dut {
 
 /// What it is compared with.
 #[derive(Debug, Clone, Copy, ValueEnum)]
+#[expect(clippy::enum_variant_names, reason = "as users write them; others are no kernel's")]
 enum Against {
     /// A Linux bridge, with both containers in one network.
     KernelBridge,
     /// Linux routing between two networks, without any rule. Weir routes between them too.
     KernelRoute,
+    /// A vxlan device and a Linux bridge on each of two nodes. Weir has the containers on two nodes as
+    /// well, with a shared uplink.
+    KernelVxlan,
 }
 
 /// Settings of a comparison.
@@ -219,6 +224,7 @@ fn duel<const N: usize>(
     let join = match options.against {
         Against::KernelBridge => Join::Bridged,
         Against::KernelRoute => Join::Routed,
+        Against::KernelVxlan => Join::Overlay,
     };
     let weir = WeirNode::new(join, offload, options.rules)?;
     let host = HostNode::new(join)?;

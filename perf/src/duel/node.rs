@@ -1,4 +1,5 @@
-//! A node with two containers, joined by vrouterd or by a bridge. All of it goes when it is dropped.
+//! A node with two containers, or two with one each, joined by vrouterd or by Linux. All of it goes when it
+//! is dropped.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -19,9 +20,9 @@ use netdev::{Namespace, Netlink, RouteSpec, VethSpec};
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 
-use super::float;
+use super::{float, overlay};
 
-const CONTAINERS: [u8; 2] = [5, 6];
+pub(super) const CONTAINERS: [u8; 2] = [5, 6];
 const READY: Duration = Duration::from_secs(20);
 /// Rules from here on are those that change.
 const CHANGING: u64 = 1 << 20;
@@ -41,20 +42,35 @@ pub(super) enum Join {
     Bridged,
     /// Each is in a network of its own, and the other one behind its gateway.
     Routed,
+    /// They are, and on two nodes.
+    Overlay,
 }
 
 impl Join {
     /// Of the network of container `n`.
     fn host(self, n: u8, host: u8) -> IpAddr {
         let network = match self {
-            Self::Bridged => 9,
+            Self::Bridged | Self::Overlay => 9,
             Self::Routed => n,
         };
         Ipv4Addr::new(10, 9, network, host).into()
     }
 
-    fn address(self, n: u8) -> IpAddr {
+    pub(super) fn address(self, n: u8) -> IpAddr {
         self.host(n, n)
+    }
+
+    /// Of the containers' devices, in bytes.
+    const fn mtu(self) -> u32 {
+        match self {
+            Self::Bridged | Self::Routed => 1500,
+            Self::Overlay => 1450,
+        }
+    }
+
+    /// Which of two nodes container `n` is on.
+    fn place(self, n: u8) -> usize {
+        usize::from(self == Self::Overlay && n == CONTAINERS[1])
     }
 
     fn gateway(self, n: u8) -> IpAddr {
@@ -65,14 +81,15 @@ impl Join {
 /// Two containers that Linux joins.
 pub(super) struct HostNode {
     pair: Pair,
-    _node: Namespace,
+    _nodes: Vec<Namespace>,
 }
 
 /// A vrouterd between two containers.
 pub(super) struct WeirNode {
     pair: Pair,
-    daemon: Daemon,
-    _node: Namespace,
+    /// One for each node.
+    daemons: Vec<Daemon>,
+    _nodes: Vec<Namespace>,
 }
 
 /// The process and its directory.
@@ -93,17 +110,18 @@ impl Drop for Daemon {
 }
 
 impl Pair {
-    /// Containers with default offloads, their host ends `vph<n>` in `node`.
-    fn new(node: &Namespace, join: Join) -> Result<Self> {
+    /// Containers with default offloads, their host ends `vph<n>` in their nodes.
+    fn new(nodes: &[Namespace], join: Join) -> Result<Self> {
         let [from, to] = [Namespace::anonymous()?, Namespace::anonymous()?];
         for (n, inside) in CONTAINERS.into_iter().zip([&from, &to]) {
+            let node = &nodes[join.place(n)];
             let spec = VethSpec {
                 name: &host_end(n),
                 mac: None,
-                mtu: 1500,
+                mtu: join.mtu(),
                 peer_name: "eth0",
                 peer_mac: Some(mac(n).0),
-                peer_mtu: 1500,
+                peer_mtu: join.mtu(),
                 peer_netns: Some(inside),
             };
             Netlink::open_in(node)?.create_veth(&spec)?;
@@ -126,41 +144,56 @@ fn host_end(n: u8) -> String {
     format!("vph{n}")
 }
 
-fn mac(n: u8) -> Mac {
+pub(super) fn mac(n: u8) -> Mac {
     Mac([2, 0, 10, 9, 9, n])
 }
 
-fn set_up_host_ends(node: &Namespace) -> Result<()> {
-    let netlink = Netlink::open_in(node)?;
+fn set_up_host_ends(nodes: &[Namespace], join: Join) -> Result<()> {
     for n in CONTAINERS {
+        let netlink = Netlink::open_in(&nodes[join.place(n)])?;
         let link = netlink.link_by_name(&host_end(n))?.context("a host end is gone")?;
         netlink.set_up(link.index)?;
     }
     Ok(())
 }
 
+/// One node, or two with uplinks to each other.
+fn nodes(join: Join) -> Result<Vec<Namespace>> {
+    let nodes: Vec<Namespace> = match join {
+        Join::Bridged | Join::Routed => vec![Namespace::anonymous()?],
+        Join::Overlay => overlay::nodes()?,
+    };
+    for node in &nodes {
+        let netlink = Netlink::open_in(node)?;
+        let lo = netlink.link_by_name("lo")?.context("a namespace without lo")?;
+        netlink.set_up(lo.index)?;
+    }
+    Ok(nodes)
+}
+
 impl HostNode {
     pub(super) fn new(join: Join) -> Result<Self> {
-        let node = Namespace::anonymous()?;
-        let pair = Pair::new(&node, join)?;
+        let nodes = nodes(join)?;
+        let pair = Pair::new(&nodes, join)?;
         match join {
-            Join::Bridged => {
-                ip(&node, "link add vpbr type bridge")?;
-                for n in CONTAINERS {
-                    ip(&node, &format!("link set {} master vpbr", host_end(n)))?;
+            Join::Bridged => bridge(&nodes[0], &CONTAINERS.map(host_end))?,
+            Join::Overlay => {
+                for (node, n) in nodes.iter().zip(CONTAINERS) {
+                    overlay::add_vxlan(node, n)?;
+                    bridge(node, &[host_end(n), overlay::VXLAN.to_owned()])?;
                 }
-                ip(&node, "link set vpbr up")?;
             }
             Join::Routed => {
+                let node = &nodes[0];
                 node.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??;
                 for n in CONTAINERS {
                     let gateway = join.gateway(n);
-                    ip(&node, &format!("addr add {gateway}/24 dev {}", host_end(n)))?;
+                    ip(node, &format!("addr add {gateway}/24 dev {}", host_end(n)))?;
                 }
             }
         }
-        set_up_host_ends(&node)?;
-        Ok(Self { pair, _node: node })
+        set_up_host_ends(&nodes, join)?;
+        Ok(Self { pair, _nodes: nodes })
     }
 
     pub(super) const fn pair(&self) -> &Pair {
@@ -168,8 +201,16 @@ impl HostNode {
     }
 }
 
+fn bridge(node: &Namespace, ports: &[String]) -> Result<()> {
+    ip(node, "link add vpbr type bridge")?;
+    for port in ports {
+        ip(node, &format!("link set {port} master vpbr"))?;
+    }
+    ip(node, "link set vpbr up")
+}
+
 /// Bridges are made by iproute2.
-fn ip(node: &Namespace, arguments: &str) -> Result<()> {
+pub(super) fn ip(node: &Namespace, arguments: &str) -> Result<()> {
     let run = || Command::new("ip").args(arguments.split(' ')).output();
     let output = node.run(run)?.context("running ip (iproute2)")?;
     let said = String::from_utf8_lossy(&output.stderr);
@@ -180,20 +221,27 @@ fn ip(node: &Namespace, arguments: &str) -> Result<()> {
 impl WeirNode {
     /// Its policy has so many rules.
     pub(super) fn new(join: Join, offload: &str, rules: u32) -> Result<Self> {
-        let node = Namespace::anonymous()?;
-        let netlink = Netlink::open_in(&node)?;
-        let lo = netlink.link_by_name("lo")?.context("a namespace without lo")?;
-        netlink.set_up(lo.index)?;
-        let pair = Pair::new(&node, join)?;
-        let daemon = Daemon::start(&node, offload)?;
-        let mut ops = tables(join)?;
-        ops.extend((0..rules).map(|number| rule(number.into())));
-        for n in CONTAINERS {
-            daemon.add_port(n)?;
+        let nodes = nodes(join)?;
+        let pair = Pair::new(&nodes, join)?;
+        let mut daemons = Vec::new();
+        for (place, node) in nodes.iter().enumerate() {
+            let daemon = Daemon::start((node, place), offload)?;
+            let here: Vec<u8> =
+                CONTAINERS.into_iter().filter(|n| join.place(*n) == place).collect();
+            for n in &here {
+                daemon.add_port(*n)?;
+            }
+            let mut ops = tables(join, &here)?;
+            if join == Join::Overlay {
+                daemon.add_uplink(CONTAINERS[place])?;
+                ops.extend(overlay::tables(CONTAINERS[place], CONTAINERS[1 - place])?);
+            }
+            ops.extend((0..rules).map(|number| rule(number.into())));
+            daemon.write(&ops)?;
+            daemons.push(daemon);
         }
-        daemon.write(&ops)?;
-        set_up_host_ends(&node)?;
-        Ok(Self { pair, daemon, _node: node })
+        set_up_host_ends(&nodes, join)?;
+        Ok(Self { pair, daemons, _nodes: nodes })
     }
 
     pub(super) const fn pair(&self) -> &Pair {
@@ -209,7 +257,7 @@ impl WeirNode {
         let Some(pause) = Duration::from_secs(1).checked_div(per_second) else { return work() };
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let changes = scope.spawn(|| self.daemon.change(pause, &stop));
+            let changes = scope.spawn(|| self.daemons[0].change(pause, &stop));
             let result = work();
             stop.store(true, Ordering::Relaxed);
             match changes.join() {
@@ -219,25 +267,29 @@ impl WeirNode {
         })
     }
 
-    /// Of all packets of the containers, in percent.
+    /// Of all packets that came in, in percent.
     pub(super) fn offloaded_pct(&self) -> Result<f64> {
-        let mut client = self.daemon.client.clone();
-        let (ports, offload) = self.daemon.runtime.block_on(async {
-            let counters = client.counters(v1::CountersRequest {}).await?;
-            let offload = client.offload(v1::OffloadRequest::default()).await?;
-            anyhow::Ok((counters.into_inner().ports, offload.into_inner()))
-        })?;
-        let all: u64 = ports.iter().map(|port| port.rx_packets).sum();
-        Ok(100.0 * float(offload.packets) / float(all.max(1)))
+        let (mut offloaded, mut all) = (0, 0);
+        for daemon in &self.daemons {
+            let mut client = daemon.client.clone();
+            let (ports, offload) = daemon.runtime.block_on(async {
+                let counters = client.counters(v1::CountersRequest {}).await?;
+                let offload = client.offload(v1::OffloadRequest::default()).await?;
+                anyhow::Ok((counters.into_inner().ports, offload.into_inner()))
+            })?;
+            offloaded += offload.packets;
+            all += ports.iter().map(|port| port.rx_packets).sum::<u64>();
+        }
+        Ok(100.0 * float(offloaded) / float(all.max(1)))
     }
 }
 
 impl Daemon {
     /// The vrouterd beside this program.
-    fn start(node: &Namespace, offload: &str) -> Result<Self> {
+    fn start((node, place): (&Namespace, usize), offload: &str) -> Result<Self> {
         let program = std::env::current_exe()?.with_file_name("vrouterd");
         ensure!(program.is_file(), "{} is not there: `make build`", program.display());
-        let dir = std::env::temp_dir().join(format!("vrperf-{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("vrperf-{}-{place}", std::process::id()));
         std::fs::create_dir_all(&dir)?;
         let config = dir.join("vrouterd.toml");
         std::fs::write(&config, "")?;
@@ -284,12 +336,26 @@ impl Daemon {
     }
 
     fn add_port(&self, n: u8) -> Result<()> {
-        let request = v1::AddPortRequest {
+        self.add(v1::AddPortRequest {
             port: n.into(),
             name: host_end(n),
             kind: v1::PortKind::Container.into(),
             ..Default::default()
-        };
+        })
+    }
+
+    fn add_uplink(&self, n: u8) -> Result<()> {
+        self.add(v1::AddPortRequest {
+            port: overlay::PORT.into(),
+            name: overlay::uplink(n),
+            kind: v1::PortKind::Uplink.into(),
+            vtep: vec![overlay::vtep(n).octets().to_vec()],
+            uplink_mode: v1::UplinkMode::Shared.into(),
+            ..Default::default()
+        })
+    }
+
+    fn add(&self, request: v1::AddPortRequest) -> Result<()> {
         let mut client = self.client.clone();
         self.runtime.block_on(client.add_port(request))?;
         Ok(())
@@ -297,12 +363,12 @@ impl Daemon {
 }
 
 /// Both containers in one network, or each in its own. The same network twice is fine.
-fn tables(join: Join) -> Result<Vec<Op>> {
+fn tables(join: Join, here: &[u8]) -> Result<Vec<Op>> {
     let vrf = Vrf::MIN;
     let mut entries = Vec::new();
-    for n in CONTAINERS {
+    for n in here.iter().copied() {
         let bd = match join {
-            Join::Bridged => Bd::MIN,
+            Join::Bridged | Join::Overlay => Bd::MIN,
             Join::Routed => Bd::new(n.into())?,
         };
         entries.push(Entry::Network(NetworkEntry {

@@ -27,13 +27,13 @@ impl CachedFlow {
     pub(crate) fn join(
         cached: Vec<FlowStats>,
         offloaded: &[HotFlowStats],
-        refusal: impl Fn(&FlowKey) -> NotHot,
+        refusal: impl Fn(&FlowKey, Verdict) -> NotHot,
     ) -> Vec<Self> {
         let mut left: ExactMap<FlowKey, &HotFlowStats> =
             offloaded.iter().map(|hot| (name(&hot.flow.key), hot)).collect();
         let flow = |FlowStats { key, verdict, count, not_hot }| {
             let hot = left.remove(&name(&key)).map(|hot| hot.count);
-            let offloaded = hot.ok_or_else(|| not_hot.unwrap_or_else(|| refusal(&key)));
+            let offloaded = hot.ok_or_else(|| not_hot.unwrap_or_else(|| refusal(&key, verdict)));
             Self { key, verdict, count, offloaded }
         };
         let mut flows: Vec<Self> = cached.into_iter().map(flow).collect();
@@ -111,7 +111,7 @@ mod tests {
         }
     }
 
-    const fn refusal(_: &FlowKey) -> NotHot {
+    const fn refusal(_: &FlowKey, _: Verdict) -> NotHot {
         NotHot::PortQuota
     }
 

@@ -23,6 +23,7 @@ mod sockets;
 mod status;
 mod tables;
 mod trunk;
+mod tunnel;
 mod underlay;
 mod uplink;
 mod work;

@@ -20,6 +20,7 @@ use vrouter::{Engine, Framing, PortError, PortKind, PortSpec, WorkerGone};
 use crate::events::Events;
 use crate::sockets::Sockets;
 use crate::trunk;
+use crate::tunnel::TunnelError;
 use crate::uplink::{Active, Device, Found, NewUplink, Uplink};
 
 /// A port to be added.
@@ -76,6 +77,8 @@ pub(crate) enum PortsError {
     Ethtool(#[from] ethtool::Error),
     #[error("the tc programs")]
     Offload(#[from] OffloadError),
+    #[error("tunnels of offloaded flows")]
+    Tunnel(#[from] TunnelError),
     #[error("the uplink's program")]
     Program(#[from] ProgramError),
     #[error("the uplink's socket")]

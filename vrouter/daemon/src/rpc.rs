@@ -276,8 +276,8 @@ impl Service {
                 let flows = flows.map_err(|e| status(Code::Unavailable, &e))?.concat();
                 let tenants = Tenants::new(&self.engine.entries());
                 let filter = FlowFilter { spec, vrf: request.vrf, limit };
-                let flows = CachedFlow::join(flows, &self.engine.offloaded(), |key| {
-                    self.engine.offload_refusal(key)
+                let flows = CachedFlow::join(flows, &self.engine.offloaded(), |key, verdict| {
+                    self.engine.offload_refusal(key, verdict)
                 });
                 Ok(flows::list(&flows, &filter, &tenants))
             }

@@ -25,6 +25,7 @@ pub(crate) const fn port_code(error: &PortsError) -> Code {
         PortsError::Netlink(_)
         | PortsError::Ethtool(_)
         | PortsError::Offload(_)
+        | PortsError::Tunnel(_)
         | PortsError::Program(_)
         | PortsError::Queue(_)
         | PortsError::Attach(_)

@@ -20,6 +20,7 @@ use vrouter::{Engine, Framing, PortKind, PortSpec, announcement};
 
 use crate::ports::{Parts, PortsError};
 use crate::sockets::Direct;
+use crate::tunnel::{self, Tunnelling};
 
 /// Where the two MAC addresses of a frame end.
 const TAG_AT: usize = 12;
@@ -77,6 +78,7 @@ pub(crate) struct Uplink {
     guarded: bool,
     /// Neighbours are to be told once more: the first time may have been lost with the old way.
     announce_again: bool,
+    tunnels: Tunnelling,
 }
 
 /// One device.
@@ -152,11 +154,14 @@ impl Uplink {
             Trial::None => None,
             Trial::For(time) => Some(Instant::now() + time),
         };
-        let (guarded, announce_again) = (false, false);
+        let (guarded, announce_again, tunnels) = (false, false, Tunnelling::No);
         let mut opened =
-            Self { id, mode, traffic, legs, active, confirm_by, guarded, announce_again };
+            Self { id, mode, traffic, legs, active, confirm_by, guarded, announce_again, tunnels };
         match opened.start(parts) {
-            Ok(()) => Ok(opened),
+            Ok(()) => {
+                opened.tend_tunnels(parts, netlink);
+                Ok(opened)
+            }
             Err(error) => {
                 opened.close(parts)?;
                 Err(error)
@@ -196,6 +201,7 @@ impl Uplink {
             queue
         });
         let queues = queues.collect::<Vec<_>>();
+        closed = closed.and(self.tunnels.end(&parts.offload, self.id).map_err(PortsError::from));
         if self.has_trunk(parts) {
             closed = closed.and(parts.offload.close_uplink(self.id).map_err(PortsError::from));
         }
@@ -330,6 +336,7 @@ impl Uplink {
         if std::mem::take(&mut self.announce_again) {
             self.announce(&parts.engine);
         }
+        self.tend_tunnels(parts, netlink);
         let mut joined = false;
         for leg in self.legs.iter_mut().filter(|leg| leg.open.is_none()) {
             let Some(link) = netlink.link_by_name(&leg.name)? else { continue };
@@ -349,6 +356,14 @@ impl Uplink {
             self.take_traffic(parts)?;
         }
         Ok(())
+    }
+
+    /// Of several devices the kernel would not take the one that the engine does.
+    fn tend_tunnels(&mut self, parts: &Parts, netlink: &Netlink) {
+        let vteps = &self.traffic.vteps;
+        let can = self.mode == Mode::Shared && !self.has_standby() && !vteps.is_empty();
+        let way = tunnel::Way { port: self.id, ifindex: self.legs[self.active].ifindex, vteps };
+        self.tunnels.tend(&parts.offload, netlink, (way, can));
     }
 
     /// Puts back tc programs that somebody removed.

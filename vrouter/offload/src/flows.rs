@@ -4,8 +4,10 @@
 //! slot and its incarnation; a slot that was stopped fits no key any more, whatever is done to the
 //! hash map later. A slot's incarnations only grow, also from one engine to the next.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, fence};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use flowtable::action::{Exit, Pop, Rewrite};
@@ -19,12 +21,14 @@ use crate::clock::Clock;
 use crate::mapped::{End, Mapped, Slot, Words};
 use crate::object::{self, Offload};
 use crate::samples::Samples;
+use crate::tunnel::Tunnels;
 
 /// Set in a slot's incarnation when it has no flow.
 pub(crate) const STOPPED: u32 = 1 << 31;
-/// `FLOW_ROUTED` and `FLOW_MARKED` of the programs.
+/// `FLOW_ROUTED`, `FLOW_MARKED` and `FLOW_TUNNELLED` of the programs.
 const ROUTED: u8 = 1;
 const MARKED: u8 = 2;
+const TUNNELLED: u8 = 4;
 
 /// How the table of flows is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +47,8 @@ pub struct FlowLimits {
 struct Key {
     source: [u8; 16],
     target: [u8; 16],
+    vtep: [u8; 16],
+    vni: u32,
     ports: [u8; 4],
     life: u32,
     port: u16,
@@ -81,6 +87,8 @@ pub(crate) struct Flows {
     /// Of each slot, the life of the in-port in its key.
     lives: Box<[AtomicU32]>,
     limits: FlowLimits,
+    /// Uplinks that have a device for tunnels.
+    tunnels: Mutex<BTreeMap<PortId, Tunnels>>,
 }
 
 /// The table's maps, as far as the engine reads and writes them by itself.
@@ -96,7 +104,8 @@ impl Flows {
     pub(crate) fn new(maps: FlowMaps, limits: FlowLimits) -> Self {
         let FlowMaps { slots, words, ends, samples } = maps;
         let lives = slots.iter().map(|_| AtomicU32::new(0)).collect();
-        Self { slots, words, ends, samples, clock: Clock::new(), lives, limits }
+        let tunnels = Mutex::default();
+        Self { slots, words, ends, samples, clock: Clock::new(), lives, limits, tunnels }
     }
 
     /// The port is behind this device from now on; what was said of its former lives ends.
@@ -143,6 +152,8 @@ impl Flows {
         Some(Key {
             source: key.src,
             target: key.dst,
+            vtep: key.tun_src,
+            vni: key.vni,
             ports: [source[0], source[1], target[0], target[1]],
             life,
             port: key.in_port,
@@ -154,8 +165,16 @@ impl Flows {
     /// Writes the slot of a flow; returns its incarnation. `None`: the slot is worn out, there is no
     /// such place, or the flow is none that the programs can forward.
     fn write(&self, place: u32, flow: &HotFlow) -> Option<u32> {
-        let (Pop::Nothing, Exit::Plain(out)) = (flow.actions.pop, flow.actions.exit) else {
-            return None;
+        let frame_bytes = self.limits.frame_bytes;
+        let (out, exit, frame_max) = match (flow.actions.pop, flow.actions.exit) {
+            (Pop::Nothing | Pop::Tunnel, Exit::Plain(out)) => (out, 0, frame_bytes),
+            (Pop::Nothing, Exit::Tunnel { port, .. }) => {
+                (port, TUNNELLED, frame_bytes.min(self.tunnels(port)?.frame_bytes))
+            }
+            (
+                Pop::Nothing | Pop::Tunnel | Pop::Vlan,
+                Exit::Plain(_) | Exit::Tunnel { .. } | Exit::Vlan { .. } | Exit::Translated { .. },
+            ) => return None,
         };
         let slot = self.slot(place)?;
         let incarnation = (slot.incarnation.load(Relaxed) & !STOPPED) + 1;
@@ -163,7 +182,8 @@ impl Flows {
             return None;
         }
         let [_, out_life] = self.end(out);
-        let rewrites = if flow.actions.route.is_some() { ROUTED } else { 0 }
+        let rewrites = exit
+            | if flow.actions.route.is_some() { ROUTED } else { 0 }
             | if flow.actions.dscp.is_some() { MARKED } else { 0 };
         let value = Place {
             out_port: out.get(),
@@ -171,7 +191,7 @@ impl Flows {
             rewrites,
             dscp: flow.actions.dscp.map_or(0, Dscp::get),
             way: flow.is_reply.into(),
-            frame_max: self.limits.frame_bytes,
+            frame_max,
         };
         slot.out_life.store(out_life, Relaxed);
         slot.place.store(word(value.as_bytes()), Relaxed);
@@ -183,6 +203,25 @@ impl Flows {
         slot.bytes.store(0, Relaxed);
         slot.incarnation.store(incarnation, Release);
         Some(incarnation)
+    }
+
+    /// The device for tunnels that an uplink has.
+    pub(crate) fn tunnels(&self, port: PortId) -> Option<Tunnels> {
+        self.lock_tunnels().get(&port).cloned()
+    }
+
+    /// The uplink has a device for tunnels from now on, or none.
+    pub(crate) fn set_tunnels(&self, port: PortId, tunnels: Option<Tunnels>) {
+        let mut all = self.lock_tunnels();
+        match tunnels {
+            Some(tunnels) => all.insert(port, tunnels),
+            None => all.remove(&port),
+        };
+    }
+
+    fn lock_tunnels(&self) -> MutexGuard<'_, BTreeMap<PortId, Tunnels>> {
+        // Nothing that can panic runs while it is held.
+        self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stop(&self, place: u32) {
@@ -200,12 +239,22 @@ impl HotTable for Offload {
     fn put(&self, place: u32, flow: &HotFlow) -> Result<(), HotError> {
         let flows = self.flows().ok_or_else(|| HotError::new("no table of flows"))?;
         let key = flows.key(&flow.key).ok_or_else(|| HotError::new("no such flow"))?;
+        if let Exit::Tunnel { port, vtep, vni } = flow.actions.exit {
+            let ends = flows.tunnels(port).and_then(|tunnels| tunnels.towards(vtep, vni));
+            let ends = ends.ok_or_else(|| HotError::new("no tunnel"))?;
+            // Before the slot leads to it.
+            self.put("flow_tunnels", place, ends.as_bytes()).map_err(HotError::new)?;
+        }
         let written = flows.write(place, flow).zip(flows.life(place));
         let (incarnation, life) = written.ok_or_else(|| HotError::new("no such place"))?;
         life.store(key.life, Relaxed);
         let value = Ref { slot: place, incarnation };
         let put = self.put_bytes("flows", key.as_bytes(), (value.as_bytes(), MapFlags::NO_EXIST));
         put.inspect_err(|_| flows.stop(place)).map_err(HotError::new)
+    }
+
+    fn carries_tunnels(&self, uplink: PortId) -> bool {
+        self.flows().is_some_and(|flows| flows.tunnels(uplink).is_some())
     }
 
     fn stop(&self, place: u32) {

@@ -11,7 +11,8 @@
 //! frames from it, and `from_trunk` sends the engine's out of it.
 //!
 //! Flows that the engine has decided and handed over are forwarded right at the host end, from one
-//! container to the other (`flows`): [`Offload`] is the [`flowtable::hot::HotTable`] of the kernel.
+//! container to the other, or between a container and a tunnel (`flows`, `tunnel`): [`Offload`] is the
+//! [`flowtable::hot::HotTable`] of the kernel.
 //!
 //! Counts are in wire packets: a GSO packet counts as what it will be cut into.
 
@@ -22,10 +23,12 @@ mod limits;
 mod mapped;
 mod object;
 mod samples;
+mod tunnel;
 mod uplink;
 
 pub use buckets::BUCKETS;
 pub use flows::FlowLimits;
 pub use limits::{Limits, Rate};
 pub use object::{DropCount, Offload, OffloadError, PortCounters};
+pub use tunnel::Tunnels;
 pub use uplink::Picked;

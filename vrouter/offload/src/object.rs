@@ -191,7 +191,8 @@ enum Table {
 }
 
 /// Maps of the table of flows.
-const FLOW_MAPS: [&str; 5] = ["flows", "flow_slots", "flow_words", "flow_ends", "flow_samples"];
+const FLOW_MAPS: [&str; 6] =
+    ["flows", "flow_slots", "flow_tunnels", "flow_words", "flow_ends", "flow_samples"];
 
 /// What the totals need beyond the maps.
 #[derive(Debug, Default)]
@@ -537,7 +538,7 @@ fn load_with_flows(
     mut open: OpenObject,
     flows: FlowLimits,
 ) -> Result<(Object, Flows), OffloadError> {
-    for map in ["flows", "flow_slots"] {
+    for map in ["flows", "flow_slots", "flow_tunnels"] {
         resize(&mut open, map, flows.flows)?;
     }
     let object = open.load().map_err(OffloadError::Load)?;

@@ -17,7 +17,7 @@ use crate::object::{Offload, OffloadError, Port, PortUse, wait_for_programs};
 
 const PROGRAM: &str = "from_uplink";
 /// Ours, whichever engine has loaded them.
-const PROGRAMS: [&str; 3] = [PROGRAM, "from_port", "from_trunk"];
+const PROGRAMS: [&str; 4] = [PROGRAM, "from_port", "from_trunk", "from_tunnel"];
 
 /// `struct pick` of the programs.
 #[derive(Clone, Copy, PartialEq, Eq, IntoBytes, Immutable)]

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use flowtable::ActionList;
 use flowtable::conn::Hit;
 use flowtable::exact::ExactMap;
 use flowtable::hot::{HotCount, HotFlow};
@@ -43,6 +44,12 @@ pub(crate) struct Record {
     pub(crate) stage: Stage,
 }
 
+impl Record {
+    pub(crate) fn payer(&self) -> u16 {
+        payer(&self.flow.key, &self.flow.actions)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// Its packets pass the engine by.
@@ -70,6 +77,12 @@ pub(crate) struct Book {
 /// What the table knows a flow by: MACs are checked there, and do not tell flows apart.
 pub(crate) fn name(key: &FlowKey) -> FlowKey {
     FlowKey { eth_src: [0; 6], eth_dst: [0; 6], tcp_flags: 0, ..*key }
+}
+
+/// The container's port that a flow counts for: the sender's, or of what comes through a tunnel the
+/// receiver's.
+pub(crate) fn payer(key: &FlowKey, actions: &ActionList) -> u16 {
+    if key.vni == 0 { key.in_port } else { actions.output().get() }
 }
 
 impl Book {
@@ -115,7 +128,7 @@ impl Book {
         self.all().filter(|(_, record)| record.stage == Stage::Live)
     }
 
-    /// Whether there is room for one more flow from `port` of `vrf`.
+    /// Whether there is room for one more flow that counts for `port` of `vrf`.
     pub(crate) fn room(&self, (port, vrf): (u16, Vrf)) -> Result<(), NotHot> {
         if self.of_port.get(&port).is_some_and(|count| *count >= self.limits.port_flows) {
             return Err(NotHot::PortQuota);
@@ -131,7 +144,7 @@ impl Book {
 
     /// Gives a flow that is not in the book a place.
     pub(crate) fn add(&mut self, record: Record) -> Result<u32, NotHot> {
-        let (port, vrf) = (record.flow.key.in_port, record.vrf);
+        let (port, vrf) = (record.payer(), record.vrf);
         self.room((port, vrf))?;
         let place = self.free.pop().unwrap_or_else(|| {
             self.records.push(None);
@@ -171,7 +184,7 @@ impl Book {
             return;
         };
         self.by_name.remove(&name(&record.flow.key));
-        take_one(&mut self.of_port, &record.flow.key.in_port);
+        take_one(&mut self.of_port, &record.payer());
         take_one(&mut self.of_tenant, &record.vrf);
     }
 
@@ -192,7 +205,7 @@ impl Book {
         let at = self.cold.iter().position(|place| {
             let record = self.record(*place).filter(|record| record.stage == Stage::Live);
             record.is_some_and(|record| {
-                let same_port = reason != NotHot::PortQuota || record.flow.key.in_port == port;
+                let same_port = reason != NotHot::PortQuota || record.payer() == port;
                 same_port && (reason != NotHot::TenantQuota || record.vrf == vrf)
             })
         })?;

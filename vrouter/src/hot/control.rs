@@ -1,5 +1,6 @@
 //! What the control side asks of offloaded flows.
 
+use flowtable::Verdict;
 use flowtable::key::FlowKey;
 
 use super::{Hot, HotFlowStats, HotStats, NotHot, Offloading};
@@ -30,8 +31,8 @@ impl Engine {
 
     /// Why a flow is not offloaded that may be and has carried enough.
     #[must_use]
-    pub fn offload_refusal(&self, key: &FlowKey) -> NotHot {
+    pub fn offload_refusal(&self, key: &FlowKey, verdict: Verdict) -> NotHot {
         let snapshot = self.shared.snapshot.load();
-        self.shared.hot.get().map_or(NotHot::Off, |hot| hot.refusal(key, &snapshot))
+        self.shared.hot.get().map_or(NotHot::Off, |hot| hot.refusal((key, verdict), &snapshot))
     }
 }

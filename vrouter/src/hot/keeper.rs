@@ -89,7 +89,7 @@ impl Hot {
             let vrf = crate::pipeline::tenant(&snapshot, &offer.key).filter(|_| full);
             // The worker offers it again.
             if let Some(vrf) = vrf
-                && let Some(place) = book.coldest(reason, (offer.key.in_port, vrf))
+                && let Some(place) = book.coldest(reason, (offer.payer(), vrf))
             {
                 self.stop(&mut book, place);
                 self.numbers.idle.fetch_add(1, Ordering::Relaxed);

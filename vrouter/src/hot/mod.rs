@@ -20,11 +20,13 @@ mod keeper;
 mod reason;
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
 
 use crossbeam::queue::ArrayQueue;
+use flowtable::action::Exit;
 use flowtable::conn::{ConnRef, Hit, Seconds};
 use flowtable::entry::Offload;
 use flowtable::exact::ExactMap;
@@ -32,6 +34,7 @@ use flowtable::hot::{HotCount, HotFlow, HotTable};
 use flowtable::ids::{PortId, Vrf};
 use flowtable::key::{FlowKey, Parsed, tcp_flag};
 use flowtable::text::FlowSpec;
+use flowtable::{ActionList, Verdict};
 
 use crate::counters::Count;
 use crate::pipeline::{self, Decision, NO_SLOT, Relation};
@@ -65,6 +68,16 @@ pub(crate) struct Offer {
     pub(crate) key: FlowKey,
     pub(crate) decision: Decision,
     pub(crate) hit: Option<Hit>,
+}
+
+impl Offer {
+    /// The container's port that it would count for.
+    fn payer(&self) -> u16 {
+        match self.decision.verdict {
+            Verdict::Forward(actions) => book::payer(&self.key, &actions),
+            Verdict::Drop(_) | Verdict::Punt(_) => self.key.in_port,
+        }
+    }
 }
 
 /// Numbers of the offloaded flows.
@@ -407,10 +420,14 @@ impl Hot {
         record.carried += packets;
         let added = Count { packets, bytes };
         let counters = &shared.offloaded;
-        if let Ok(port) = PortId::new(record.flow.key.in_port.into()) {
-            counters.port(port).rx.add_count(added);
+        let HotFlow { key, actions, .. } = record.flow;
+        // The table counts frames as containers see them.
+        let [received, sent] = outer_bytes(&key, &actions)
+            .map(|outer| Count { packets, bytes: bytes + packets * outer });
+        if let Ok(port) = PortId::new(key.in_port.into()) {
+            counters.port(port).rx.add_count(received);
         }
-        counters.port(record.flow.actions.output()).tx.add_count(added);
+        counters.port(actions.output()).tx.add_count(sent);
         for slot in record.slots.into_iter().filter(|slot| *slot != NO_SLOT) {
             counters.rule(slot).add_count(added);
         }
@@ -478,12 +495,17 @@ impl Hot {
     }
 
     /// Why a flow that may be offloaded and has carried enough is not.
-    pub(crate) fn refusal(&self, key: &FlowKey, snapshot: &Snapshot) -> NotHot {
+    pub(crate) fn refusal(
+        &self,
+        (key, verdict): (&FlowKey, Verdict),
+        snapshot: &Snapshot,
+    ) -> NotHot {
         if lock(&self.watched).as_ref().is_some_and(|spec| spec.matches(key)) {
             return NotHot::Watched;
         }
         let Some(vrf) = pipeline::tenant(snapshot, key) else { return NotHot::NotForwarded };
-        let room = lock(&self.book).room((key.in_port, vrf));
+        let Verdict::Forward(actions) = verdict else { return NotHot::NotForwarded };
+        let room = lock(&self.book).room((book::payer(key, &actions), vrf));
         // Its next offer may find room, or the table refuses it.
         room.err().unwrap_or(NotHot::Refused)
     }
@@ -505,6 +527,20 @@ impl Hot {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+/// Bytes of tunnel headers on packets of a flow as they come and as they leave.
+fn outer_bytes(key: &FlowKey, actions: &ActionList) -> [u64; 2] {
+    let came = if key.vni == 0 {
+        0
+    } else {
+        crate::rewrite::outer_bytes(Ipv6Addr::from(key.tun_src).to_canonical())
+    };
+    let leaves = match actions.exit {
+        Exit::Tunnel { vtep, .. } => crate::rewrite::outer_bytes(vtep),
+        Exit::Plain(_) | Exit::Vlan { .. } | Exit::Translated { .. } => 0,
+    };
+    [came, leaves].map(|bytes| bytes as u64)
 }
 
 /// Places of live flows that `which` is true for.

@@ -23,7 +23,7 @@ pub enum NotHot {
     SwitchedOff,
     /// It is dropped, or answered by the gateway.
     NotForwarded,
-    /// It comes from or goes to the wire.
+    /// It comes from or goes to the wire, and not by a tunnel of an uplink that has a device for that.
     OffNode,
     /// It is neither TCP nor UDP.
     Protocol,
@@ -84,11 +84,20 @@ pub(crate) fn judge(
 ) -> Result<ActionList, NotHot> {
     let Verdict::Forward(actions) = decision.verdict else { return Err(NotHot::NotForwarded) };
     let ports = [PortId::new(key.in_port.into()).ok(), Some(actions.output())];
-    let mut ends = ports.iter().map(|id| id.and_then(|id| snapshot.ports.lookup(id)));
-    let inside = ends.all(|port| port.is_some_and(|port| port.spec.kind == PortKind::Container));
-    let (Pop::Nothing, Exit::Plain(_), true) = (actions.pop, actions.exit, inside) else {
-        return Err(NotHot::OffNode);
+    let kind = |id: Option<PortId>| Some(snapshot.ports.lookup(id?)?.spec.kind);
+    let carries = |uplink: Option<PortId>| {
+        let hot = shared.hot.get();
+        hot.zip(uplink).is_some_and(|(hot, uplink)| hot.table().carries_tunnels(uplink))
     };
+    let is = |port, wanted| kind(port) == Some(wanted);
+    let (came, leaves) = (ports[0], ports[1]);
+    let inside = [came, leaves].map(|port| is(port, PortKind::Container));
+    match (inside, actions.pop, actions.exit) {
+        ([true, true], Pop::Nothing, Exit::Plain(_)) => {}
+        ([true, false], Pop::Nothing, Exit::Tunnel { .. }) if carries(leaves) => {}
+        ([false, true], Pop::Tunnel, Exit::Plain(_)) if carries(came) => {}
+        _ => return Err(NotHot::OffNode),
+    }
     let binding = |id| snapshot.ports.lookup(id).and_then(|port| port.binding.as_ref());
     let mut bindings = ports.into_iter().flatten().filter_map(binding);
     if bindings.any(|binding| binding.offload == Offload::Off) {

@@ -38,7 +38,9 @@ fn meaning(offload: &str) -> &str {
         "new" => "it has not carried enough yet",
         "switched-off" => "it is off for a tenant or network: `netctl tenant|network update`",
         "not-forwarded" => "it is dropped, or the gateway answers it",
-        "off-node" => "it comes from or goes to another node or a VLAN",
+        "off-node" => {
+            "it comes from or goes to a VLAN, or to another node by an uplink without wr-vx0"
+        }
         "protocol" => "it is neither TCP nor UDP",
         "unusual" => "fragments, IP options or a TTL of 1",
         "metered" => "a rate limits it",

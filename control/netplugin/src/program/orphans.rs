@@ -1,7 +1,8 @@
 //! While the engine is away: flows that it has offloaded go on as it has decided them, and nobody
 //! decides them again. Where the tables would say something else by now, senders are cut off: their
 //! host ends lose vrouterd's program, which is what forwards them. Nothing else passes there without
-//! an engine, and the next one attaches its own program (decision 0040).
+//! an engine, and the next one attaches its own program (decision 0040). What other nodes send to these
+//! tenants comes through a device of vrouterd's, which is shut for all of them (decision 0043).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use crate::diff::Tables;
 
 /// Priority and handle of the filter that vrouterd attaches to host ends.
 const FILTER: u16 = 1;
+/// The device by which vrouterd's offloaded flows come from other nodes.
+const TUNNELS: &str = "wr-vx0";
 
 type Ports = BTreeMap<PortId, Wanted>;
 
@@ -110,17 +113,20 @@ impl<'a> Local<'a> {
             Entry::Route(route) => {
                 self.addresses.contains(&(route.vrf, route.prefix)).then_some(route.vrf)
             }
-            // A block of addresses may hold any of them.
+            // A block of addresses may hold any of them. One of another node that changes its group had
+            // flows with this one, perhaps; one that is gone has none any more.
             Entry::Group(group) => {
                 let block = group.prefix != Prefix::host(group.prefix.address());
                 let known = self.addresses.contains(&(group.vrf, group.prefix));
-                (block || known).then_some(group.vrf)
+                let changed = self.tables.get(key).is_some_and(|was| was != entry);
+                (block || known || changed).then_some(group.vrf)
             }
             Entry::Mac(_) => {
                 let Some(Entry::Mac(was)) = self.tables.get(key) else { return None };
                 self.vrf_of(was.next_hop)
             }
-            // These are about other nodes, or limits: neither's flows are offloaded.
+            // These are about ways to other nodes, where who is gone has no flows, or about what is not
+            // offloaded.
             Entry::Tunnel(_)
             | Entry::Vtep(_)
             | Entry::Underlay(_)
@@ -136,8 +142,11 @@ impl<'a> Local<'a> {
     }
 }
 
-/// Takes vrouterd's program off these host ends; returns those without it. Blocks.
+/// Takes vrouterd's program off these host ends, and shuts its tunnels; returns those without it. Blocks.
 pub(super) fn cut_off(host_ends: Vec<(PortId, String)>) -> Vec<PortId> {
+    if host_ends.is_empty() {
+        return Vec::new();
+    }
     let netlink = match Netlink::open() {
         Ok(netlink) => netlink,
         Err(error) => {
@@ -145,6 +154,10 @@ pub(super) fn cut_off(host_ends: Vec<(PortId, String)>) -> Vec<PortId> {
             return Vec::new();
         }
     };
+    if let Err(error) = shut_tunnels(&netlink) {
+        error!(device = TUNNELS, %error, "not shut; tried again");
+        return Vec::new();
+    }
     let cut = host_ends.into_iter().filter(|(port, name)| {
         let link = netlink.link_by_name(name);
         let removed = link.and_then(|link| match link {
@@ -164,6 +177,17 @@ pub(super) fn cut_off(host_ends: Vec<(PortId, String)>) -> Vec<PortId> {
         }
     });
     cut.map(|(port, _)| port).collect()
+}
+
+/// The next engine opens them.
+fn shut_tunnels(netlink: &Netlink) -> Result<(), netdev::Error> {
+    match netlink.link_by_name(TUNNELS)?.filter(|link| link.up) {
+        Some(link) => {
+            warn!(device = TUNNELS, "shut: tables have changed and vrouterd is away");
+            netlink.set_down(link.index)
+        }
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -287,6 +311,20 @@ mod tests {
         let (vtep, vni) = ("192.0.2.1".parse().unwrap(), Vni::new(7).unwrap());
         let next_hop = NextHop::Tunnel { vtep, vni };
         assert_eq!(outdated(with(Entry::Route(RouteEntry { next_hop, ..route })), &ALL), [21, 22]);
+    }
+
+    #[test]
+    fn a_container_of_another_node_that_changes_its_group_cuts_its_tenant_off() {
+        let (vrf, prefix) = (vrf(1), Prefix::host([10, 0, 0, 99].into()));
+        let remote =
+            |group| Entry::Group(GroupEntry { vrf, prefix, group: Group::new(group).unwrap() });
+        let old = [before(), vec![remote(1)]].concat();
+        let outdated = |new: Vec<Entry>| {
+            let orphans = Orphans::new(Arc::new(tables(old.clone())), None);
+            orphans.outdated(&tables(new), &placed(&ALL)).len()
+        };
+        assert_eq!(outdated([before(), vec![remote(2)]].concat()), 2);
+        assert_eq!(outdated(before()), 0, "it is gone");
     }
 
     #[test]

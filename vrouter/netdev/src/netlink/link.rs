@@ -5,7 +5,8 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+    LinkMessage,
 };
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 
@@ -127,6 +128,33 @@ impl Netlink {
         let request = RouteNetlinkMessage::NewLink(message(0, attributes));
         self.request(&operation, request, NLM_F_CREATE | NLM_F_EXCL)?;
         self.link_by_name(spec.name)?
+            .ok_or(Error::Incomplete { operation, missing: "the link that was made" })
+    }
+
+    /// Makes a vxlan device that has no tunnel of its own: each packet's is in its metadata
+    /// (`ip link add NAME type vxlan external dstport PORT udp6zerocsumrx`). Packets over IPv6 need no UDP
+    /// checksum (RFC 6935). Returns it, down.
+    ///
+    /// # Errors
+    /// [`Error::is_existing`] when the name is taken, or another device has the port.
+    pub fn create_external_vxlan(&self, name: &str, udp_port: u16) -> Result<Link, Error> {
+        let operation = Operation::new("creating vxlan device", name);
+        let own = vec![
+            InfoVxlan::CollectMetadata(true),
+            InfoVxlan::Port(udp_port),
+            InfoVxlan::Learning(false),
+            InfoVxlan::UDPZeroCsumRX(true),
+        ];
+        let attributes = vec![
+            LinkAttribute::IfName(name.into()),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vxlan),
+                LinkInfo::Data(InfoData::Vxlan(own)),
+            ]),
+        ];
+        let request = RouteNetlinkMessage::NewLink(message(0, attributes));
+        self.request(&operation, request, NLM_F_CREATE | NLM_F_EXCL)?;
+        self.link_by_name(name)?
             .ok_or(Error::Incomplete { operation, missing: "the link that was made" })
     }
 

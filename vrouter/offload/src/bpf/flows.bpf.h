@@ -9,14 +9,18 @@
 #define TCP_TELLING 0x17 // FIN, SYN, RST, ACK: what says how a connection goes on
 #define FLOW_ROUTED 1
 #define FLOW_MARKED 2
+#define FLOW_TUNNELLED 4
 #define SAMPLE_BYTES 128
 #define SAMPLE_RING_BYTES (1 << 18) // a power of two, about 1,500 samples
 
-// In-port with its life, so that neither tenants nor uses of a port id meet; then what packets say.
+// In-port with its life, so that neither tenants nor uses of a port id meet, and the tunnel that a packet
+// came through; then what packets say.
 struct flow_key {
 	__u8 source[16]; // IPv4 as ::ffff:a.b.c.d
 	__u8 target[16];
-	__u32 ports;	 // as on the wire: source, then target
+	__u8 vtep[16];	 // of the sender; 0: no tunnel
+	__u32 vni;
+	__u32 ports; // as on the wire: source, then target
 	__u32 life;
 	__u16 port;
 	__u8 family; // 4 or 6
@@ -35,7 +39,7 @@ struct flow_slot {
 	__u32 out_life;
 	__u16 out_port;
 	__u8 set;      // of sections that the decision depends on
-	__u8 rewrites; // FLOW_ROUTED, FLOW_MARKED
+	__u8 rewrites; // FLOW_ROUTED, FLOW_MARKED, FLOW_TUNNELLED
 	__u8 dscp;
 	__u8 way; // the engine's note
 	__u16 frame_max;
@@ -44,6 +48,14 @@ struct flow_slot {
 	__u64 revision;	    // of the tables it was decided on
 	__u64 packets;	    // on the wire
 	__u64 bytes;
+};
+
+// Beside the slot of a flow that leaves in a tunnel: its ends.
+struct flow_tunnel {
+	__u8 remote[16]; // IPv4 as ::ffff:a.b.c.d
+	__u8 local[16];
+	__u32 vni;
+	__u32 is_v6;
 };
 
 struct flow_words {
@@ -89,6 +101,13 @@ struct {
 	__type(key, __u32);
 	__type(value, struct flow_slot);
 } flow_slots SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); // set at load
+	__type(key, __u32);
+	__type(value, struct flow_tunnel);
+} flow_tunnels SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -152,10 +171,12 @@ static __always_inline int has_good_checksum(struct iphdr *ip)
 	return ((sum & 0xffff) + (sum >> 16)) == 0xffff;
 }
 
-static __always_inline int read_v4(struct __sk_buff *skb, void *end, struct flow_key *key,
+// `base`: where the Ethernet header is.
+static __always_inline int read_v4(struct __sk_buff *skb, __u32 base, struct flow_key *key,
 				   struct flow_packet *packet)
 {
-	struct iphdr *ip = (void *)(long)skb->data + ETH_HLEN;
+	void *end = (void *)(long)skb->data_end;
+	struct iphdr *ip = (void *)(long)skb->data + base + ETH_HLEN;
 	__u32 len, transport;
 
 	if ((void *)(ip + 1) > end || *(__u8 *)ip != 0x45)
@@ -163,8 +184,8 @@ static __always_inline int read_v4(struct __sk_buff *skb, void *end, struct flow
 	len = bpf_ntohs(ip->tot_len);
 	// Larger than the field can say: the length is written when the packet is cut.
 	if (!len && skb->gso_size)
-		len = skb->len - ETH_HLEN;
-	if (len < sizeof(*ip) || len + ETH_HLEN > skb->len || ip->ttl <= 1 ||
+		len = skb->len - base - ETH_HLEN;
+	if (len < sizeof(*ip) || len + base + ETH_HLEN > skb->len || ip->ttl <= 1 ||
 	    ip->frag_off & bpf_htons(IP_MF | IP_OFFSET) || !has_good_checksum(ip))
 		return 0;
 	key->family = 4;
@@ -180,18 +201,19 @@ static __always_inline int read_v4(struct __sk_buff *skb, void *end, struct flow
 	return transport != 0;
 }
 
-static __always_inline int read_v6(struct __sk_buff *skb, void *end, struct flow_key *key,
+static __always_inline int read_v6(struct __sk_buff *skb, __u32 base, struct flow_key *key,
 				   struct flow_packet *packet)
 {
-	struct ipv6hdr *ip = (void *)(long)skb->data + ETH_HLEN;
+	void *end = (void *)(long)skb->data_end;
+	struct ipv6hdr *ip = (void *)(long)skb->data + base + ETH_HLEN;
 	__u32 len, transport;
 
 	if ((void *)(ip + 1) > end || ip->version != 6)
 		return 0;
 	len = bpf_ntohs(ip->payload_len);
 	if (!len && skb->gso_size)
-		len = skb->len - ETH_HLEN - sizeof(*ip);
-	if (len + sizeof(*ip) + ETH_HLEN > skb->len || ip->hop_limit <= 1)
+		len = skb->len - base - ETH_HLEN - sizeof(*ip);
+	if (len + sizeof(*ip) + base + ETH_HLEN > skb->len || ip->hop_limit <= 1)
 		return 0;
 	key->family = 6;
 	key->protocol = ip->nexthdr;
@@ -237,14 +259,15 @@ static __always_inline long mark(struct __sk_buff *skb, struct flow_slot *slot, 
 	return put_word(skb, family, 0, word, bpf_htons(host));
 }
 
-static __always_inline struct flow_slot *find_flow(struct flow_key *key)
+static __always_inline struct flow_slot *find_flow(struct flow_key *key, __u32 *place)
 {
 	struct flow_ref *ref = bpf_map_lookup_elem(&flows, key);
 	struct flow_slot *slot;
 
 	if (!ref)
 		return 0;
-	slot = bpf_map_lookup_elem(&flow_slots, &ref->slot);
+	*place = ref->slot;
+	slot = bpf_map_lookup_elem(&flow_slots, place);
 	if (!slot || *(volatile __u32 *)&slot->incarnation != ref->incarnation)
 		return 0;
 	return slot;
@@ -262,13 +285,15 @@ static __always_inline int is_valid(struct flow_slot *slot)
 	       *(volatile __u64 *)&words->valid_since[slot->set & (FLOW_SETS - 1)];
 }
 
-static __always_inline int has_macs(struct __sk_buff *skb, void *end, __u8 *expected)
+static __always_inline int has_macs(struct __sk_buff *skb, __u32 base, __u8 *expected)
 {
-	__u32 *macs = (void *)(long)skb->data, *wanted = (__u32 *)expected;
+	__u16 *macs = (void *)(long)skb->data + base, *wanted = (__u16 *)expected;
+	void *end = (void *)(long)skb->data_end;
 
-	if ((void *)(macs + 3) > end)
+	if ((void *)(macs + 6) > end)
 		return 0;
-	return macs[0] == wanted[0] && macs[1] == wanted[1] && macs[2] == wanted[2];
+	return macs[0] == wanted[0] && macs[1] == wanted[1] && macs[2] == wanted[2] &&
+	       macs[3] == wanted[3] && macs[4] == wanted[4] && macs[5] == wanted[5];
 }
 
 static __always_inline void lose_samples(__u32 count)
@@ -315,45 +340,111 @@ static __always_inline void sample(struct __sk_buff *skb, struct flow_end *in, _
 	bpf_ringbuf_submit(sample, BPF_RB_NO_WAKEUP);
 }
 
-// Forwards a packet of port `id` as its entry says; FLOW_MISS: the engine decides. The target's host
-// end is looked up for every packet: a port that is gone has none, and an id that was given to
-// another container has another life.
+// A packet's valid entry, where its decision leads, and how long it is on the wire.
+struct flow_found {
+	struct flow_slot *slot;
+	struct flow_end *out;
+	__u32 place;
+	__u32 out_port;
+	__u32 wire;
+};
+
+// Looks up the frame at `base`, whose in-port and tunnel the key has already. The target's host end is
+// looked up for every packet: a port that is gone has none, and an id that was given to another
+// container has another life.
+static __always_inline int find(struct __sk_buff *skb, __u32 base, __be16 protocol, struct flow_key *key,
+				struct flow_packet *packet, struct flow_found *found)
+{
+	struct flow_slot *slot;
+	__u32 good = 0;
+
+	if (protocol == bpf_htons(ETH_P_IP))
+		good = read_v4(skb, base, key, packet);
+	else if (protocol == bpf_htons(ETH_P_IPV6))
+		good = read_v6(skb, base, key, packet);
+	if (!good)
+		return 0;
+	slot = find_flow(key, &found->place);
+	if (!slot || !is_valid(slot) || !has_macs(skb, base, slot->expected))
+		return 0;
+	found->slot = slot;
+	found->wire = skb->gso_size ? packet->headers + skb->gso_size : skb->len - base;
+	found->out_port = slot->out_port;
+	found->out = bpf_map_lookup_elem(&flow_ends, &found->out_port);
+	return found->wire <= slot->frame_max && found->out && found->out->ifindex &&
+	       found->out->life == slot->out_life;
+}
+
+// The tunnel that the vxlan device is to put the packet into. The outer header carries the packet's
+// class; the device copies ECN (RFC 6040). 0: done.
+static __always_inline long set_tunnel(struct __sk_buff *skb, __u32 place, __u8 dscp)
+{
+	struct flow_tunnel *tunnel = bpf_map_lookup_elem(&flow_tunnels, &place);
+	struct bpf_tunnel_key key = {};
+	__u64 flags = BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT;
+
+	if (!tunnel)
+		return -1;
+	key.tunnel_id = tunnel->vni;
+	key.tunnel_ttl = 64;
+	key.tunnel_tos = dscp << 2;
+	if (tunnel->is_v6) {
+		flags |= BPF_F_TUNINFO_IPV6;
+		__builtin_memcpy(key.remote_ipv6, tunnel->remote, 16);
+		__builtin_memcpy(key.local_ipv6, tunnel->local, 16);
+	} else {
+		key.remote_ipv4 = bpf_ntohl(*(__u32 *)&tunnel->remote[12]);
+		key.local_ipv4 = bpf_ntohl(*(__u32 *)&tunnel->local[12]);
+	}
+	return bpf_skb_set_tunnel_key(skb, &key, sizeof(key), flags);
+}
+
+// The class of a packet once its entry's rewriting is done.
+static __always_inline __u8 class_of(struct flow_slot *slot, __u8 family, __u16 word)
+{
+	__u16 host = bpf_ntohs(word);
+
+	if (slot->rewrites & FLOW_MARKED)
+		return slot->dscp;
+	return family == 4 ? host >> 2 & 0x3f : host >> 6 & 0x3f;
+}
+
+// Does what the entry says to a packet that came in by port `id`.
+static __always_inline int follow(struct __sk_buff *skb, __u32 id, struct flow_key *key,
+				  struct flow_packet *packet, struct flow_found *found)
+{
+	struct flow_slot *slot = found->slot;
+	__u8 rewrites = slot->rewrites;
+	__u32 cut = segments(skb);
+
+	if (rewrites & FLOW_ROUTED && route(skb, slot, key->family, packet->word))
+		return drop(skb, id, NO_MEMORY);
+	if (rewrites & FLOW_MARKED && mark(skb, slot, key->family, packet->class_word))
+		return drop(skb, id, NO_MEMORY);
+	__sync_fetch_and_add(&slot->packets, cut);
+	__sync_fetch_and_add(&slot->bytes, skb->len + (cut - 1) * packet->headers);
+	if (rewrites & FLOW_TUNNELLED)
+		return bpf_redirect(found->out->ifindex, 0);
+	return bpf_redirect_peer(found->out->ifindex, 0);
+}
+
+// Forwards a packet of port `id` as its entry says; FLOW_MISS: the engine decides.
 static __always_inline int forward_flow(struct __sk_buff *skb, __u32 id)
 {
-	void *end = (void *)(long)skb->data_end;
-	struct flow_end *in = bpf_map_lookup_elem(&flow_ends, &id), *out;
+	struct flow_end *in = bpf_map_lookup_elem(&flow_ends, &id);
+	struct flow_found found = {};
 	struct flow_packet packet = {};
 	struct flow_key key = {};
-	struct flow_slot *slot;
-	__u32 out_port, wire, cut, good = 0;
-	__u8 rewrites;
 
 	if (!in)
 		return FLOW_MISS;
-	if (skb->protocol == bpf_htons(ETH_P_IP))
-		good = read_v4(skb, end, &key, &packet);
-	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		good = read_v6(skb, end, &key, &packet);
-	if (!good)
-		return FLOW_MISS;
 	key.port = id;
 	key.life = in->life;
-	slot = find_flow(&key);
-	if (!slot || !is_valid(slot) || !has_macs(skb, end, slot->expected))
+	if (!find(skb, 0, skb->protocol, &key, &packet, &found))
 		return FLOW_MISS;
-	wire = skb->gso_size ? packet.headers + skb->gso_size : skb->len;
-	out_port = slot->out_port;
-	out = bpf_map_lookup_elem(&flow_ends, &out_port);
-	if (wire > slot->frame_max || !out || !out->ifindex || out->life != slot->out_life)
+	if (found.slot->rewrites & FLOW_TUNNELLED &&
+	    set_tunnel(skb, found.place, class_of(found.slot, key.family, packet.class_word)))
 		return FLOW_MISS;
-	cut = segments(skb);
-	sample(skb, in, id << 16 | out_port, cut, wire);
-	rewrites = slot->rewrites;
-	if (rewrites & FLOW_ROUTED && route(skb, slot, key.family, packet.word))
-		return drop(skb, id, NO_MEMORY);
-	if (rewrites & FLOW_MARKED && mark(skb, slot, key.family, packet.class_word))
-		return drop(skb, id, NO_MEMORY);
-	__sync_fetch_and_add(&slot->packets, cut);
-	__sync_fetch_and_add(&slot->bytes, skb->len + (cut - 1) * packet.headers);
-	return bpf_redirect_peer(out->ifindex, 0);
+	sample(skb, in, id << 16 | found.out_port, segments(skb), found.wire);
+	return follow(skb, id, &key, &packet, &found);
 }

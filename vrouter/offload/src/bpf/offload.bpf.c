@@ -347,6 +347,7 @@ int from_port(struct __sk_buff *skb)
 	return to_engine(skb, id);
 }
 
+#include "tunnel.bpf.h"
 #include "uplink.bpf.h"
 
 // Ingress of wr-t0.N: from the engine to the container whose port the tag names, or to the wire.

@@ -34,8 +34,8 @@ static __always_inline int is_picked(struct pick *pick)
 	return bpf_map_lookup_elem(&picks, pick) != 0;
 }
 
-// VXLAN to a tunnel end point, or a published port.
-static __always_inline int is_ours_at(struct __sk_buff *skb, __u32 at, struct pick *pick, __u8 protocol)
+// VXLAN to a tunnel end point: where the frame inside begins. A published port: 1.
+static __always_inline __u32 is_ours_at(struct __sk_buff *skb, __u32 at, struct pick *pick, __u8 protocol)
 {
 	struct l4_ports l4;
 
@@ -44,13 +44,13 @@ static __always_inline int is_ours_at(struct __sk_buff *skb, __u32 at, struct pi
 	if (bpf_skb_load_bytes(skb, at, &l4, sizeof(l4)))
 		return 0;
 	if (protocol == IPPROTO_UDP && l4.dst == bpf_htons(VXLAN_PORT))
-		return is_picked(pick);
+		return is_picked(pick) ? at + sizeof(struct udphdr) + VXLAN_HLEN : 0;
 	pick->l4_port = l4.dst;
 	pick->protocol = protocol;
 	return l4.dst && is_picked(pick);
 }
 
-static __always_inline int is_ours4(struct __sk_buff *skb, __u32 id)
+static __always_inline __u32 is_ours4(struct __sk_buff *skb, __u32 id)
 {
 	struct pick pick = { .address = { [10] = 0xff, [11] = 0xff }, .port = id };
 	struct iphdr ip;
@@ -64,7 +64,7 @@ static __always_inline int is_ours4(struct __sk_buff *skb, __u32 id)
 	return is_ours_at(skb, ETH_HLEN + sizeof(ip), &pick, ip.protocol);
 }
 
-static __always_inline int is_ours6(struct __sk_buff *skb, __u32 id)
+static __always_inline __u32 is_ours6(struct __sk_buff *skb, __u32 id)
 {
 	struct pick pick = { .port = id };
 	struct ipv6hdr ip;
@@ -88,7 +88,7 @@ static __always_inline int is_our_vlan(struct __sk_buff *skb, __u32 id, __u32 ac
 	return !bpf_skb_load_bytes(skb, 0, &first, sizeof(first)) && !(first & 1);
 }
 
-static __always_inline int is_ours(struct __sk_buff *skb, __u32 id, __u32 active)
+static __always_inline __u32 is_ours(struct __sk_buff *skb, __u32 id, __u32 active)
 {
 	if (skb->vlan_present)
 		return is_our_vlan(skb, id, active);
@@ -97,6 +97,13 @@ static __always_inline int is_ours(struct __sk_buff *skb, __u32 id, __u32 active
 	if (skb->protocol == bpf_htons(ETH_P_IPV6))
 		return is_ours6(skb, id);
 	return 0;
+}
+
+static __always_inline int is_offloaded(struct __sk_buff *skb, __u32 id, __u32 ours)
+{
+	if (ours == OUTER4)
+		return is_known(skb, id, OUTER4);
+	return ours == OUTER6 && is_known(skb, id, OUTER6);
 }
 
 // Ingress of a shared uplink. On a dedicated one with published ports it is a guard: those come by here
@@ -108,8 +115,13 @@ int from_uplink(struct __sk_buff *skb)
 	__u32 *found = bpf_map_lookup_elem(&ids, &ifindex);
 	__u32 id = found ? *found : 0;
 	struct port *port = found ? bpf_map_lookup_elem(&ports, &id) : 0;
+	__u32 ours = port && port->peer ? is_ours(skb, id, port->peer) : 0;
 
-	if (!port || !port->peer || !is_ours(skb, id, port->peer))
+	if (!ours)
 		return TC_ACT_UNSPEC;
+	if (settings.forwards && is_offloaded(skb, id, ours)) {
+		skb->tc_index = KNOWN_HERE;
+		return TC_ACT_UNSPEC;
+	}
 	return to_engine(skb, id);
 }
