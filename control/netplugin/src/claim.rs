@@ -16,8 +16,8 @@ use control_api::v1::net_master_client::NetMasterClient;
 use control_api::v1::{CreateRequest, Endpoint, Object, object};
 use control_model::EndpointId;
 use tokio::time::Instant;
+use tonic::Code;
 use tonic::transport::Channel;
-use tonic::{Code, Request};
 use tracing::{error, info, warn};
 
 use crate::attachment::{Attachment, AttachmentId, State};
@@ -144,8 +144,7 @@ impl<'a> Claims<'a> {
     async fn claim(&mut self, row: Attachment) -> Result<(), String> {
         let object =
             Some(Object { kind: Some(object::Kind::Endpoint(endpoint(self.config, &row))) });
-        let mut request = Request::new(CreateRequest { object, no_wait: true });
-        request.set_timeout(CALL_TIMEOUT);
+        let request = telemetry::call(CreateRequest { object, no_wait: true }, CALL_TIMEOUT);
         let id = &row.id;
         match self.netmaster.create(request).await.map_err(MasterError::from) {
             Ok(_) => {

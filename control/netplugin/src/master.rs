@@ -167,9 +167,8 @@ impl Master {
     pub(crate) async fn delete_endpoint(&self, id: &str) -> Result<(), MasterError> {
         let mut client = self.client(Instant::now()).await?;
         let kind = Kind::Endpoint.into();
-        let mut request = Request::new(DeleteRequest { kind, key: id.to_owned(), no_wait: true });
-        request.set_timeout(CALL_TIMEOUT);
-        match client.delete(request).await {
+        let delete = DeleteRequest { kind, key: id.to_owned(), no_wait: true };
+        match client.delete(bounded(delete)).await {
             Ok(_) => Ok(()),
             Err(status) if status.code() == Code::NotFound => Ok(()),
             Err(status) => Err(status.into()),
@@ -181,10 +180,8 @@ impl Master {
         let mut client = self.client(Instant::now()).await?;
         let key = |id: &String| ObjectKey { kind: Kind::Endpoint.into(), key: id.clone() };
         let deletes = ids.iter().map(key).collect();
-        let mut request =
-            Request::new(ApplyRequest { deletes, no_wait: true, ..Default::default() });
-        request.set_timeout(CALL_TIMEOUT);
-        client.apply(request).await?;
+        let apply = ApplyRequest { deletes, no_wait: true, ..Default::default() };
+        client.apply(bounded(apply)).await?;
         Ok(())
     }
 
@@ -219,8 +216,8 @@ async fn create(
     deadline: Instant,
 ) -> Result<Made, MasterError> {
     let object = Object { kind: Some(object::Kind::Endpoint(endpoint)) };
-    let mut request = Request::new(CreateRequest { object: Some(object), no_wait: false });
-    request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+    let create = CreateRequest { object: Some(object), no_wait: false };
+    let request = telemetry::call(create, deadline.saturating_duration_since(Instant::now()));
     let WriteReply { object, revision, late_nodes } = client.create(request).await?.into_inner();
     let Some(object::Kind::Endpoint(endpoint)) = object.and_then(|object| object.kind) else {
         return Err(MasterError::Unreachable("its answer has no endpoint".to_owned()));

@@ -24,6 +24,7 @@ pub(crate) fn tests() -> Vec<Test> {
             ("met_1_netplugins_series_exist_and_move", netplugin_series),
             ("met_1_readiness_says_what_is_missing_and_health_that_it_lives", readiness),
             ("met_1_a_request_has_an_id_that_is_returned_and_logged", request_ids),
+            ("met_1_an_add_and_its_del_have_one_id_each_in_every_log", attachment_ids),
         ],
     )
 }
@@ -202,4 +203,34 @@ fn request_ids(one: &mut OneNode) -> Result<()> {
         ensure!(line.contains("NotFound"), "{line}");
     }
     Ok(())
+}
+
+fn attachment_ids(one: &mut OneNode) -> Result<()> {
+    let node = &one.node;
+    attach(node, "m4", "front")?.detach(node)?;
+    let (asked, log) = (node.log(Daemon::Netplugin)?, node.log(Daemon::Netmaster)?);
+    for (method, asks) in [("Add", "Create"), ("Del", "Delete")] {
+        let id = last_id(&asked, &format!("cni.v1.Cni/{method}"))?;
+        ensure!(
+            has_request(&log, &id, &format!("control.v1.NetMaster/{asks}")),
+            "netmaster logs no {asks} with the id {id} of the {method}: {log}"
+        );
+    }
+    Ok(())
+}
+
+/// The id of the last request with this method in a log.
+pub(crate) fn last_id(log: &str, method: &str) -> Result<String> {
+    let line = log.lines().rfind(|line| line.contains(method) && line.contains("id="));
+    let line = line.with_context(|| format!("no {method} in {log}"))?;
+    let (_, rest) = line.split_once("id=").context("an id")?;
+    let id: String =
+        rest.trim_start_matches('"').chars().take_while(char::is_ascii_hexdigit).collect();
+    ensure!(id.len() == 16, "{id:?} in {line}");
+    Ok(id)
+}
+
+/// Whether a log has a request with this id and method.
+pub(crate) fn has_request(log: &str, id: &str, method: &str) -> bool {
+    log.lines().any(|line| line.contains(id) && line.contains(method))
 }

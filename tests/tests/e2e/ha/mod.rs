@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::Test;
 use crate::foreign::Suite;
+use crate::metrics::{has_request, last_id};
 use crate::shared::sharing;
 use crate::site::{BOUND, attach, links, reach_soon};
 use sites::{SITES, Site, Sites, netmaster_urls};
@@ -50,6 +51,7 @@ fn tests() -> Vec<Test> {
             ("ha_5_a_store_that_was_paused_loses_nothing", store_paused),
             ("ha_5_a_store_restored_from_a_backup_gets_its_containers_back", restored),
             ("ha_1_every_netmaster_and_the_store_down_costs_no_packet", all_down),
+            ("met_1_an_add_through_a_follower_has_one_id_in_every_log", one_id),
         ],
     )
 }
@@ -418,6 +420,29 @@ fn all_down(scene: &mut Scene) -> Result<()> {
         ensure!(report.received == report.sent, "{report:?}");
     }
     scene.sound()
+}
+
+/// A netplugin that starts asks the first site.
+fn one_id(scene: &mut Scene) -> Result<()> {
+    if scene.sites.leader()? == 0 {
+        scene.sites.all[0].stop_netmaster()?;
+        scene.sites.leader()?;
+        scene.sites.all[0].start_netmaster()?;
+    }
+    scene.nodes.one.stop(Daemon::Netplugin)?;
+    scene.nodes.one.start(Daemon::Netplugin)?;
+    scene.followed()?;
+    let leader = scene.sites.leader()?;
+    ensure!(leader != 0, "the first site leads again");
+    let node = &scene.nodes.one;
+    attach(node, "traced", "front")?.detach(node)?;
+    let id = last_id(&node.log(Daemon::Netplugin)?, "cni.v1.Cni/Add")?;
+    for site in [0, leader] {
+        let log = scene.sites.all[site].log()?;
+        let is_there = has_request(&log, &id, "control.v1.NetMaster/Create");
+        ensure!(is_there, "site {} logs no Create with {id}: {log}", site + 1);
+    }
+    Ok(())
 }
 
 fn is_soak() -> bool {

@@ -317,6 +317,11 @@ impl Site {
         self.netmaster.is_some() && leads().is_ok_and(|leads| leads == 1)
     }
 
+    /// What its netmaster has logged.
+    pub(crate) fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.dir.path().join("netmaster.log"))?)
+    }
+
     /// Runs netctl at its own netmaster.
     pub(crate) fn netctl_run(&self, line: &str) -> Result<Finished> {
         let mut command = Command::new(binary("netctl")?);
