@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use control_store::Tenure;
+use control_store::{Contact, Tenure};
 use tokio::sync::watch;
 use tonic::body::Body;
 use tonic::codegen::Service;
@@ -51,17 +51,23 @@ pub(crate) enum Role {
 pub(crate) struct Peer {
     address: String,
     channel: Channel,
+    contact: Contact,
 }
 
 impl Peer {
     /// Connects when it is first needed. `None` for an address that is none.
-    pub(crate) fn new(address: String) -> Option<Self> {
+    pub(crate) fn new(address: String, contact: Contact) -> Option<Self> {
         let endpoint = Endpoint::from_shared(address.clone()).ok()?;
         let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE);
-        Some(Self { address, channel: endpoint.connect_lazy() })
+        Some(Self { address, channel: endpoint.connect_lazy(), contact })
+    }
+
+    /// Whether it would be known by now that another one leads.
+    pub(crate) fn is_current(&self) -> bool {
+        self.contact.holds()
     }
 }
 

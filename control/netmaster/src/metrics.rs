@@ -78,7 +78,10 @@ impl Observed for Standpoint {
     async fn readiness(&self) -> Readiness {
         match self.role() {
             Role::Leads { observer, .. } => observer.readiness().await,
-            Role::Follows(Some(_)) => Readiness::Ready,
+            Role::Follows(Some(leader)) if leader.is_current() => Readiness::Ready,
+            Role::Follows(Some(_)) => {
+                Readiness::NotReady("etcd does not answer, and who leads may be old".to_owned())
+            }
             Role::Follows(None) => {
                 Readiness::NotReady("no netmaster leads as far as is known".to_owned())
             }

@@ -131,11 +131,12 @@ enum Led {
 #[expect(clippy::infinite_loop, reason = "the caller drops it when this process leads")]
 async fn follow(election: &Election, own: &str, role: &watch::Sender<Role>) -> Infallible {
     let mut leader = election.leader();
+    let peer = |address| Peer::new(address, election.contact());
     loop {
         // An address of our own is from an earlier term, or life, of this process.
         let address = leader.address().filter(|address| address != own);
         info!(leader = address.as_deref().unwrap_or("none"), "this netmaster follows");
-        role.send_replace(Role::Follows(address.and_then(Peer::new)));
+        role.send_replace(Role::Follows(address.and_then(peer)));
         leader.changed().await;
     }
 }

@@ -16,7 +16,7 @@ mod watch;
 
 use std::future::Future;
 
-pub use etcd::{Election, EtcdStore, LeaderWatch, Tenure, Term};
+pub use etcd::{Contact, Election, EtcdStore, LeaderWatch, Tenure, Term};
 pub use memory::MemoryStore;
 pub use redb_store::RedbStore;
 pub use url::{OpenError, StoreUrl};

@@ -1,6 +1,6 @@
 //! What a netmaster that does not lead does with requests.
 
-use control_store::{Op, Store as _};
+use control_store::{EtcdStore, Op, Store as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -8,9 +8,15 @@ use tonic_health::pb::health_client::HealthClient;
 use super::*;
 use crate::gate::Peer;
 
+/// The leader at `url`, as told by an etcd that has not been heard since.
+fn peer(url: String) -> Option<Peer> {
+    let etcd = EtcdStore::open(vec!["http://127.0.0.1:1".into()]);
+    Peer::new(url, etcd.election("http://127.0.0.1:2").contact())
+}
+
 /// A netmaster that takes the one at `leader` for the leader.
 async fn follower(leader: Option<String>) -> Server {
-    let role = Role::Follows(leader.and_then(Peer::new));
+    let role = Role::Follows(leader.and_then(peer));
     let (stop, stopping) = watch::channel(false);
     Server::serve(watch::Sender::new(role), stop, stopping).await
 }
@@ -97,6 +103,12 @@ async fn health_and_readiness_say_whether_there_is_a_leader_and_a_store() {
     let answer = readyz(&server).await;
     assert!(
         answer.starts_with("HTTP/1.1 503") && answer.contains("no netmaster leads"),
+        "{answer}"
+    );
+    role.send_replace(Role::Follows(peer("http://127.0.0.1:1".into())));
+    let answer = readyz(&server).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 503") && answer.contains("etcd does not answer"),
         "{answer}"
     );
     let store = MemoryStore::default();

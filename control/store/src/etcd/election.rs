@@ -4,8 +4,8 @@
 //! [`LEASE_SECONDS`], and a resigning one's at once. Its create revision is the term's token and
 //! part of every write. A won election alone means nothing: the lease may be dead by then.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Compare as Condition, CompareOp, PutOptions, Txn, TxnOp};
@@ -95,22 +95,57 @@ impl Validity {
     }
 }
 
+/// Whether a majority of etcd has been heard lately.
+#[derive(Debug, Clone)]
+pub struct Contact {
+    /// `None`: never.
+    heard: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Contact {
+    /// False once nothing has been heard for a lease's time: who was known to lead need no longer.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.holds_at(Instant::now())
+    }
+
+    fn holds_at(&self, now: Instant) -> bool {
+        self.lock().is_some_and(|heard| now.saturating_duration_since(heard) < LEASE)
+    }
+
+    fn heard(&self, now: Instant) {
+        *self.lock() = Some(now);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        // One value: nothing can be half written.
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The election among the processes that share a store.
 #[derive(Debug)]
 pub struct Election {
     shared: Arc<Shared>,
     address: String,
+    contact: Contact,
 }
 
 impl Election {
     pub(super) fn new(shared: Arc<Shared>, address: &str) -> Self {
-        Self { shared, address: address.to_owned() }
+        Self { shared, address: address.to_owned(), contact: Contact { heard: Arc::default() } }
     }
 
     /// The address of whoever leads now, as far as is known, and every later change.
     #[must_use]
     pub fn leader(&self) -> LeaderWatch {
         LeaderWatch(self.shared.log.leader())
+    }
+
+    /// Whether etcd is heard, while this process campaigns.
+    #[must_use]
+    pub fn contact(&self) -> Contact {
+        self.contact.clone()
     }
 
     /// Waits until this process leads.
@@ -135,6 +170,8 @@ impl Election {
     async fn stand(&self) -> Result<Option<Term>, StoreError> {
         let Shared { link, log, keys, .. } = &*self.shared;
         let (_, leader) = feed::leader(link, keys).await?;
+        // A member answers this with a majority only.
+        self.contact.heard(Instant::now());
         if leader.is_some() {
             log.tell_leader(leader);
             return Ok(None);
@@ -335,5 +372,22 @@ impl Keeper {
         if let Err(error) = compacted.await {
             debug!(%error, oldest, "etcd was not compacted");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn etcd_is_out_of_contact_when_it_was_not_heard_for_a_leases_time() {
+        let contact = Contact { heard: Arc::default() };
+        assert!(!contact.holds(), "it was never heard");
+        let start = Instant::now();
+        contact.heard(start);
+        assert!(contact.holds_at(start + LEASE - Duration::from_millis(1)));
+        assert!(!contact.holds_at(start + LEASE));
+        contact.heard(start + LEASE);
+        assert!(contact.holds_at(start + LEASE));
     }
 }

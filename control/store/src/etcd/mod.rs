@@ -19,7 +19,7 @@ use etcd_client::{
 };
 use tokio::task::AbortHandle;
 
-pub use election::{Election, LeaderWatch, Tenure, Term};
+pub use election::{Contact, Election, LeaderWatch, Tenure, Term};
 
 use crate::{Commit, Compare, LOG_REVISIONS, Listing, Op, Store, StoreError, Value, WatchEvent};
 use election::Fence;

@@ -34,6 +34,8 @@ const KILLED: Duration = Duration::from_secs(10);
 /// The same again where etcd has to elect a leader of its own first, which gives every lease its whole
 /// time anew.
 const CUT_OFF: Duration = Duration::from_secs(20);
+/// A lease's time and the last answer before it, on a busy machine.
+const UNHEARD: Duration = Duration::from_secs(8);
 const RESIGNED: Duration = Duration::from_secs(1);
 const INTERVAL: Duration = Duration::from_millis(20);
 const RULES: usize = 1000;
@@ -310,7 +312,17 @@ fn minority(scene: &mut Scene) -> Result<()> {
         ensure!(refused.code == Some(2), "the minority accepts a write: {refused:?}");
         let read = scene.sites.all[cut].netctl_run("tenant ls")?;
         ensure!(read.code == Some(2), "the minority answers what may be old: {read:?}");
-        scene.sites.mend(cut)
+        scene.sites.all[cut].says(503, BOUND)?;
+        for other in others {
+            scene.sites.all[other].says(200, BOUND)?;
+        }
+        scene.sites.mend(cut)?;
+        // The same as a follower, which goes on knowing who led.
+        scene.sites.all[cut].says(200, BOUND)?;
+        scene.sites.cut(cut)?;
+        scene.sites.all[cut].says(503, UNHEARD)?;
+        scene.sites.mend(cut)?;
+        scene.sites.all[cut].says(200, BOUND)
     })
 }
 
@@ -322,12 +334,15 @@ fn store_paused(scene: &mut Scene) -> Result<()> {
         let start = Instant::now();
         let write = format!("--timeout 6s {}", scene.fresh_write());
         let refused = scene.sites.all[0].netctl_run(&write);
+        let told = scene.sites.all.iter().try_for_each(|site| site.says(503, UNHEARD));
         let over = wait_until(pause * 2, "the pause", || (start.elapsed() >= pause).then_some(()));
         scene.sites.signal_etcds(Signal::SIGCONT)?;
         over?;
+        told?;
         ensure!(refused?.code == Some(2), "a write without a store is accepted");
         let write = scene.fresh_write();
-        scene.sites.accepted(&ALL, &write).map(drop)
+        scene.sites.accepted(&ALL, &write)?;
+        scene.sites.all.iter().try_for_each(|site| site.says(200, BOUND))
     })
 }
 

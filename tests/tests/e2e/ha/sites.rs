@@ -317,6 +317,17 @@ impl Site {
         self.netmaster.is_some() && leads().is_ok_and(|leads| leads == 1)
     }
 
+    /// Waits until its netmaster says, at `/readyz`, that it is ready (200) or that it is not (503).
+    pub(crate) fn says(&self, status: u16, bound: Duration) -> Result<()> {
+        let listen = SocketAddr::from((address(self.number), NETMASTER_PORT));
+        let page = || kit::pages::page(self.netns.namespace(), listen, "/readyz").ok();
+        let says = || page().filter(|page| page.status == status).map(drop);
+        let what = format!("site {} to say {status}", self.number);
+        wait_until(bound, what, says)
+            .map_err(anyhow::Error::from)
+            .with_context(|| format!("{:?}", page()))
+    }
+
     /// What its netmaster has logged.
     pub(crate) fn log(&self) -> Result<String> {
         Ok(fs::read_to_string(self.dir.path().join("netmaster.log"))?)
