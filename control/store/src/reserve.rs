@@ -16,7 +16,7 @@ use redb::{BackendError, StorageBackend};
 #[derive(Debug)]
 pub(crate) struct Reserving {
     file: File,
-    backend: FileBackend,
+    backend: Box<dyn StorageBackend>,
 }
 
 impl Reserving {
@@ -25,7 +25,16 @@ impl Reserving {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(path)?;
         let backend = FileBackend::new(file.try_clone()?).map_err(io::Error::other)?;
-        Ok(Self { file, backend })
+        Ok(Self { file, backend: Box::new(backend) })
+    }
+
+    /// With something between this and the file, made of what is there.
+    #[cfg(test)]
+    pub(crate) fn through<B: StorageBackend>(
+        self,
+        wrap: impl FnOnce(Box<dyn StorageBackend>) -> B,
+    ) -> Self {
+        Self { file: self.file, backend: Box::new(wrap(self.backend)) }
     }
 
     fn reserve(&self, from: u64, to: u64) -> io::Result<()> {

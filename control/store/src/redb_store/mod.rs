@@ -4,7 +4,7 @@
 //! redb gives a file up for good when a write to it fails, as on a full disk. It is opened anew then,
 //! which recovers the last commit: reads go on, and writes do once there is room.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -25,6 +25,25 @@ const REVISION: &str = "revision";
 // Everything after this revision is in the log.
 const COMPACTED: &str = "compacted";
 
+/// Opens the file, for reading and writing.
+type Open = dyn Fn(&Path) -> io::Result<Reserving> + Send + Sync;
+
+/// How a store's file is opened.
+struct Opener(Box<Open>);
+
+impl std::fmt::Debug for Opener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Opener")
+    }
+}
+
+impl Opener {
+    fn open(&self, path: &Path) -> Result<Database, Box<redb::Error>> {
+        let backend = (self.0)(path).map_err(|error| boxed(redb::StorageError::Io(error)))?;
+        Database::builder().create_with_backend(backend).map_err(boxed)
+    }
+}
+
 /// A store in a file. Clones share it.
 #[derive(Debug, Clone)]
 pub struct RedbStore {
@@ -34,6 +53,7 @@ pub struct RedbStore {
 #[derive(Debug)]
 struct File {
     path: PathBuf,
+    opener: Opener,
     /// `None`: it could not be opened anew yet.
     database: RwLock<Option<Database>>,
     revisions: tokio::sync::watch::Sender<u64>,
@@ -54,11 +74,19 @@ impl RedbStore {
     /// # Errors
     /// As [`Self::open`].
     pub fn with_log(path: &Path, log_revisions: u64) -> Result<Self, Box<redb::Error>> {
-        let database = open(path)?;
+        Self::with_opener(path, log_revisions, Opener(Box::new(Reserving::open)))
+    }
+
+    fn with_opener(
+        path: &Path,
+        log_revisions: u64,
+        opener: Opener,
+    ) -> Result<Self, Box<redb::Error>> {
+        let database = opener.open(path)?;
         let revision = create_tables(&database)?;
         let revisions = tokio::sync::watch::Sender::new(revision);
         let (path, database) = (path.to_owned(), RwLock::new(Some(database)));
-        Ok(Self { file: Arc::new(File { path, database, revisions, log_revisions }) })
+        Ok(Self { file: Arc::new(File { path, opener, database, revisions, log_revisions }) })
     }
 
     /// Runs `work` where it may block.
@@ -70,11 +98,6 @@ impl RedbStore {
         let done = tokio::task::spawn_blocking(move || file.run(&work)).await;
         done.map_err(StoreError::Ended)?
     }
-}
-
-fn open(path: &Path) -> Result<Database, Box<redb::Error>> {
-    let backend = Reserving::open(path).map_err(|error| boxed(redb::StorageError::Io(error)))?;
-    Database::builder().create_with_backend(backend).map_err(boxed)
 }
 
 /// Why a file has to be opened anew.
@@ -168,7 +191,7 @@ impl File {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         // The old one first: it holds the file's lock.
         drop(database.take());
-        *database = Some(open(&self.path)?);
+        *database = Some(self.opener.open(&self.path)?);
         Ok(())
     }
 
@@ -359,3 +382,6 @@ impl Store for RedbStore {
         self.file.revisions.subscribe()
     }
 }
+
+#[cfg(test)]
+mod tests;
