@@ -129,11 +129,21 @@ pub struct Election {
     shared: Arc<Shared>,
     address: String,
     contact: Contact,
+    compaction_rounds: u32,
 }
 
 impl Election {
     pub(super) fn new(shared: Arc<Shared>, address: &str) -> Self {
-        Self { shared, address: address.to_owned(), contact: Contact { heard: Arc::default() } }
+        let contact = Contact { heard: Arc::default() };
+        let compaction_rounds = COMPACTION_ROUNDS;
+        Self { shared, address: address.to_owned(), contact, compaction_rounds }
+    }
+
+    /// With etcd's history cut every `rounds` renewals of the lease, which are 1.5 s apart.
+    #[must_use]
+    pub const fn compacting_every(mut self, rounds: u32) -> Self {
+        self.compaction_rounds = rounds;
+        self
     }
 
     /// The address of whoever leads now, as far as is known, and every later change.
@@ -205,7 +215,9 @@ impl Election {
         let fence =
             Fence { token: header.revision().unsigned_abs(), validity: Validity::from(sent) };
         info!(token = fence.token, "leads");
-        Ok(Some(Term::begin(Arc::clone(&self.shared), fence, lease, rewinds)))
+        let compaction_rounds = self.compaction_rounds;
+        let shared = Arc::clone(&self.shared);
+        Ok(Some(Term::begin(Keeper { shared, fence, lease, rewinds, compaction_rounds })))
     }
 }
 
@@ -240,9 +252,10 @@ pub struct Term {
 }
 
 impl Term {
-    fn begin(shared: Arc<Shared>, fence: Fence, lease: i64, rewinds: watch::Receiver<u64>) -> Self {
+    fn begin(keeper: Keeper) -> Self {
         let (end, over) = watch::channel(false);
-        let keeper = Keeper { shared: Arc::clone(&shared), fence: fence.clone(), lease, rewinds };
+        let (shared, fence, lease) =
+            (Arc::clone(&keeper.shared), keeper.fence.clone(), keeper.lease);
         let keeper = tokio::spawn(async move {
             let reason = keeper.keep().await;
             keeper.fence.validity.end();
@@ -313,6 +326,7 @@ struct Keeper {
     fence: Fence,
     lease: i64,
     rewinds: watch::Receiver<u64>,
+    compaction_rounds: u32,
 }
 
 impl Keeper {
@@ -328,7 +342,7 @@ impl Keeper {
 
     /// Renews for as long as that makes sense.
     async fn renew(&self) -> StoreError {
-        let mut rounds = 0;
+        let mut rounds = 0_u32;
         loop {
             tokio::time::sleep(ROUND).await;
             match self.round().await {
@@ -337,7 +351,7 @@ impl Keeper {
                 Err(error) => debug!(%error, "the lease is not renewed yet"),
             }
             rounds += 1;
-            if rounds % COMPACTION_ROUNDS == 0 {
+            if rounds.is_multiple_of(self.compaction_rounds) {
                 self.compact().await;
             }
         }

@@ -10,12 +10,13 @@ use crate::EtcdSentence;
 use crate::server::Etcd;
 use crate::suite::{commit, put};
 
-pub(crate) const SENTENCES: [EtcdSentence; 7] = [
+pub(crate) const SENTENCES: [EtcdSentence; 8] = [
     ("a_leader_that_resigns_is_replaced_within_a_second", |e| Box::pin(resigns(e))),
     ("a_leader_that_vanishes_is_replaced_within_ten_seconds", |e| Box::pin(vanishes(e))),
     ("a_leader_whose_key_is_gone_writes_nothing", |e| Box::pin(fenced(e))),
     ("a_store_that_starts_late_resumes_watches_of_earlier_writes", |e| Box::pin(late_start(e))),
     ("a_watch_of_what_etcd_has_compacted_is_told_to_list_again", |e| Box::pin(compaction(e))),
+    ("a_leader_has_etcd_forget_what_no_watch_can_ask_for", |_| Box::pin(housekeeping())),
     ("a_write_larger_than_etcd_takes_is_refused_whole", |e| Box::pin(too_large(e))),
     ("a_full_etcd_refuses_writes_and_goes_on_reading", |_| Box::pin(full())),
 ];
@@ -102,6 +103,31 @@ async fn compaction(etcd: Arc<Etcd>) {
     let expected =
         WatchEvent::Batches { batches: vec![(third, vec![put("a", "3")])], up_to: third };
     assert_eq!(event, expected);
+}
+
+/// On an etcd of its own: others' histories are cut with it.
+async fn housekeeping() {
+    const KEPT: u64 = 4;
+    let etcd = Etcd::start(&[]);
+    let store = EtcdStore::with_log(etcd.urls(), "/kept/", KEPT);
+    let election = store.election("http://one:1").compacting_every(1);
+    let term = timeout(BOUND, election.campaign()).await.unwrap();
+    let writer = AnyStore::Etcd(term.store());
+    let mut written = Vec::new();
+    for i in 0..8 {
+        written.push(commit(&writer, vec![], vec![put("a", &i.to_string())]).await);
+    }
+    // Each opened anew, which knows only what etcd has.
+    let look = async |from| {
+        let late = EtcdStore::with_log(etcd.urls(), "/kept/", 100);
+        late.watch(b"", from).next().await.unwrap()
+    };
+    let cut = async { while look(written[2]).await != WatchEvent::Compacted {} };
+    timeout(BOUND, cut).await.unwrap();
+    let kept = (4..8).map(|i: usize| (written[i], vec![put("a", &i.to_string())])).collect();
+    let expected = WatchEvent::Batches { batches: kept, up_to: written[7] };
+    assert_eq!(look(written[3]).await, expected);
+    assert_eq!(writer.get(b"a").await.unwrap().unwrap().bytes, b"7");
 }
 
 async fn too_large(etcd: Arc<Etcd>) {
