@@ -76,8 +76,8 @@ pub enum Commit {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database file.
-    #[error("the store's database failed")]
-    Database(#[source] Box<redb::Error>),
+    #[error("the store's database failed: {0}")]
+    Database(Box<redb::Error>),
     /// There is no room for another write. Nothing was written.
     #[error("the store is full: {0}")]
     Full(String),

@@ -2,16 +2,20 @@
 //! of the same file and part of the same commit, so that a watch survives a restart too.
 //!
 //! redb gives a file up for good when a write to it fails, as on a full disk. It is opened anew then,
-//! which recovers the last commit: reads go on, and writes do once there is room.
+//! which recovers the last commit: reads go on, and writes do once there is room. Where it can't be
+//! opened for writing any more, as on a disk that has turned read-only, reads go on from a copy of it in
+//! memory, and every write tries the file again.
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use redb::backends::InMemoryBackend;
 use redb::{
-    Database, Durability, ReadTransaction, ReadableDatabase as _, ReadableTable as _, Table,
-    TableDefinition, WriteTransaction,
+    Database, Durability, ReadTransaction, ReadableDatabase as _, ReadableTable as _,
+    StorageBackend as _, Table, TableDefinition, WriteTransaction,
 };
+use tracing::warn;
 
 use crate::reserve::Reserving;
 use crate::{Commit, Compare, LOG_REVISIONS, Listing, Op, Store, StoreError, Value, WatchEvent};
@@ -27,6 +31,23 @@ const COMPACTED: &str = "compacted";
 
 /// Opens the file, for reading and writing.
 type Open = dyn Fn(&Path) -> io::Result<Reserving> + Send + Sync;
+
+/// What a store works on.
+#[derive(Debug)]
+enum Held {
+    File(Database),
+    /// What the file last was, in memory. It has no lock: a file that can't be written needs none.
+    Copy(Database),
+    /// The file could not even be read.
+    Nothing,
+}
+
+/// What an operation needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Read,
+    Write,
+}
 
 /// How a store's file is opened.
 struct Opener(Box<Open>);
@@ -54,8 +75,7 @@ pub struct RedbStore {
 struct File {
     path: PathBuf,
     opener: Opener,
-    /// `None`: it could not be opened anew yet.
-    database: RwLock<Option<Database>>,
+    database: RwLock<Held>,
     revisions: tokio::sync::watch::Sender<u64>,
     log_revisions: u64,
 }
@@ -85,19 +105,29 @@ impl RedbStore {
         let database = opener.open(path)?;
         let revision = create_tables(&database)?;
         let revisions = tokio::sync::watch::Sender::new(revision);
-        let (path, database) = (path.to_owned(), RwLock::new(Some(database)));
+        let (path, database) = (path.to_owned(), RwLock::new(Held::File(database)));
         Ok(Self { file: Arc::new(File { path, opener, database, revisions, log_revisions }) })
     }
 
     /// Runs `work` where it may block.
     async fn blocking<T: Send + 'static>(
         &self,
+        access: Access,
         work: impl Fn(&File, &Database) -> Result<T, Box<redb::Error>> + Send + 'static,
     ) -> Result<T, StoreError> {
         let file = Arc::clone(&self.file);
-        let done = tokio::task::spawn_blocking(move || file.run(&work)).await;
+        let done = tokio::task::spawn_blocking(move || file.run(access, &work)).await;
         done.map_err(StoreError::Ended)?
     }
+}
+
+fn copy(path: &Path) -> Result<Database, Box<redb::Error>> {
+    let io = |error| boxed(redb::StorageError::Io(error));
+    let bytes = std::fs::read(path).map_err(io)?;
+    let memory = InMemoryBackend::new();
+    memory.set_len(bytes.len() as u64).map_err(io)?;
+    memory.write(0, &bytes).map_err(io)?;
+    Database::builder().create_with_backend(memory).map_err(boxed)
 }
 
 /// Why a file has to be opened anew.
@@ -156,9 +186,10 @@ impl File {
     /// Does it; once more if the file had been given up before.
     fn run<T>(
         &self,
+        access: Access,
         work: &impl Fn(&Self, &Database) -> Result<T, Box<redb::Error>>,
     ) -> Result<T, StoreError> {
-        let error = match self.attempt(work) {
+        let error = match self.attempt(access, work) {
             Ok(done) => return Ok(done),
             Err(error) => error,
         };
@@ -170,29 +201,54 @@ impl File {
                 Err(failure(error))
             }
             Some(Loss::Before) => {
-                self.reopen().map_err(failure)?;
-                self.attempt(work).map_err(failure)
+                let reopened = self.reopen();
+                match self.attempt(access, work) {
+                    Err(error) if loss(&error) == Some(Loss::Before) => {
+                        reopened.map_err(failure)?;
+                        Err(failure(error))
+                    }
+                    done => done.map_err(failure),
+                }
             }
         }
     }
 
     fn attempt<T>(
         &self,
+        access: Access,
         work: &impl Fn(&Self, &Database) -> Result<T, Box<redb::Error>>,
     ) -> Result<T, Box<redb::Error>> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        match &*database {
-            Some(database) => work(self, database),
-            None => Err(Box::new(redb::Error::DatabaseClosed)),
+        match (&*database, access) {
+            (Held::File(database), Access::Read | Access::Write)
+            | (Held::Copy(database), Access::Read) => work(self, database),
+            (Held::Copy(_), Access::Write) | (Held::Nothing, Access::Read | Access::Write) => {
+                Err(Box::new(redb::Error::DatabaseClosed))
+            }
         }
     }
 
     fn reopen(&self) -> Result<(), Box<redb::Error>> {
-        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        // The old one first: it holds the file's lock.
-        drop(database.take());
-        *database = Some(self.opener.open(&self.path)?);
-        Ok(())
+        let mut held = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        // The old one first: it holds the file's lock. Nothing is written while there is a copy.
+        if matches!(*held, Held::File(_)) {
+            *held = Held::Nothing;
+        }
+        let error = match self.opener.open(&self.path) {
+            Ok(database) => {
+                *held = Held::File(database);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        if matches!(*held, Held::Nothing) {
+            warn!(%error, "the store can't be written; reading goes on from a copy in memory");
+            match copy(&self.path) {
+                Ok(copy) => *held = Held::Copy(copy),
+                Err(error) => warn!(%error, "the store can't be read either"),
+            }
+        }
+        Err(error)
     }
 
     fn get(database: &Database, key: &[u8]) -> Result<Option<Value>, Box<redb::Error>> {
@@ -355,16 +411,17 @@ fn apply_one(
 impl Store for RedbStore {
     async fn get(&self, key: &[u8]) -> Result<Option<Value>, StoreError> {
         let key = key.to_vec();
-        self.blocking(move |_, database| File::get(database, &key)).await
+        self.blocking(Access::Read, move |_, database| File::get(database, &key)).await
     }
 
     async fn list(&self, prefix: &[u8]) -> Result<Listing, StoreError> {
         let prefix = prefix.to_vec();
-        self.blocking(move |_, database| File::list(database, &prefix)).await
+        self.blocking(Access::Read, move |_, database| File::list(database, &prefix)).await
     }
 
     async fn txn(&self, compares: Vec<Compare>, ops: Vec<Op>) -> Result<Commit, StoreError> {
-        self.blocking(move |file, database| file.txn(database, &compares, &ops)).await
+        let work = move |file: &File, database: &Database| file.txn(database, &compares, &ops);
+        self.blocking(Access::Write, work).await
     }
 
     async fn events(
@@ -374,8 +431,10 @@ impl Store for RedbStore {
         limit: usize,
     ) -> Result<WatchEvent, StoreError> {
         let prefix = prefix.to_vec();
-        self.blocking(move |_, database| File::events(database, &prefix, from_revision, limit))
-            .await
+        self.blocking(Access::Read, move |_, database| {
+            File::events(database, &prefix, from_revision, limit)
+        })
+        .await
     }
 
     fn revisions(&self) -> tokio::sync::watch::Receiver<u64> {
