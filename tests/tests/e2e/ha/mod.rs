@@ -2,6 +2,7 @@
 //! restored costs no acknowledged write and no packet. And the loss of a store that is one file.
 
 mod file;
+mod members;
 mod sites;
 mod writer;
 
@@ -50,6 +51,8 @@ fn tests() -> Vec<Test> {
             ("pol_6_1000_rules_are_there_whole_or_not_when_their_leader_is_killed", killed_amid),
             ("ha_4_a_leader_paused_past_its_lease_answers_and_writes_nothing", leader_paused),
             ("ha_5_a_leader_cut_off_with_a_minority_of_etcd_is_replaced", minority),
+            ("ha_5_a_killed_member_of_etcd_costs_no_write_and_no_packet", members::killed),
+            ("ha_5_a_paused_member_of_etcd_costs_no_write_and_no_packet", members::paused),
             ("ha_5_a_store_that_was_paused_loses_nothing", store_paused),
             ("ha_5_a_store_restored_from_a_backup_gets_its_containers_back", restored),
             ("ha_1_every_netmaster_and_the_store_down_costs_no_packet", all_down),

@@ -241,7 +241,8 @@ impl Site {
         format!("http://{}:2380", address(self.number))
     }
 
-    fn spawn_etcd(&mut self) -> Result<()> {
+    /// Starts its etcd, which waits for others to be a majority.
+    pub(crate) fn spawn_etcd(&mut self) -> Result<()> {
         let (client, peer) = (format!("http://{}:2379", address(self.number)), self.peer_url());
         let mut command = Command::new("etcd");
         command.arg("--name").arg(self.member()).arg("--data-dir").arg(self.data());
@@ -255,6 +256,35 @@ impl Site {
             (format!("etcd of site {}", self.number), self.dir.path().join("etcd.log"));
         self.etcd = Some(ProcessGuard::spawn(self.netns.namespace(), &name, command, &log)?);
         Ok(())
+    }
+
+    /// Kills its etcd.
+    pub(crate) fn kill_etcd(&mut self) -> Result<()> {
+        self.etcd.take().context("no etcd")?.kill().map(drop)
+    }
+
+    /// Sends its etcd a signal.
+    pub(crate) fn signal_etcd(&mut self, signal: Signal) -> Result<()> {
+        self.etcd.as_mut().context("no etcd")?.signal(signal)
+    }
+
+    /// Its member, and the member that it takes for etcd's leader; 0: none.
+    fn etcd_members(&self) -> Option<[u64; 2]> {
+        let status = self.etcdctl(&["endpoint", "status", "--write-out", "json"]).ok()?;
+        let status: Value = serde_json::from_str(&status.success().ok()?).ok()?;
+        let status = &status[0]["Status"];
+        Some([status["header"]["member_id"].as_u64()?, status["leader"].as_u64()?])
+    }
+
+    /// Whether its etcd leads the others.
+    pub(crate) fn leads_etcd(&self) -> bool {
+        self.etcd_members().is_some_and(|[own, leader]| own == leader)
+    }
+
+    /// Whether its etcd has a leader and answers what needs one.
+    pub(crate) fn follows_etcd(&self) -> bool {
+        let healthy = self.etcdctl(&["endpoint", "health"]);
+        healthy.is_ok_and(|health| health.code == Some(0))
     }
 
     /// Starts its netmaster and waits until it listens.
