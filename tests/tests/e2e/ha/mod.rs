@@ -122,7 +122,9 @@ impl Scene {
             let report = flow.stop()?;
             ensure!(report.received == report.sent, "{report:?}");
         }
-        acknowledged.check(&self.sites.all[0].netctl_json("network ls -t blue")?)?;
+        let first = &self.sites.all[0];
+        let networks = first.netctl_json("network ls -t blue")?;
+        acknowledged.check(&networks, &first.netctl_json("ip ls -t blue")?)?;
         self.sound()
     }
 

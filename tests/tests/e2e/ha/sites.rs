@@ -75,6 +75,14 @@ pub(crate) fn netmaster_urls() -> Vec<String> {
     (1..=SITES).map(|number| format!("http://{}:{NETMASTER_PORT}", address(number))).collect()
 }
 
+/// A list without what becomes less by the second.
+fn lasting(mut list: Value) -> Value {
+    for row in list.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+        row.remove("ttlSeconds");
+    }
+    list
+}
+
 impl Sites {
     /// The machines, with nothing running on them.
     pub(crate) fn new() -> Result<Self> {
@@ -163,7 +171,7 @@ impl Sites {
     pub(crate) fn configuration(&self, sites: &[usize]) -> Result<Vec<Value>> {
         let mut seen: Option<Vec<Value>> = None;
         for site in sites {
-            let lists = LISTS.iter().map(|line| self.all[*site].netctl_json(line));
+            let lists = LISTS.iter().map(|line| Ok(lasting(self.all[*site].netctl_json(line)?)));
             let lists = lists.collect::<Result<Vec<_>>>()?;
             if let Some(seen) = &seen {
                 ensure!(*seen == lists, "site {} shows {lists:?}, another {seen:?}", site + 1);
@@ -177,7 +185,7 @@ impl Sites {
     pub(crate) fn objects(&self, site: usize) -> Result<Vec<Value>> {
         let mut all = Vec::new();
         for line in ["get", "ip ls -a"] {
-            let list = self.all[site].netctl_json(line)?;
+            let list = lasting(self.all[site].netctl_json(line)?);
             all.extend(list.as_array().with_context(|| format!("no list: {list}"))?.clone());
         }
         Ok(all)

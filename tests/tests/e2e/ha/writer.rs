@@ -1,4 +1,7 @@
 //! A client that writes all the time, at whichever netmaster answers, and remembers what it was told.
+//!
+//! A network is the same whoever creates it again, so that it does not show what is done twice. In
+//! each it also asks for an address without an owner, once: done twice, it would be two addresses.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +19,8 @@ use tonic::transport::Endpoint;
 use crate::site::BOUND;
 
 const TIMEOUT: Duration = Duration::from_secs(1);
+/// Of an address: none ends while anything here runs.
+const TTL_SECONDS: u64 = 7 * 24 * 3600;
 /// Between two writes: some hundred in a sentence.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -27,10 +32,12 @@ pub(crate) struct Writer {
     thread: JoinHandle<Result<Acknowledged>>,
 }
 
-/// Names of the networks whose creation was acknowledged, with the VNI that each was given.
+/// Names of the networks whose creation was acknowledged, with the VNI that each was given, and those
+/// of them that were given an address, with it.
 #[derive(Debug, Default)]
 pub(crate) struct Acknowledged {
     networks: BTreeMap<String, u64>,
+    addresses: BTreeMap<String, String>,
     asked: u32,
 }
 
@@ -112,13 +119,40 @@ impl Acknowledged {
         // Whatever else the answer is, it promises nothing.
         let reply = client.create(v1::CreateRequest { object, no_wait: true }).await;
         let stored = reply.ok().and_then(|reply| reply.into_inner().object?.kind);
-        if let Some(v1::object::Kind::Network(network)) = stored {
-            self.networks.insert(name, network.pkt_tag.into());
+        let Some(v1::object::Kind::Network(network)) = stored else { return };
+        self.networks.insert(name.clone(), network.pkt_tag.into());
+        let request = v1::AllocateAddressRequest {
+            tenant_name: "blue".into(),
+            network_name: name.clone(),
+            ttl_seconds: TTL_SECONDS,
+            ..v1::AllocateAddressRequest::default()
+        };
+        if let Ok(reply) = client.allocate_address(request).await {
+            self.addresses.insert(name, reply.into_inner().address);
         }
     }
 
-    /// Everything acknowledged is there, once, as it was told.
-    pub(crate) fn check(&self, listed: &Value) -> Result<()> {
+    /// Everything acknowledged is there, once, as it was told. Given networks and addresses as netctl
+    /// lists them.
+    pub(crate) fn check(&self, networks: &Value, addresses: &Value) -> Result<()> {
+        self.check_networks(networks)?;
+        let mut held = BTreeMap::new();
+        let rows = addresses.as_array().context("ip ls is no list")?;
+        for row in rows.iter().filter(|row| row["state"] == "reserved") {
+            let name = row["networkName"].as_str().context("an address without a network")?;
+            let address = row["ipAddress"].as_str().context("no address")?;
+            let other = held.insert(name, address).filter(|_| self.networks.contains_key(name));
+            ensure!(other.is_none(), "{name}: asked once for an address, {address} and {other:?}");
+        }
+        ensure!(!self.addresses.is_empty(), "no address was acknowledged");
+        for (name, address) in &self.addresses {
+            let now = held.get(name.as_str());
+            ensure!(now == Some(&address.as_str()), "{name} was told {address}, now {now:?}");
+        }
+        Ok(())
+    }
+
+    fn check_networks(&self, listed: &Value) -> Result<()> {
         let rows = listed.as_array().context("network ls is no list")?;
         let mut tags = BTreeMap::new();
         let mut found = BTreeMap::new();
