@@ -3,6 +3,7 @@
 
 mod file;
 mod members;
+mod plug;
 mod sites;
 mod writer;
 
@@ -41,6 +42,8 @@ const RESIGNED: Duration = Duration::from_secs(1);
 const INTERVAL: Duration = Duration::from_millis(20);
 const RULES: usize = 1000;
 const ALL: [usize; SITES] = [0, 1, 2];
+/// Numbers of the nodes at the switch.
+const NODES: [usize; 2] = [11, 12];
 
 fn tests() -> Vec<Test> {
     sharing(
@@ -51,6 +54,10 @@ fn tests() -> Vec<Test> {
             ("pol_6_1000_rules_are_there_whole_or_not_when_their_leader_is_killed", killed_amid),
             ("ha_4_a_leader_paused_past_its_lease_answers_and_writes_nothing", leader_paused),
             ("ha_5_a_leader_cut_off_with_a_minority_of_etcd_is_replaced", minority),
+            (
+                "ha_1_a_node_cut_off_from_the_control_plane_forwards_and_is_waited_for_no_more",
+                plug::pulled,
+            ),
             ("ha_5_a_killed_member_of_etcd_costs_no_write_and_no_packet", members::killed),
             ("ha_5_a_paused_member_of_etcd_costs_no_write_and_no_packet", members::paused),
             ("ha_5_a_store_that_was_paused_loses_nothing", store_paused),
@@ -78,7 +85,7 @@ fn build() -> Result<Scene> {
     sites.start()?;
     let topology = Topology::new(Purpose::Test).netmasters(netmaster_urls());
     let mut nodes = topology.two_nodes_stopped()?;
-    for (node, number) in [(&mut nodes.one, 11), (&mut nodes.two, 12)] {
+    for (node, number) in [&mut nodes.one, &mut nodes.two].into_iter().zip(NODES) {
         sites.join(node.namespace(), number)?;
         node.start(Daemon::Vrouterd)?;
         node.start(Daemon::Netplugin)?;
@@ -308,7 +315,8 @@ fn minority(scene: &mut Scene) -> Result<()> {
     scene.harmless(|scene| {
         let cut = scene.sites.leader()?;
         let others = Scene::others(cut);
-        scene.sites.cut(cut)?;
+        let number = scene.sites.all[cut].number;
+        scene.sites.cut(number)?;
         let write = scene.fresh_write();
         let (took, _) = scene.sites.accepted(&others, &write)?;
         ensure!(took <= CUT_OFF, "the majority accepted a write after {took:?}");
@@ -321,12 +329,12 @@ fn minority(scene: &mut Scene) -> Result<()> {
         for other in others {
             scene.sites.all[other].says(200, BOUND)?;
         }
-        scene.sites.mend(cut)?;
+        scene.sites.mend(number)?;
         // The same as a follower, which goes on knowing who led.
         scene.sites.all[cut].says(200, BOUND)?;
-        scene.sites.cut(cut)?;
+        scene.sites.cut(number)?;
         scene.sites.all[cut].says(503, UNHEARD)?;
-        scene.sites.mend(cut)?;
+        scene.sites.mend(number)?;
         scene.sites.all[cut].says(200, BOUND)
     })
 }

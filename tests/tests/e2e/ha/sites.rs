@@ -49,7 +49,7 @@ pub(crate) struct Site {
     netmaster: Option<ProcessGuard>,
     netns: NetnsGuard,
     dir: DirGuard,
-    number: usize,
+    pub(crate) number: usize,
     /// Counts restores: each has a data directory of its own.
     restored: u32,
 }
@@ -121,14 +121,14 @@ impl Sites {
         ip(self.hub.namespace(), &format!("link set {port} up"))
     }
 
-    /// Pulls a site's plug.
-    pub(crate) fn cut(&self, site: usize) -> Result<()> {
-        ip(self.hub.namespace(), &format!("link set p{} down", site + 1))
+    /// Pulls the plug of 10.251.0.NUMBER.
+    pub(crate) fn cut(&self, number: usize) -> Result<()> {
+        ip(self.hub.namespace(), &format!("link set p{number} down"))
     }
 
     /// Puts it back.
-    pub(crate) fn mend(&self, site: usize) -> Result<()> {
-        ip(self.hub.namespace(), &format!("link set p{} up", site + 1))
+    pub(crate) fn mend(&self, number: usize) -> Result<()> {
+        ip(self.hub.namespace(), &format!("link set p{number} up"))
     }
 
     /// Starts every etcd, then every netmaster, and waits for one to lead.
