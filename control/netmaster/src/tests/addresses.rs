@@ -315,3 +315,36 @@ async fn ipam_4_more_endpoints_than_a_store_takes_at_once_are_given_back() {
     tokio::time::timeout(Duration::from_secs(30), freed).await.unwrap();
     drop(server);
 }
+
+/// As many of one request as `netctl node rm --with-endpoints` and netplugin's GC send.
+const DELETES_AT_ONCE: usize = 32;
+
+#[tokio::test]
+async fn ipam_4_a_node_of_200_endpoints_is_deleted_in_requests_that_every_store_takes() {
+    let store = MemoryStore::default().taking_at_once(OPS_MAX);
+    let server = Server::start(AnyStore::Memory(store)).await;
+    let mut client = server.client().await;
+    client.create(tenant("red")).await.unwrap();
+    let mut net = network("red", "net", "10.1.0.0/22");
+    net.ipv6_subnet = "2001:db8::/64".into();
+    client.create(Wire::Network(net)).await.unwrap();
+    let living = Obedient::start(&server, "n1").await;
+    client.register("gone", "192.168.0.9").await;
+    let ids: Vec<_> = (0..200).map(|number| format!("e{number}")).collect();
+    for id in &ids {
+        client.create(Wire::Endpoint(endpoint(id, "red", "net", "gone"))).await.unwrap();
+    }
+    assert_eq!(states(&mut client).await.len(), 2 * ids.len(), "an address of each family");
+    for some in ids.chunks(DELETES_AT_ONCE) {
+        let deletes: Vec<_> = some.iter().map(|id| (v1::Kind::Endpoint, id.as_str())).collect();
+        client.apply(vec![], &deletes).await.unwrap();
+    }
+    client.delete(v1::Kind::Node, "gone").await.unwrap();
+    let freed = async {
+        while !states(&mut client).await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), freed).await.unwrap();
+    drop(living);
+}

@@ -52,6 +52,7 @@ pub(crate) struct Site {
     pub(crate) number: usize,
     /// Counts restores: each has a data directory of its own.
     restored: u32,
+    etcd_args: &'static [&'static str],
 }
 
 /// The control plane.
@@ -94,7 +95,8 @@ impl Sites {
             let netns = NetnsGuard::new(Purpose::Test, &format!("site{number}"))?;
             sites.join(netns.namespace(), number)?;
             let dir = DirGuard::new(Purpose::Test, &format!("site{number}"))?;
-            let site = Site { etcd: None, netmaster: None, netns, dir, number, restored: 0 };
+            let (etcd, netmaster) = (None, None);
+            let site = Site { etcd, netmaster, netns, dir, number, restored: 0, etcd_args: &[] };
             sites.all.push(site);
         }
         Ok(sites)
@@ -151,6 +153,18 @@ impl Sites {
             (health.code == Some(0)).then_some(())
         })?;
         Ok(())
+    }
+
+    /// Starts every etcd again with other arguments, one after another.
+    pub(crate) fn restart_etcds(&mut self, args: &'static [&'static str]) -> Result<()> {
+        for site in &mut self.all {
+            site.kill_etcd()?;
+            site.etcd_args = args;
+            site.spawn_etcd()?;
+            let follows = || site.follows_etcd().then_some(());
+            wait_until(READY, "the member to be one of three again", follows)?;
+        }
+        self.leader().map(drop)
     }
 
     /// The site that leads; waits for it.
@@ -254,8 +268,7 @@ impl Site {
         let (client, peer) = (format!("http://{}:2379", address(self.number)), self.peer_url());
         let mut command = Command::new("etcd");
         command.arg("--name").arg(self.member()).arg("--data-dir").arg(self.data());
-        // As README.md says, for large updates.
-        command.args(["--max-txn-ops", "10000"]);
+        command.args(self.etcd_args);
         command.args(["--logger", "zap", "--log-level", "warn"]);
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
