@@ -6,10 +6,13 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use control_api::v1;
+use control_api::v1::node_client::NodeClient;
 use kit::{Container, ContainerSpec, Daemon, Flow, Node, Purpose, Topology, TwoNodes, wait_until};
 use serde_json::{Value, json};
 
 use crate::Test;
+use crate::control::with_netmaster;
 use crate::kills;
 use crate::runtime::{Plug, Traces};
 use crate::shared::sharing;
@@ -166,6 +169,7 @@ fn gone() -> Result<()> {
     ensure!(taken.code == Some(3), "{taken:?}");
     let here = node.netctl_run(&["node", "rm", "--with-endpoints", "node1"])?;
     ensure!(here.code == Some(3) && here.stderr.contains("the node is connected"), "{here:?}");
+    looks_leaked(node)?;
     let said = netctl(node, "node rm --with-endpoints node2")?;
     ensure!(said == "Deleting 3 endpoints of node node2\nDeleting node node2\n", "{said}");
     let own = format!("{}:eth0", a.id());
@@ -173,6 +177,28 @@ fn gone() -> Result<()> {
     let free = || netctl(node, &format!("ip reserve -t blue --ip {held} front x")).ok();
     wait_until(BOUND, "its addresses to be free", free)?;
     drop((c, lost));
+    Ok(())
+}
+
+/// Nothing looks leaked until a node says that it lacks what netmaster has: here for node 2, of which it
+/// would be the last word.
+fn looks_leaked(node: &Node) -> Result<()> {
+    let leaks = || netctl_json(node, "ip leaks -t blue front");
+    ensure!(leaks()? == json!([]), "{}", leaks()?);
+    with_netmaster(node, async |channel| {
+        let (node_name, endpoint_ids) = ("node2".to_owned(), Vec::new());
+        let request = v1::InventoryRequest { node_name, endpoint_ids };
+        let deleted = NodeClient::new(channel).inventory(request).await?.into_inner().deleted;
+        ensure!(deleted.is_empty(), "{deleted:?}");
+        Ok(())
+    })?;
+    let (rows, held) = (leaks()?, netctl_json(node, "ip ls -t blue front")?);
+    let held = held.as_array().into_iter().flatten().filter(|row| row["homingHost"] == "node2");
+    ensure!(rows.as_array().is_some_and(|rows| rows.len() == 6), "three of each family: {rows}");
+    ensure!(rows.as_array().into_iter().flatten().eq(held), "{rows}");
+    let table = node.netctl_run(&["ip", "leaks", "-t", "blue", "front"])?;
+    ensure!(table.code == Some(0), "{table:?}");
+    ensure!(table.stderr.matches("node node2 does not have it").count() == 6, "{table:?}");
     Ok(())
 }
 

@@ -34,6 +34,8 @@ pub(crate) fn tests() -> Vec<Test> {
             ("net_5_two_tenants_have_the_same_ipv6_addresses_and_never_meet", tenants),
             ("net_5_restarts_keep_ipv6_addresses_and_their_traffic", restarts),
             ("net_5_ipv6_is_turned_on_where_a_runtime_turned_it_off", turned_on),
+            ("ipam_2_a_groups_container_gets_an_address_of_each_of_its_pools", pooled),
+            ("ipam_2_addresses_spread_over_the_network_follow_the_name", spread),
             ("ipam_3_a_reserved_ipv6_address_follows_its_name_over_nodes", reserved),
         ],
     )
@@ -300,5 +302,61 @@ fn reserved(scene: &mut Scene) -> Result<()> {
         let rows = netctl_json(&nodes.one, "ip ls -t blue front").ok()?;
         rows.as_array()?.iter().find(left).is_none().then_some(())
     })?;
+    Ok(())
+}
+
+fn pooled(scene: &mut Scene) -> Result<()> {
+    let (one, two) = (&scene.nodes.one, &scene.nodes.two);
+    let pools = "-r 10.1.1.100-10.1.1.101 --ipv6-pool 2001:db8:1::100-2001:db8:1::101";
+    netctl(one, &format!("group create -t blue {pools} front pooled"))?;
+    let first = attach_to_group(one, "first", "front", Some("pooled"))?;
+    let second = attach_to_group(two, "second", "front", Some("pooled"))?;
+    for (container, last) in [(&first, 0), (&second, 1)] {
+        let given = (container.address().to_string(), container.address6()?.to_string());
+        let wanted = (format!("10.1.1.10{last}"), format!("2001:db8:1::10{last}"));
+        ensure!(given == wanted, "{given:?}");
+        reach(&scene.a, container.address6()?)?;
+        reach(&scene.c, container.address())?;
+    }
+    let full = attach_to_group(two, "third", "front", Some("pooled"));
+    ensure!(full.is_err(), "a third container of two addresses: {full:?}");
+    // Who is not of the group gets none of its addresses.
+    let other = attach(two, "other", "front")?;
+    ensure!(other.address().octets()[3] < 100, "{}", other.result());
+    other.detach(two)?;
+    first.detach(one)?;
+    second.detach(two)?;
+    netctl(one, "group rm -t blue pooled").map(drop)
+}
+
+fn spread(scene: &mut Scene) -> Result<()> {
+    let one = &scene.nodes.one;
+    netctl(one, "global set --ip-allocation spread")?;
+    let spread = spread_over(scene);
+    netctl(one, "global set --ip-allocation lowest")?;
+    spread
+}
+
+fn spread_over(scene: &Scene) -> Result<()> {
+    let mut given = Vec::new();
+    for node in [&scene.nodes.one, &scene.nodes.two] {
+        let args = "IgnoreUnknown=1;K8S_POD_NAME=far-1";
+        let spec =
+            ContainerSpec { name: "far", tenant: "blue", network: "front", group: None, args };
+        let far = Container::attach(node, &spec)?;
+        let address = far.address6()?;
+        given.push((far.address(), address));
+        reach_soon(&scene.a, address)?;
+        reach_soon(&scene.a, far.address())?;
+        far.detach(node)?;
+        kit::wait_until(BOUND, "the address to be free", || {
+            let rows = netctl_json(node, "ip ls -t blue front").ok()?;
+            let is_it = |row: &Value| row["ipAddress"] == address.to_string();
+            (!rows.as_array()?.iter().any(is_it)).then_some(())
+        })?;
+    }
+    ensure!(given[0] == given[1], "{given:?}");
+    // The lowest would be among the first.
+    ensure!(given[0].1.segments()[4] != 0, "{given:?}");
     Ok(())
 }
