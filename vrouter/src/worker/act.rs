@@ -22,8 +22,7 @@ pub(super) struct View {
     pub(super) inner: usize,
     /// Source port of an outer UDP header.
     pub(super) entropy: u16,
-    /// Offset of the transport header as the frame came: only of one without a tag or a tunnel is it
-    /// looked at.
+    /// Offset of the transport header; of one that comes in a tunnel or a VLAN it is not looked at.
     pub(super) l4: usize,
     /// The IP protocol.
     pub(super) proto: u8,
@@ -92,6 +91,7 @@ impl<I: PacketIo> Worker<I> {
         match actions.exit {
             Exit::Plain(_) => {}
             Exit::Translated { end, to, .. } => {
+                self.pop_priority(frame, view)?;
                 let headers = Headers { l3: view.l3, l4: view.l4, proto: view.proto };
                 translate(&mut self.io, frame, headers, end, to)
                     .map_err(|_short| DropReason::Malformed)?;
@@ -106,6 +106,18 @@ impl<I: PacketIo> Worker<I> {
             }
         }
         Ok(actions.output())
+    }
+
+    /// IEEE 802.1Q, table 9-2: a tag with identifier 0 says a priority and names no network, so no key
+    /// tells of it. It ends where the wire does.
+    fn pop_priority(&mut self, frame: &mut Frame, view: &mut View) -> Result<(), DropReason> {
+        if view.l3 == rewrite::ETHERNET_BYTES {
+            return Ok(());
+        }
+        rewrite::pop_tag(&mut self.io, frame).ok_or(DropReason::Malformed)?;
+        view.l3 -= rewrite::TAG_BYTES;
+        view.l4 -= rewrite::TAG_BYTES;
+        Ok(())
     }
 
     #[inline]

@@ -9,6 +9,7 @@ use flowtable::ids::Mac;
 use flowtable::text::CtAssume;
 
 use super::*;
+use crate::fabric::frames::tagged_as;
 use crate::fabric::{
     A1, A2, A9, R1, RED, ROUTER_MAC, UPLINK_MAC, V1, VNI_R, WEB, prefix, received,
 };
@@ -67,6 +68,15 @@ fn cni_1_what_comes_to_a_published_port_is_translated_and_so_is_the_answer() {
     // Connections from outside are the tenant's, and those of the uplink.
     let [conn] = fabric.engine.connections(9)[..] else { panic!("one connection") };
     assert_eq!((conn.owner.port, conn.tuple.dst_port), (UPLINK, 80));
+}
+
+#[test]
+fn cni_1_a_priority_tag_to_a_published_port_stays_on_the_wire() {
+    let mut fabric = open([]);
+    let question = asked(L4::Udp(5000, 8080)).bytes();
+    let bare = fabric.send_at_once(UPLINK, &question).out;
+    let tagged = tagged_as(0x8100, 0, &question);
+    assert_eq!(fabric.send_at_once(UPLINK, &tagged).out, bare);
 }
 
 #[test]
