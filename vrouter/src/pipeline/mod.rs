@@ -272,6 +272,8 @@ impl<'s> Walk<'s> {
         if self.is_for_hosts_of_a_router() {
             return Err(DropReason::NotForUs.into());
         }
+        // The tenant's entry says whether there are connections that could have come from outside.
+        self.sections.add(Section::Policy);
         if let Some(outside) = self.outside {
             return self.answer_outside(&ingress, &outside, recorder);
         }

@@ -245,6 +245,16 @@ fn a_tenant_without_connections_has_no_published_ports() {
 }
 
 #[test]
+fn a_tenant_that_gets_connections_answers_who_is_outside() {
+    let stateless = TenantEntry { tracking: Tracking::Stateless, ..tenant(Permit::Allow) };
+    let mut fabric = open([Entry::Tenant(stateless)]);
+    assert_eq!(answers(&mut fabric, &A1, L4::Udp(80, 5000)), Err(DropReason::NoRoute));
+    fabric.put([Entry::Tenant(tenant(Permit::Allow))]);
+    assert_eq!(asks(&mut fabric, L4::Udp(5000, 8080)), Ok(()));
+    assert_eq!(answers(&mut fabric, &A1, L4::Udp(80, 5000)), Ok(()));
+}
+
+#[test]
 fn a_network_without_a_router_answers_nobody_outside() {
     let mut fabric = open(published(9090, &V1, 80));
     assert_eq!(asks(&mut fabric, L4::Udp(5000, 9090)), Ok(()));
