@@ -116,6 +116,9 @@ impl<'s> Walk<'s> {
         recorder: &mut impl Recorder,
     ) -> Result<ActionList, Stop> {
         self.looked = Looked { src_port: true, dst_port: true };
+        // Connections end with their container's route: not a second later, which is when a flow of one
+        // looks for it again.
+        self.sections.add(Section::Routes);
         let checked = self.check_answer(ingress, outside);
         let Outside { uplink, published: (ip, port), node_mac, neighbor } = *outside;
         recorder.step(

@@ -217,6 +217,16 @@ fn cni_1_a_port_that_is_published_no_more_leads_nowhere() {
 }
 
 #[test]
+fn cni_1_a_connection_from_outside_ends_with_its_container() {
+    let mut fabric = open([]);
+    assert_eq!(asks(&mut fabric, L4::Udp(5000, 8080)), Ok(()));
+    assert_eq!(answers(&mut fabric, &A1, L4::Udp(80, 5000)), Ok(()));
+    fabric.write(&[Op::Delete(EntryKey::Route(BLUE, Prefix::host(A1.ip.into())))]);
+    assert_eq!(open_count(&fabric, BLUE), 0);
+    assert_eq!(answers(&mut fabric, &A1, L4::Udp(80, 5000)), Err(DropReason::NoRoute));
+}
+
+#[test]
 fn ten_2_tenants_publish_ports_of_the_same_address() {
     let mut fabric = open(published(9090, &R1, 80));
     assert_eq!(A1.ip, R1.ip);
