@@ -186,6 +186,13 @@ impl Memory {
         }
     }
 
+    /// Whether the two ends of a TCP segment have a connection, also one that it is no part of.
+    pub(crate) fn knows(&self, snapshot: &Snapshot, parsed: &Parsed, now: Seconds) -> bool {
+        let tenant = pipeline::tenant(snapshot, &parsed.key);
+        let tuple = tenant.map(|vrf| tuple_in(snapshot, &parsed.key, vrf));
+        tuple.is_some_and(|tuple| self.connections.lookup(&tuple, parsed.tcp_flags, now).is_some())
+    }
+
     fn first_has_passed(&self, parsed: &Parsed, vrf: Vrf, now: Seconds) -> bool {
         let fragments = self.fragments.lock().unwrap_or_else(PoisonError::into_inner);
         fragment(parsed, vrf).is_some_and(|key| fragments.find(&key, now.0.into()).is_some())

@@ -53,7 +53,7 @@ impl Engine {
         let (memory, now) = (&self.shared.memory, self.shared.seconds());
         let standing = memory.stand(snapshot, (parsed, frame), now);
         let (mut decision, notes) = walk(snapshot, parsed, standing.seen());
-        if self.shared.pickup.takes(&decision, parsed, now) {
+        if self.shared.picks_up(&decision, parsed, snapshot, now) {
             let picked = [Relation::Original, Relation::Reply];
             let picked = picked.map(|relation| walk(snapshot, parsed, (relation, None)));
             let passing = picked.into_iter().find(|(decision, _)| decision.passes());

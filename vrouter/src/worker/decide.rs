@@ -103,7 +103,7 @@ impl PickupEnd {
 
     /// Whether a packet that was refused is taken for one of a connection from before the start. Also
     /// one that the rules refuse: it may be a reply, about which they would be asked otherwise.
-    pub(crate) fn takes(&self, decision: &Decision, parsed: &Parsed, now: Seconds) -> bool {
+    pub(super) fn takes(&self, decision: &Decision, parsed: &Parsed, now: Seconds) -> bool {
         decision.is_stray()
             && now.0 < self.0.load(Ordering::Relaxed)
             && connections::may_be_midstream(parsed)
@@ -223,7 +223,7 @@ impl<I: PacketIo> Worker<I> {
             let standing = self.stand((frame, packet), snapshot, now);
             let same = standing.relation == decision.relation && standing.hit.is_none();
             // What one segment could not, the next one may.
-            let picked = self.shared.pickup.takes(&decision, &packet.parsed, now);
+            let picked = self.shared.picks_up(&decision, &packet.parsed, snapshot, now);
             if !same || picked {
                 return None;
             }
@@ -284,7 +284,7 @@ impl<I: PacketIo> Worker<I> {
             return Decision::flow_limit(standing.relation, snapshot);
         }
         let mut decision = self.resolve(packet, snapshot, standing.seen());
-        if self.shared.pickup.takes(&decision, &packet.parsed, now)
+        if self.shared.picks_up(&decision, &packet.parsed, snapshot, now)
             && let Some(picked) = self.pick_up(packet, snapshot, now_ns)
         {
             (standing, decision) = picked;

@@ -42,7 +42,7 @@ use crossbeam::queue::ArrayQueue;
 use flowtable::cache::FlowCache;
 use flowtable::conn::Seconds;
 use flowtable::ids::RuleId;
-use flowtable::key::{FlowKey, KeyHasher};
+use flowtable::key::{FlowKey, KeyHasher, Parsed};
 use flowtable::meter::{Colour, MeterBank, MeterLease};
 use flowtable::{DropReason, Verdict};
 use packet_io::{Frame, PacketIo, QueueId};
@@ -105,6 +105,18 @@ impl Shared {
     /// The time of the workers' last loop, for what is asked from outside.
     pub(crate) fn seconds(&self) -> Seconds {
         seconds(self.boards.now_ns())
+    }
+
+    /// Whether a connection is made for a packet that was refused, as if it had been there before the
+    /// start: not if its two ends have one already, that came another way.
+    pub(crate) fn picks_up(
+        &self,
+        decision: &Decision,
+        parsed: &Parsed,
+        snapshot: &Snapshot,
+        now: Seconds,
+    ) -> bool {
+        self.pickup.takes(decision, parsed, now) && !self.memory.knows(snapshot, parsed, now)
     }
 }
 

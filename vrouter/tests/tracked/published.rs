@@ -7,6 +7,7 @@ use flowtable::entry::{
 };
 use flowtable::ids::Mac;
 use flowtable::text::CtAssume;
+use vrouter::EngineConfig;
 
 use super::*;
 use crate::fabric::frames::tagged_as;
@@ -114,6 +115,18 @@ fn cni_1_two_published_ports_of_one_container_port_are_told_apart() {
     // The same two ends cannot be two connections.
     assert_eq!(asks(&mut fabric, L4::Udp(5000, 9090)), STRAY);
     assert_eq!(asks(&mut fabric, L4::Udp(5000, 8080)), Ok(()));
+}
+
+#[test]
+fn dbg_1_a_trace_picks_up_nothing_where_there_is_a_connection() {
+    let config = EngineConfig { pickup_seconds: 60, ..EngineConfig::default() };
+    let ports = [8080, 9090].map(|port| published(port, &A1, 80));
+    let mut fabric = configured(&config, ports.into_iter().flatten());
+    assert_eq!(asks(&mut fabric, L4::Segment(5000, 8080, ACK)), Ok(()));
+    let other = asked(L4::Segment(5000, 9090, ACK)).bytes();
+    let stray = flowtable::Verdict::Drop(DropReason::NoConnection);
+    assert_eq!(fabric.engine.trace(UPLINK, &other).verdict, stray);
+    assert_eq!(fate(&fabric.send_at_once(UPLINK, &other)), STRAY);
 }
 
 #[test]
