@@ -8,6 +8,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod callers;
 #[expect(dead_code, reason = "the other tests use the rest")]
 #[path = "../fabric/mod.rs"]
 mod fabric;

@@ -53,6 +53,12 @@ impl Node {
                 let (port, frame) = spec.build(hosts);
                 self.send(port, &frame);
             }
+            Step::Call(call) => {
+                let (port, frame) = call.build(hosts);
+                self.send(port, &frame);
+            }
+            Step::Publish(door) => self.write(&[Op::Put(door.entry(hosts))]),
+            Step::Withdraw(door) => self.write(&[Op::Delete(door.key())]),
             Step::Write(ops) => self.write(ops),
             Step::RemovePort(id) => self.tables.remove_port(*id),
             Step::AddPort(id) => self.tables.add_port(*id),
@@ -121,8 +127,11 @@ impl Node {
 }
 
 pub(crate) fn name(judgement: &Judgement) -> String {
-    match judgement.fate {
-        Fate::Forward(UPLINK, _) => "to the wire".to_owned(),
+    match &judgement.fate {
+        Fate::Forward(UPLINK, bytes) => match parse::parse(bytes, PortKind::Uplink) {
+            Ok(parse::Seen { tunnel: None, tag: None, .. }) => "to who is outside".to_owned(),
+            Ok(_) | Err(_) => "to the wire".to_owned(),
+        },
         Fate::Forward(..) => "to a container".to_owned(),
         Fate::Punt(punt) => match punt {
             Punt::ArpReply(_) => "arp".to_owned(),
@@ -163,7 +172,11 @@ fn owner(oracle: &Oracle<'_>, port: PortId, bytes: &[u8]) -> Option<Vrf> {
     match (frame.tunnel, frame.tag) {
         (Some((_, vni)), _) => oracle.of_vni(vni).map(|(vrf, _)| vrf),
         (None, Some(vid)) => oracle.of_vid(port, vid).map(|(vrf, _)| vrf),
-        (None, None) => panic!("a bare frame left on the wire"),
+        (None, None) => {
+            let entry =
+                oracle.publisher(&frame).expect("what leaves bare is from a published port");
+            Some(entry.vrf)
+        }
     }
 }
 
@@ -253,14 +266,13 @@ impl Met {
 }
 
 /// Drops that are no decision of the tables, and some that this version never makes.
-const OUT_OF_REACH: [DropReason; 9] = [
+const OUT_OF_REACH: [DropReason; 8] = [
     DropReason::TtlExpired,
     DropReason::RateLimit,
     DropReason::SlowPathLimit,
     DropReason::TooBig,
     DropReason::TxFull,
     DropReason::NoFrame,
-    DropReason::NoConnection,
     DropReason::FlowLimit,
     DropReason::Fragment,
 ];

@@ -6,14 +6,15 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use flowtable::entry::{
     Direction, Entry, EntryKey, GroupEntry, Ipv6, MacEntry, NetworkEntry, NextHop, Offload, Op,
-    Permit, PortEntry, PortRange, Prefix, RouteEntry, RuleEntry, TunnelEntry, UnderlayEntry,
-    VlanEntry, VtepEntry,
+    Permit, PortEntry, PortRange, Prefix, PublishedEntry, RouteEntry, RuleEntry, TunnelEntry,
+    UnderlayEntry, VlanEntry, VtepEntry,
 };
 use flowtable::ids::{Bd, Group, Mac, PortId, RuleId, Vid, Vni, Vrf};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
+use crate::callers::{self, Call, Door};
 use crate::fabric::{
     self, Host, LOCAL, LOCAL6, REMOTE, REMOTE6, ROUTER_MAC, UPLINK, UPLINK_MAC, port, prefix,
     stateless,
@@ -33,7 +34,12 @@ pub(crate) struct World {
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
     Send(Spec),
+    /// From outside the tenants, or to there.
+    Call(Call),
     Write(Vec<Op>),
+    /// A port of the node leads to a container.
+    Publish(Door),
+    Withdraw(Door),
     RemovePort(PortId),
     AddPort(PortId),
 }
@@ -59,6 +65,9 @@ impl fmt::Debug for Plan {
 pub(crate) fn plan() -> impl Strategy<Value = Plan> {
     let step = prop_oneof![
         24 => packets::spec().prop_map(Step::Send),
+        5 => callers::call().prop_map(Step::Call),
+        2 => callers::door().prop_map(Step::Publish),
+        1 => callers::door().prop_map(Step::Withdraw),
         5 => vec(op(), 1..4).prop_map(Step::Write),
         1 => any_port().prop_map(Step::RemovePort),
         2 => any_port().prop_map(Step::AddPort),
@@ -68,8 +77,8 @@ pub(crate) fn plan() -> impl Strategy<Value = Plan> {
 
 pub(crate) fn world() -> impl Strategy<Value = World> {
     let hosts = vec(host(), 2..PORTS as usize);
-    let entries = (vec(rule(), 0..12), vec(entry(), 0..4));
-    (hosts, entries).prop_map(|(mut hosts, (rules, junk))| {
+    let entries = (vec(rule(), 0..12), vec(callers::door(), 0..6), vec(entry(), 0..4));
+    (hosts, entries).prop_map(|(mut hosts, (rules, doors, junk))| {
         for (host, id) in hosts.iter_mut().zip(1..) {
             if let NextHop::Local(own) = &mut host.place {
                 *own = port(id);
@@ -78,6 +87,7 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
         let mut entries = base();
         entries.extend(hosts.iter().flat_map(entries_of));
         entries.extend(rules.into_iter().map(Entry::Rule));
+        entries.extend(doors.iter().map(|door| door.entry(&hosts)));
         entries.extend(junk);
         World { hosts, entries }
     })
@@ -308,8 +318,16 @@ fn entry() -> impl Strategy<Value = Entry> {
         let (src_mac, dst_mac) = (UPLINK_MAC, ROUTER_MAC);
         Entry::Underlay(UnderlayEntry { vtep, port, src_mac, dst_mac })
     });
+    let published = (callers::door(), any_vrf(), any_ip(), 1..3_u16).prop_filter_map(
+        "of one family",
+        |(door, vrf, to, to_port)| {
+            let entry = PublishedEntry { node: door.node(), vrf, to, to_port };
+            (door.six == to.is_ipv6()).then_some(Entry::Published(entry))
+        },
+    );
     prop_oneof![
         3 => binding().prop_map(Entry::Port),
+        1 => published,
         1 => network,
         1 => (any_vni(), any_bd(), any_vrf())
             .prop_map(|(vni, bd, vrf)| Entry::Tunnel(TunnelEntry { vni, bd, vrf })),

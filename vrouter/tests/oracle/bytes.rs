@@ -9,11 +9,11 @@ use etherparse::{
 use flowtable::entry::UnderlayEntry;
 use flowtable::ids::Mac;
 
-/// One hop further: from the gateway to `mac`, and the header's checksum computed from scratch.
-pub(crate) fn routed(frame: &[u8], mac: Mac) -> Vec<u8> {
+/// One hop further: from one MAC to the other, and the header's checksum computed from scratch.
+pub(crate) fn routed(frame: &[u8], (from, to): (Mac, Mac)) -> Vec<u8> {
     let mut bytes = frame.to_vec();
-    bytes[..6].copy_from_slice(&mac.0);
-    bytes[6..12].copy_from_slice(&Mac::GATEWAY.0);
+    bytes[..6].copy_from_slice(&to.0);
+    bytes[6..12].copy_from_slice(&from.0);
     if bytes[14] >> 4 == 6 {
         bytes[21] -= 1;
         return bytes;
@@ -52,6 +52,49 @@ fn checksum(bytes: &mut [u8]) {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     bytes[24..26].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+}
+
+/// A TCP or UDP packet, whose transport header starts at `at`, between these two ends. A checksum that
+/// was right is right again and one that was wrong is as wrong: what addresses and transport say,
+/// read as one number, has the same remainder by 65535 as before (RFC 1071, section 2).
+pub(crate) fn between(
+    frame: &[u8],
+    (protocol, at): (u8, usize),
+    [from, to]: [(IpAddr, u16); 2],
+) -> Vec<u8> {
+    let mut bytes = frame.to_vec();
+    let addresses = if from.0.is_ipv4() { 26..34 } else { 22..54 };
+    let field = if protocol == 6 { at + 16..at + 18 } else { at + 6..at + 8 };
+    let said = |bytes: &[u8]| remainder(&bytes[addresses.clone()]) + remainder(&bytes[at..]);
+    let (before, sum) =
+        (said(&bytes), u16::from_be_bytes([bytes[field.start], bytes[field.start + 1]]));
+    let octets = |ip| match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    bytes[addresses.clone()].copy_from_slice(&[octets(from.0), octets(to.0)].concat());
+    let ports = [from.1.to_be_bytes(), to.1.to_be_bytes()].concat();
+    bytes[at..at + 4].copy_from_slice(&ports);
+    bytes[field.clone()].fill(0);
+    let rest = said(&bytes);
+    let sum = match ((before + 2 * 65535 - rest) % 65535, protocol) {
+        // RFC 768: no checksum, and a checksum that is zero.
+        (_, 17) if sum == 0 => 0,
+        (0, 17) => 0xffff,
+        (sum, _) => sum as u16,
+    };
+    bytes[field].copy_from_slice(&sum.to_be_bytes());
+    if from.0.is_ipv4() {
+        checksum(&mut bytes);
+    }
+    bytes
+}
+
+/// Of these bytes as one number, divided by 65535: 65536 to any power leaves one.
+fn remainder(bytes: &[u8]) -> u32 {
+    let digits =
+        bytes.chunks(2).map(|w| u32::from(w[0]) << 8 | w.get(1).map_or(0, |b| u32::from(*b)));
+    digits.fold(0, |number, digit| (number + digit) % 65535)
 }
 
 /// With a tag of the wire.

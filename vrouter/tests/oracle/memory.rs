@@ -8,6 +8,7 @@ use flowtable::entry::{Entry, Tracking};
 use flowtable::ids::{PortId, Vrf};
 
 use super::parse::{Fragment, Ip, Seen, What};
+use super::published::{self, Outside};
 use super::{Fate, Judgement, Oracle, Relation};
 
 const FIN: u8 = 1;
@@ -39,6 +40,8 @@ pub(crate) struct Conn {
     /// As its opener's packets show it.
     pub(crate) name: Name,
     pub(crate) port: PortId,
+    /// How it came to a published port.
+    outside: Option<Outside>,
     life: Life,
     seen_s: u64,
 }
@@ -93,6 +96,18 @@ pub(crate) struct Standing {
     conn: Option<(usize, Side)>,
 }
 
+/// A packet, and whose it is.
+#[derive(Debug, Clone, Copy)]
+struct Parts {
+    port: PortId,
+    vrf: Vrf,
+    seen: Seen,
+    /// As its tenant sees it.
+    ip: Option<Ip>,
+    /// How it came, if to a published port.
+    outside: Option<Outside>,
+}
+
 /// What a packet that was judged leads to.
 #[derive(Debug)]
 pub(crate) struct Ruling {
@@ -132,35 +147,32 @@ impl Memory {
     pub(crate) fn rule(&mut self, oracle: &Oracle<'_>, port: PortId, frame: &[u8]) -> Ruling {
         let seen = oracle.judge(port, frame).seen;
         let vrf = seen.and_then(|seen| oracle.tenant(port, &seen));
-        let standing = match (seen, vrf) {
-            (Some(seen), Some(vrf)) => self.stand(oracle, &seen, frame, vrf),
-            _ => Standing { relation: Relation::Untracked, conn: None },
+        let Some((seen, vrf)) = seen.zip(vrf) else {
+            return Ruling { judgement: oracle.judge(port, frame), opens: None };
         };
+        // To its tenant a packet for a published port is one for the container.
+        let spec = oracle.spec(port).expect("it was read");
+        let entry = oracle.published(spec, &seen);
+        let ip = ip_of(&seen).map(|ip| entry.map_or(ip, |entry| published::inside(entry, &ip)));
+        let outside = entry.map(|entry| Outside::new(entry, port, &seen));
+        let parts = Parts { port, vrf, seen, ip, outside };
+        let standing = self.stand(oracle, &parts, frame);
         let judgement = oracle.judge_as(standing.relation, port, frame);
-        let tcp = seen.and_then(|seen| ip_of(&seen)).and_then(|ip| ip.flags);
-        let Some((seen, vrf)) = seen.zip(vrf) else { return Ruling { judgement, opens: None } };
         let refused = [DropReason::NoConnection, DropReason::PolicyDeny].map(Fate::Drop);
-        if let (Relation::Stray(DropReason::NoConnection), Some(flags)) = (standing.relation, tcp)
+        if standing.relation == Relation::Stray(DropReason::NoConnection)
             && refused.contains(&judgement.fate)
             && self.now_s() < self.pickup_until
-            && let Some(picked) = self.pick_up(oracle, (port, frame), (&seen, vrf), flags)
+            && let Some(picked) = self.pick_up(oracle, &parts, frame)
         {
             return picked;
         }
-        self.apply(standing, judgement, (port, vrf), &seen)
+        self.apply(standing, judgement, &parts)
     }
 
-    fn apply(
-        &mut self,
-        standing: Standing,
-        mut judgement: Judgement,
-        (port, vrf): (PortId, Vrf),
-        seen: &Seen,
-    ) -> Ruling {
+    fn apply(&mut self, standing: Standing, mut judgement: Judgement, parts: &Parts) -> Ruling {
         let mut opens = None;
         let Fate::Forward(..) = judgement.fate else { return Ruling { judgement, opens } };
-        let ip = ip_of(seen);
-        if let (Some((at, side)), Some(ip)) = (standing.conn, ip) {
+        if let (Some((at, side)), Some(ip)) = (standing.conn, parts.ip) {
             let now = self.now_s();
             let conn = &mut self.conns[at];
             match conn.step(side, ip.flags) {
@@ -168,14 +180,19 @@ impl Memory {
                 Step::Ignored => {}
                 Step::Noted(life) => (conn.life, conn.seen_s) = (life, now),
             }
-        } else if let (Relation::Opening, Some(ip)) = (standing.relation, ip) {
-            let name = Name::of(&ip, vrf).expect("only what has a name opens");
-            opens = Some(Conn { name, port, life: Life::default(), seen_s: self.now_s() });
+        } else if let (Relation::Opening, Some(ip)) = (standing.relation, parts.ip) {
+            let name = Name::of(&ip, parts.vrf).expect("only what has a name opens");
+            opens = Some(self.begun(name, Life::default(), parts));
         }
         if let (Fate::Forward(..), None) = (&judgement.fate, opens) {
-            self.note_fragment(seen, vrf);
+            self.note_fragment(&parts.seen, parts.vrf);
         }
         Ruling { judgement, opens }
+    }
+
+    const fn begun(&self, name: Name, life: Life, parts: &Parts) -> Conn {
+        let &Parts { port, outside, .. } = parts;
+        Conn { name, port, outside, life, seen_s: self.now_s() }
     }
 
     /// A connection for which there was room.
@@ -186,27 +203,23 @@ impl Memory {
         self.note_fragment(seen, conn.name.vrf);
     }
 
-    fn pick_up(
-        &self,
-        oracle: &Oracle<'_>,
-        (port, frame): (PortId, &[u8]),
-        (seen, vrf): (&Seen, Vrf),
-        flags: u8,
-    ) -> Option<Ruling> {
-        if flags & (SYN | RST) != 0 || flags & ACK == 0 {
+    fn pick_up(&self, oracle: &Oracle<'_>, parts: &Parts, frame: &[u8]) -> Option<Ruling> {
+        let ip = parts.ip?;
+        let flags = ip.flags.filter(|flags| flags & (SYN | RST) == 0 && flags & ACK != 0)?;
+        let name = Name::of(&ip, parts.vrf)?;
+        // Its two ends may have a connection that came another way.
+        if self.find(&name, flags).is_some() {
             return None;
         }
-        let name = Name::of(&ip_of(seen)?, vrf)?;
         for (relation, side, name) in [
             (Relation::Original, Side::Opener, name),
             (Relation::Reply, Side::Answerer, name.reversed()),
         ] {
-            let judgement = oracle.judge_as(relation, port, frame);
+            let judgement = oracle.judge_as(relation, parts.port, frame);
             if let Fate::Forward(..) = judgement.fate {
                 let mut life = Life { established: true, ..Life::default() };
                 life.finished[side as usize] = flags & FIN != 0;
-                let conn = Conn { name, port, life, seen_s: self.now_s() };
-                return Some(Ruling { judgement, opens: Some(conn) });
+                return Some(Ruling { judgement, opens: Some(self.begun(name, life, parts)) });
             }
         }
         None
@@ -219,10 +232,11 @@ impl Memory {
         self.datagrams.push((datagram, now));
     }
 
-    fn stand(&self, oracle: &Oracle<'_>, seen: &Seen, frame: &[u8], vrf: Vrf) -> Standing {
+    fn stand(&self, oracle: &Oracle<'_>, parts: &Parts, frame: &[u8]) -> Standing {
         let none = |relation| Standing { relation, conn: None };
+        let &Parts { vrf, ref seen, ip, outside: came, .. } = parts;
         let settings = oracle.settings(vrf);
-        let Some(ip) = ip_of(seen) else { return none(Relation::Untracked) };
+        let Some(ip) = ip else { return none(Relation::Untracked) };
         if settings.is_some_and(|tenant| tenant.tracking == Tracking::Stateless) {
             return none(Relation::Untracked);
         }
@@ -240,6 +254,8 @@ impl Memory {
             Some((kind, ..)) if is_error(ip.protocol, kind) => {
                 let about = quoted(&ip, &frame[seen.start + ip.payload + 8..]);
                 let known = about.and_then(|about| self.find(&Name::of(&about, vrf)?, ACK));
+                // What it quotes of one from outside would have to be translated too.
+                let known = known.filter(|(at, _)| self.conns[*at].outside.is_none());
                 return known.map_or(stray, |_| none(Relation::Admitted));
             }
             Some((kind, ..)) if is_echo(ip.protocol, kind).is_none() => {
@@ -250,7 +266,17 @@ impl Memory {
         }
         let Some(name) = Name::of(&ip, vrf) else { return none(Relation::Untracked) };
         if let Some((at, side)) = self.find(&name, ip.flags.unwrap_or(0)) {
-            let relation = if side == Side::Opener { Relation::Original } else { Relation::Reply };
+            let known = self.conns[at].outside;
+            let relation = match (side, came, known) {
+                (Side::Opener, None, None) => Relation::Original,
+                (Side::Opener, Some(came), Some(known)) if came.node == known.node => {
+                    Relation::Original
+                }
+                (Side::Answerer, None, None) => Relation::Reply,
+                (Side::Answerer, None, Some(known)) => Relation::Answer(known),
+                // Of another connection, for whose ends there is no second place.
+                (Side::Opener | Side::Answerer, _, _) => return stray,
+            };
             return Standing { relation, conn: Some((at, side)) };
         }
         let opens = match (ip.flags, ip.icmp) {

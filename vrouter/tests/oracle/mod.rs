@@ -5,21 +5,22 @@
 pub(crate) mod bytes;
 pub(crate) mod memory;
 pub(crate) mod parse;
+mod policy;
+mod published;
 mod source;
 
-use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use flowtable::DropReason;
 use flowtable::action::Punt;
 use flowtable::entry::{
-    Direction, Entry, NetworkEntry, NextHop, OnDeny, Permit, PortEntry, RouteEntry, RuleEntry,
-    TenantEntry, UnderlayEntry,
+    Entry, NetworkEntry, NextHop, PortEntry, RouteEntry, TenantEntry, UnderlayEntry,
 };
 use flowtable::ids::{Bd, Group, Mac, PortId, RuleId, Vid, Vni, Vrf};
 use vrouter::{PortKind, PortSpec};
 
-use parse::{Ip, Seen, What};
+use parse::{Seen, What};
+use published::Outside;
 use source::check_source;
 
 /// What must become of a frame.
@@ -54,6 +55,8 @@ pub(crate) enum Relation {
     Original,
     /// From the other side.
     Reply,
+    /// The same of a connection that came to a published port.
+    Answer(Outside),
     /// No rule is asked.
     Admitted,
 }
@@ -90,12 +93,12 @@ impl From<'_> {
 /// The entries of one table.
 macro_rules! table {
     ($oracle:expr, $kind:ident) => {
-        $oracle
-            .entries
-            .iter()
-            .filter_map(|entry| if let Entry::$kind(found) = entry { Some(found) } else { None })
+        $oracle.entries.iter().filter_map(|entry| {
+            if let flowtable::entry::Entry::$kind(found) = entry { Some(found) } else { None }
+        })
     };
 }
+use table;
 
 type Stopped<T> = Result<T, Fate>;
 
@@ -127,7 +130,9 @@ impl<'a> Oracle<'a> {
 
     /// Whose packets arrive there.
     pub(crate) fn tenant(&self, port: PortId, seen: &Seen) -> Option<Vrf> {
-        self.came(self.spec(port)?, seen).ok().map(|came| came.vrf)
+        let spec = self.spec(port)?;
+        let published = self.published(spec, seen).map(|entry| entry.vrf);
+        published.or_else(|| self.came(spec, seen).ok().map(|came| came.vrf))
     }
 
     pub(crate) fn spec(&self, id: PortId) -> Option<&'a PortSpec> {
@@ -188,6 +193,9 @@ impl<'a> Oracle<'a> {
         frame: &[u8],
         rules: &mut Vec<RuleId>,
     ) -> Stopped<Fate> {
+        if let Some(entry) = self.published(spec, seen) {
+            return self.enter((entry, spec), relation, (seen, frame), rules);
+        }
         let came = self.came(spec, seen)?;
         if let What::Neighbor { request: true, target, .. } = seen.what {
             return self.solicited(came, seen, target, frame);
@@ -201,6 +209,9 @@ impl<'a> Oracle<'a> {
         {
             return drop(DropReason::NotForUs);
         }
+        if let Relation::Answer(outside) = relation {
+            return self.leave(came, &outside, (seen, frame), rules);
+        }
         let (next_hop, routed) = if seen.dst == Mac::GATEWAY || self.is_moved(came, seen) {
             let route = self.gateway(came, seen)?;
             (route.next_hop, Some(route.mac))
@@ -208,10 +219,8 @@ impl<'a> Oracle<'a> {
             (self.bridge(came, seen)?, None)
         };
         if let What::Ip(ip) = seen.what {
-            self.policy((came, relation), &ip, next_hop, rules)?;
-            if let Relation::Stray(reason) = relation {
-                return drop(reason);
-            }
+            let ends = [self.sender(came, &ip), self.receiver(came.vrf, &ip, next_hop)];
+            self.policy((came.vrf, relation), &ip, ends, rules)?;
         }
         let out = self.way_out(spec.id, came, next_hop)?;
         let mut inner = seen.unwrapped(frame);
@@ -222,15 +231,20 @@ impl<'a> Oracle<'a> {
                 class => bytes::set_class(&mut inner, class | 3),
             }
         }
-        let mut inner = routed.map_or_else(|| inner.clone(), |mac| bytes::routed(&inner, mac));
-        if let (From::Container(sender), What::Ip(_)) = (came.from, seen.what)
-            && let Some(mark) = table!(self, Qos).find(|e| e.port == sender.port)
-            && let Some(dscp) = mark.dscp
-        {
-            let class = bytes::class(&inner) & 3 | dscp.get() << 2;
-            bytes::set_class(&mut inner, class);
+        let gateway = |mac| bytes::routed(&inner, (Mac::GATEWAY, mac));
+        let mut inner = routed.map_or_else(|| inner.clone(), gateway);
+        if let (From::Container(sender), What::Ip(_)) = (came.from, seen.what) {
+            self.mark(sender.port, &mut inner);
         }
         Ok(Fate::Forward(out.id, self.wrapped(next_hop, &inner)))
+    }
+
+    /// Marks an IP packet as its sender's are.
+    fn mark(&self, sender: PortId, packet: &mut [u8]) {
+        let mark = table!(self, Qos).find(|e| e.port == sender).and_then(|e| e.dscp);
+        if let Some(dscp) = mark {
+            bytes::set_class(packet, bytes::class(packet) & 3 | dscp.get() << 2);
+        }
     }
 
     fn came(&self, spec: &PortSpec, seen: &Seen) -> Stopped<Came<'a>> {
@@ -384,81 +398,9 @@ impl<'a> Oracle<'a> {
         }
     }
 
-    fn policy(
-        &self,
-        (came, relation): (Came<'_>, Relation),
-        ip: &Ip,
-        next_hop: NextHop,
-        rules: &mut Vec<RuleId>,
-    ) -> Stopped<()> {
-        if relation == Relation::Admitted {
-            return Ok(());
-        }
-        let receiver = match next_hop {
-            NextHop::Local(port) => self.binding(port),
-            NextHop::Tunnel { .. } | NextHop::Vlan { .. } | NextHop::UnknownEndpoint => None,
-        };
-        let sender = match came.from {
-            From::Container(binding) => binding.group,
-            From::Tunnel | From::Wire => self.group(came.vrf, ip.src),
-        };
-        let groups = (sender, receiver.map_or_else(|| self.group(came.vrf, ip.dst), |r| r.group));
-        let is_local = (came.from.is_container(), receiver.is_some());
-        // A reply is judged as the packet that it answers.
-        let ((ip, groups), is_local) = if relation == Relation::Reply {
-            ((&ip.answered(), (groups.1, groups.0)), (is_local.1, is_local.0))
-        } else {
-            ((ip, groups), is_local)
-        };
-        let ip = match relation {
-            // A connection is judged by its SYN.
-            Relation::Opening | Relation::Original | Relation::Reply => {
-                &Ip { flags: ip.flags.map(|_| 2), ..*ip }
-            }
-            Relation::Untracked | Relation::Stray(_) | Relation::Admitted => ip,
-        };
-        if is_local.0 {
-            self.permit((Direction::Out, relation), came.vrf, (ip, groups), rules)?;
-        }
-        if is_local.1 {
-            self.permit((Direction::In, relation), came.vrf, (ip, groups), rules)?;
-        }
-        Ok(())
-    }
-
     /// A tenant's entry.
     pub(crate) fn settings(&self, vrf: Vrf) -> Option<&'a TenantEntry> {
         table!(self, Tenant).find(|e| e.vrf == vrf)
-    }
-
-    fn permit(
-        &self,
-        (direction, relation): (Direction, Relation),
-        vrf: Vrf,
-        (ip, groups): (&Ip, (Group, Group)),
-        matched: &mut Vec<RuleId>,
-    ) -> Stopped<()> {
-        let rules =
-            table!(self, Rule).filter(|rule| rule.direction == direction && rule.vrf == vrf);
-        let best = rules
-            .filter(|rule| matches_rule(rule, ip, groups))
-            .min_by_key(|r| (Reverse(r.priority), r.permit == Permit::Allow, r.rule, r.seq));
-        let tenant = self.settings(vrf);
-        let default = tenant.map(|e| e.default);
-        let established = matches!(relation, Relation::Original | Relation::Reply);
-        let finish = established && tenant.is_some_and(|e| e.on_deny == OnDeny::Finish);
-        match best.map(|rule| rule.permit).or(default).unwrap_or(Permit::Allow) {
-            Permit::Deny if finish => Ok(()),
-            Permit::Deny => {
-                matched.extend(best.map(|rule| rule.rule));
-                drop(DropReason::PolicyDeny)
-            }
-            Permit::Allow => {
-                let counted = best.filter(|_| relation != Relation::Reply);
-                matched.extend(counted.map(|rule| rule.rule));
-                Ok(())
-            }
-        }
     }
 
     fn way_out(&self, in_port: PortId, came: Came<'_>, next_hop: NextHop) -> Stopped<&'a PortSpec> {
@@ -555,27 +497,4 @@ const fn answer(target: IpAddr, mac: Mac) -> Punt {
         IpAddr::V4(_) => Punt::ArpReply(mac),
         IpAddr::V6(_) => Punt::NeighborAdvert(mac),
     }
-}
-
-fn matches_rule(rule: &RuleEntry, ip: &Ip, (src_group, dst_group): (Group, Group)) -> bool {
-    let protocol = rule.protocol.is_none_or(|protocol| {
-        protocol == ip.protocol || (protocol == 1 && ip.protocol == 58 && ip.src.is_ipv6())
-    });
-    protocol
-        && rule.src_group.is_none_or(|group| group == src_group)
-        && rule.dst_group.is_none_or(|group| group == dst_group)
-        && rule.src.is_none_or(|prefix| prefix.contains(ip.src))
-        && rule.dst.is_none_or(|prefix| prefix.contains(ip.dst))
-        && rule
-            .src_ports
-            .is_none_or(|r| ip.ports.is_some_and(|(port, _)| r.first <= port && port <= r.last))
-        && rule
-            .dst_ports
-            .is_none_or(|r| ip.ports.is_some_and(|(_, port)| r.first <= port && port <= r.last))
-        && rule.icmp.is_none_or(|icmp| {
-            ip.icmp.is_some_and(|(kind, code, _)| {
-                kind == icmp.kind && icmp.code.is_none_or(|wanted| wanted == code)
-            })
-        })
-        && rule.tcp_flags.is_none_or(|m| ip.flags.is_some_and(|flags| flags & m.mask == m.value))
 }

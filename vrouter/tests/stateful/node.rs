@@ -46,6 +46,8 @@ impl Node {
                     node.talk(&pairs[usize::from(*at) % pairs.len()], sayings, hosts);
                 }
                 Step::Meet(pair, sayings) => {
+                    let opens = pair.door().map(|door| Op::Put(door.entry(hosts)));
+                    node.write(opens.as_slice());
                     node.talk(pair, sayings, hosts);
                     pairs.push(*pair);
                 }
@@ -53,6 +55,12 @@ impl Node {
                     let (port, frame) = spec.build(hosts);
                     node.send(port, &frame);
                 }
+                Step::Call(call) => {
+                    let (port, frame) = call.build(hosts);
+                    node.send(port, &frame);
+                }
+                Step::Publish(door) => node.write(&[Op::Put(door.entry(hosts))]),
+                Step::Withdraw(door) => node.write(&[Op::Delete(door.key())]),
                 Step::Write(ops) => node.write(ops),
                 Step::Move(at, place) => {
                     node.write(&moved(&hosts[usize::from(*at) % hosts.len()], *place));
@@ -271,13 +279,17 @@ impl Met {
     pub(crate) fn assert_enough(&self) {
         let fates = [
             "to the wire",
+            "to who is outside",
             "to a container",
             "no-connection",
             "flow-limit",
             "fragment",
             "policy-deny",
+            "spoofed-mac",
             "spoofed-ip",
             "unknown-endpoint",
+            "ttl-expired",
+            "icmp_time_exceeded",
         ];
         for fate in fates {
             let met = self.0.get(fate).copied().unwrap_or_default();

@@ -12,6 +12,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
+use crate::callers::{self, Call, Door};
 use crate::packets::{self, Spec};
 use crate::talk::{self, Pair, Saying};
 use crate::world::{self, World};
@@ -23,7 +24,12 @@ pub(crate) enum Step {
     /// A new one begins.
     Meet(Pair, Vec<Saying>),
     Junk(Spec),
+    /// From outside the tenants, or to there, and of no conversation.
+    Call(Call),
     Write(Vec<Op>),
+    /// A port of the node leads to a container.
+    Publish(Door),
+    Withdraw(Door),
     /// A host, by position, gets another place, or none.
     Move(u8, Option<NextHop>),
     RemovePort(PortId),
@@ -111,6 +117,9 @@ pub(crate) fn plan() -> impl Strategy<Value = Plan> {
         24 => (any::<u8>(), talk::sayings()).prop_map(|(at, says)| Step::Talk(at, says)),
         10 => (talk::pair(), talk::sayings()).prop_map(|(pair, says)| Step::Meet(pair, says)),
         2 => packets::spec().prop_map(Step::Junk),
+        4 => callers::call().prop_map(Step::Call),
+        1 => callers::door().prop_map(Step::Publish),
+        1 => callers::door().prop_map(Step::Withdraw),
         6 => vec(op(), 1..4).prop_map(Step::Write),
         2 => (any::<u8>(), option::weighted(0.7, world::next_hop()))
             .prop_map(|(host, place)| Step::Move(host, place)),

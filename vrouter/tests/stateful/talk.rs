@@ -6,8 +6,10 @@ use std::net::IpAddr;
 use flowtable::entry::NextHop;
 use flowtable::ids::{Mac, PortId};
 use proptest::collection::vec;
+use proptest::option;
 use proptest::prelude::*;
 
+use crate::callers::{self, Caller, Door};
 use crate::fabric::frames::{self, Fragment, L4, Packet};
 use crate::fabric::{Host, UPLINK, from_remote, from_remote6};
 use crate::world::{ipv6_of, vni_of};
@@ -34,6 +36,8 @@ pub(crate) struct Pair {
     hosts: (u8, u8),
     six: bool,
     over: Over,
+    /// Somebody outside talks to a container instead.
+    line: Option<(Caller, Door)>,
 }
 
 /// One packet of a conversation.
@@ -51,6 +55,8 @@ pub(crate) struct Saying {
 #[derive(Debug, Clone, Copy)]
 enum Part {
     Whole,
+    /// On its last hop.
+    Old,
     Fragment(u16, Fragment),
     /// An ICMP error about what the receiver said, from the sender or somebody else.
     Error {
@@ -69,8 +75,9 @@ pub(crate) fn pair() -> impl Strategy<Value = Pair> {
         1 => prop_oneof![Just(13), Just(135)].prop_map(Over::Icmp),
         1 => prop_oneof![Just(47), Just(1), Just(58)].prop_map(Over::Other),
     ];
-    ((any::<u8>(), any::<u8>()), prop::bool::weighted(0.25), over)
-        .prop_map(|(hosts, six, over)| Pair { hosts, six, over })
+    let line = option::weighted(0.25, (callers::caller(), callers::door()));
+    ((any::<u8>(), any::<u8>()), prop::bool::weighted(0.25), over, line)
+        .prop_map(|(hosts, six, over, line)| Pair { hosts, six, over, line })
 }
 
 /// Some packets, one after the other.
@@ -104,6 +111,7 @@ fn saying() -> impl Strategy<Value = Saying> {
     let id = 1..3_u16;
     let part = prop_oneof![
         12 => Just(Part::Whole),
+        1 => Just(Part::Old),
         1 => id.clone().prop_map(|id| Part::Fragment(id, (0, true))),
         2 => (id, 4..6_u16, any::<bool>()).prop_map(|(id, at, more)| Part::Fragment(id, (at, more))),
         2 => (prop_oneof![Just(3), Just(11), Just(2)], 0..4_u8, prop::bool::weighted(0.2))
@@ -148,11 +156,15 @@ impl Pair {
 
     /// The port and the frame of a packet of this conversation.
     pub(crate) fn says(&self, saying: &Saying, hosts: &[Host]) -> (PortId, Vec<u8>) {
+        if let Some((caller, door)) = self.line {
+            return by_line((caller, door), saying, hosts);
+        }
         let (first, second) = self.ends(hosts);
         let (from, to) = if saying.back { (second, first) } else { (first, second) };
         let packet = self.packet(saying, (&from, &to));
         let packet = match saying.part {
             Part::Whole => packet,
+            Part::Old => packet.ttl(1),
             Part::Fragment(id, place) => Packet { id, fragment: Some(place), ..packet },
             Part::Error { kind, from: other, nonsense } => {
                 let about = Saying { back: saying.back == nonsense, ..*saying };
@@ -169,6 +181,11 @@ impl Pair {
             }
         };
         sent(&from, &to, &packet)
+    }
+
+    /// The published port that they talk by.
+    pub(crate) fn door(&self) -> Option<Door> {
+        self.line.map(|(_, door)| door)
     }
 
     fn packet(&self, saying: &Saying, (from, to): (&Host, &Host)) -> Packet {
@@ -197,6 +214,41 @@ impl Pair {
             (from.ip.into(), to.ip.into())
         };
         Packet::new((from.mac, to.mac), ips).l4(l4)
+    }
+}
+
+/// A packet of somebody outside, or of the container that answers him.
+fn by_line((caller, door): (Caller, Door), saying: &Saying, hosts: &[Host]) -> (PortId, Vec<u8>) {
+    let (host, flags) = (door.host(hosts), saying.flags);
+    let [question, answer] =
+        [door.question_inside(caller, &host, flags), door.answer(caller, &host, flags)];
+    let own = if saying.back { answer.clone() } else { door.question(caller, flags) };
+    let from = match host.place {
+        NextHop::Local(port) if saying.back => port,
+        NextHop::Local(_)
+        | NextHop::Tunnel { .. }
+        | NextHop::Vlan { .. }
+        | NextHop::UnknownEndpoint => UPLINK,
+    };
+    let told = |quote: Packet, kind: u8, packet: Packet| {
+        let payload = quote.bytes()[14..].to_vec();
+        Packet { payload, ..packet.l4(L4::Icmp(kind, 0, 0)) }
+    };
+    match saying.part {
+        Part::Whole => (from, own.bytes()),
+        Part::Old => (from, own.ttl(1).bytes()),
+        Part::Fragment(id, place) => (from, Packet { id, fragment: Some(place), ..own }.bytes()),
+        // Of the container, about what it got or, which is nonsense, what it sent.
+        Part::Error { kind, nonsense, .. } if saying.back => {
+            (from, told(if nonsense { answer } else { question }, kind, own).bytes())
+        }
+        // Of another host, about what the container sent outside.
+        Part::Error { kind, from: teller @ 1.., .. } => {
+            let teller = &hosts[usize::from(teller) % hosts.len()];
+            let ips = (door.inside(teller), door.inside(&host));
+            sent(teller, &host, &told(answer, kind, Packet { ips, ..teller.to(&host) }))
+        }
+        Part::Error { kind, .. } => (from, told(answer, kind, own).bytes()),
     }
 }
 
