@@ -3,13 +3,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use flowtable::entry::{Entry, EntryKey, NextHop, NodePort, PublishedEntry};
+use flowtable::entry::{Entry, EntryKey, NextHop, NodePort, Prefix, PublishedEntry};
 use flowtable::ids::{Mac, PortId};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::fabric::frames::{self, Fragment, L4, Packet};
-use crate::fabric::{Host, ROUTER_MAC, UPLINK, UPLINK_MAC, from_remote};
+use crate::fabric::{Host, ROUTER_MAC, UPLINK, UPLINK_MAC, from_remote, prefix};
 use crate::world::{ipv4, ipv6, ipv6_of, vni_of};
 
 const SYN: u8 = 0x02;
@@ -44,6 +44,12 @@ pub(crate) fn door() -> impl Strategy<Value = Door> {
 
 pub(crate) fn caller() -> impl Strategy<Value = Caller> {
     (0..2_u8, 5000..5002_u16).prop_map(|(number, port)| Caller { number, port })
+}
+
+/// Where callers are.
+pub(crate) fn block() -> impl Strategy<Value = Prefix> {
+    let six = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0);
+    prop_oneof![Just(prefix([198, 51, 100, 0], 24)), Just(prefix(six, 64))]
 }
 
 impl Door {

@@ -211,7 +211,7 @@ fn any_ip() -> impl Strategy<Value = IpAddr> {
 }
 
 fn any_prefix() -> impl Strategy<Value = Prefix> {
-    (any_ip(), 0..6_u8).prop_map(|(ip, kind)| {
+    let inside = (any_ip(), 0..6_u8).prop_map(|(ip, kind)| {
         let whole = if ip.is_ipv4() { 32 } else { 128 };
         let len = match kind {
             0 => 0,
@@ -221,7 +221,8 @@ fn any_prefix() -> impl Strategy<Value = Prefix> {
             _ => whole,
         };
         prefix(ip, len)
-    })
+    });
+    prop_oneof![12 => inside, 1 => callers::block()]
 }
 
 fn any_vtep() -> impl Strategy<Value = (IpAddr, IpAddr)> {
@@ -335,7 +336,7 @@ fn entry() -> impl Strategy<Value = Entry> {
         1 => underlay,
         1 => (any_port(), any_vid(), any_bd(), any_vrf())
             .prop_map(|(port, vid, bd, vrf)| Entry::Vlan(VlanEntry { port, vid, bd, vrf })),
-        2 => (any_vrf(), any_prefix(), any_group())
+        2 => (any_vrf(), prop_oneof![4 => any_prefix(), 1 => callers::block()], any_group())
             .prop_map(|(vrf, prefix, group)| Entry::Group(GroupEntry { vrf, prefix, group })),
         4 => rule().prop_map(Entry::Rule),
         3 => route,

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use flowtable::entry::{
-    Entry, EntryKey, IcmpMatch, Ipv6, MeterEntry, MeterUnit, NextHop, OnDeny, Op, Permit, Prefix,
-    QosEntry, RouteEntry, RuleEntry, TcpFlagsMatch, TenantEntry, Tracking,
+    Entry, EntryKey, GroupEntry, IcmpMatch, Ipv6, MeterEntry, MeterUnit, NextHop, OnDeny, Op,
+    Permit, Prefix, QosEntry, RouteEntry, RuleEntry, TcpFlagsMatch, TenantEntry, Tracking,
 };
 use flowtable::ids::{Dscp, MeterId, PortId};
 use flowtable::meter::Band;
@@ -126,9 +126,13 @@ pub(crate) fn plan() -> impl Strategy<Value = Plan> {
         1 => world::any_port().prop_map(Step::RemovePort),
         2 => world::any_port().prop_map(Step::AddPort),
     ];
-    let start = (vec(option::weighted(0.8, tenant()), 3), vec(rule(), 0..6), vec(mark(), 0..3));
+    // What a group table says of callers counts for nothing.
+    let group = (world::any_vrf(), callers::block(), world::any_group())
+        .prop_map(|(vrf, prefix, group)| Entry::Group(GroupEntry { vrf, prefix, group }));
+    let entries = (vec(rule(), 0..6), vec(mark(), 0..3), vec(group, 0..4));
+    let start = (vec(option::weighted(0.8, tenant()), 3), entries);
     (world::world(), settings(), start, vec(step, 1..100)).prop_map(
-        |(mut world, settings, (tenants, rules, marks), steps)| {
+        |(mut world, settings, (tenants, (rules, marks, groups)), steps)| {
             for (mut tenant, id) in tenants.into_iter().flatten().zip(1..) {
                 tenant.vrf = crate::fabric::vrf(id);
                 world.entries.push(Entry::Tenant(tenant));
@@ -144,6 +148,7 @@ pub(crate) fn plan() -> impl Strategy<Value = Plan> {
             }
             world.entries.extend(rules.into_iter().map(Entry::Rule));
             world.entries.extend(marks.into_iter().map(Entry::Qos));
+            world.entries.extend(groups);
             Plan { world, settings, steps }
         },
     )
