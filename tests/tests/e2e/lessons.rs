@@ -183,22 +183,24 @@ fn host_end_changed(one: &mut OneNode) -> Result<()> {
 /// No packet passes, whatever addresses say. The host's end is netplugin's to set up, the other is not.
 fn end_down(one: &mut OneNode) -> Result<()> {
     let before = traces(one)?;
-    let plug = Plug::new(&one.node, "front")?;
-    let result = plug.add(&one.node)?;
-    let host = result["interfaces"][0]["name"].as_str().context("no host end")?;
-    let fails = |one: &OneNode, what: &str| -> Result<()> {
-        let said = refusal(&plug.call(&one.node, "CHECK", &result)?, 999)?;
+    let fails = |one: &OneNode, plug: &Plug, result: &Value, what: &str| -> Result<()> {
+        let said = refusal(&plug.call(&one.node, "CHECK", result)?, 999)?;
         ensure!(said.contains(what), "CHECK: {said}");
         Ok(())
     };
+    // The container's routes go with its end, and are its own to bring back.
+    let plug = Plug::new(&one.node, "front")?;
+    let result = plug.add(&one.node)?;
     let inside = plug.netns().netlink()?;
-    let index = inside.link_by_name(CONTAINER_IFNAME)?.context("no eth0")?.index;
-    inside.set_down(index)?;
-    fails(one, "the container's end is down")?;
-    inside.set_up(index)?;
+    inside.set_down(inside.link_by_name(CONTAINER_IFNAME)?.context("no eth0")?.index)?;
+    fails(one, &plug, &result, "the container's end is down")?;
+    plug.del(&one.node)?;
+    let plug = Plug::new(&one.node, "front")?;
+    let result = plug.add(&one.node)?;
+    let host = result["interfaces"][0]["name"].as_str().context("no host end")?;
     let netlink = one.node.netns().netlink()?;
     netlink.set_down(netlink.link_by_name(host)?.context("no host end")?.index)?;
-    fails(one, "the host end, is down")?;
+    fails(one, &plug, &result, "the host end, is down")?;
     let is_up = || netlink.link_by_name(host).ok()??.up.then_some(());
     wait_until(BOUND, "the host end to be up again", is_up)?;
     works(&plug)?;
